@@ -1,0 +1,61 @@
+//! The program `cutover`: argv becomes a command, one file a verb.
+
+mod page;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A server that restarts without losing one request.
+///
+/// Start one, change its binary or its files, and send it SIGHUP: a fresh process takes over all new connections at
+/// once, the old one finishes what it has and is gone. Signals: HUP reload; TERM, INT stop gracefully, twice at once;
+/// USR2 end the drain now; USR1 log the status. The environment variable CUTOVER_LOG filters the log (default: info).
+///
+/// Exit status: 0 done, 1 the server cannot begin, 64 wrong usage, 70 a bug.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+}
+
+/// The exit codes of sysexits.h that we use.
+const USAGE: u8 = 64;
+const BUG: u8 = 70;
+
+fn main() -> ExitCode {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) => {
+            // To stderr if it is an error, to stdout if it is the help; if that is closed, the exit code has to do.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    start_log();
+    let done = std::panic::catch_unwind(|| match command.verb {
+        Verb::Serve(serve) => serve.run(),
+    });
+    done.unwrap_or(ExitCode::from(BUG))
+}
+
+fn start_log() {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CUTOVER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // Nobody reads stderr any more: that is no reason to panic.
+        .log_internal_errors(false)
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,79 @@
+//! What a user can set, with its defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+
+/// The settings of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) name: Option<String>,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) ready_timeout: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) idle_grace: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) header_read_timeout: Duration,
+    pub(crate) max_header_size: usize,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) backlog: u32,
+    pub(crate) listeners_per_address: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: None,
+            pid_file: None,
+            ready_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(5),
+            idle_grace: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(60),
+            header_read_timeout: Duration::from_secs(30),
+            max_header_size: 64 * 1024,
+            max_connections: None,
+            backlog: 4096,
+            listeners_per_address: 1,
+        }
+    }
+}
+
+/// The smallest header buffer that hyper can work with.
+pub(crate) const HEADER_SIZE_MIN: usize = 8192;
+/// A duration that a clock can still add to now.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Config {
+    /// # Errors
+    /// Names the value that makes no sense.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let wrong = |what: String| Err(Error::new(ErrorKind::Config, what));
+        let durations = [
+            ("ready timeout", self.ready_timeout),
+            ("linger", self.linger),
+            ("idle grace", self.idle_grace),
+            ("drain timeout", self.drain_timeout),
+            ("header read timeout", self.header_read_timeout),
+        ];
+        if let Some((what, long)) = durations.into_iter().find(|(_, duration)| *duration > LONGEST) {
+            return wrong(format!("the {what} is {long:?}, more than a year"));
+        }
+        if self.ready_timeout.is_zero() {
+            return wrong("the ready timeout is 0, so that no generation could ever become ready".into());
+        }
+        if self.header_read_timeout.is_zero() {
+            return wrong("the header read timeout is 0, so that no request could ever be read".into());
+        }
+        if self.max_header_size < HEADER_SIZE_MIN {
+            return wrong(format!("the header size is {} bytes; the least is {HEADER_SIZE_MIN}", self.max_header_size));
+        }
+        if !(1..=256).contains(&self.listeners_per_address) {
+            return wrong(format!("{} listeners per address; it must be 1 to 256", self.listeners_per_address));
+        }
+        if self.max_connections == Some(0) || self.backlog == 0 {
+            return wrong("the limit of connections and the backlog must be at least 1".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! The one error type of the library: opaque, with a kind.
+
+use std::fmt;
+use std::io;
+
+/// What went wrong with a server as a whole.
+///
+/// A reload that fails is no error: it is an [`Outcome`](crate::Outcome), and the server serves on.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<io::Error>,
+}
+
+/// What sort of thing an [`Error`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An address cannot be understood, resolved or bound.
+    Address,
+    /// Another process already serves on the address.
+    AlreadyRunning,
+    /// The generation before refused to be replaced by this one, because their addresses do not fit.
+    Replacement,
+    /// A value of the configuration makes no sense.
+    Config,
+    /// The system refused something that is needed.
+    System,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn io(kind: ErrorKind, message: impl Into<String>, source: io::Error) -> Error {
+        Error { kind, message: message.into(), source: Some(source) }
+    }
+
+    /// What sort of thing it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

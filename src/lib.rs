@@ -1,0 +1,34 @@
+//! A server that restarts without losing one request.
+//!
+//! On SIGHUP the running process (*blue*) starts a fresh copy of its binary (*green*), which binds the same addresses with
+//! SO_REUSEPORT. Green says that it is ready; a classic BPF program moves all new connections to it at once; blue takes in
+//! what was on its way, finishes what it has, and is gone. No descriptor is handed over, and no privilege is needed.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), cutover::Error> {
+//! let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+//! cutover::Server::bind("127.0.0.1:8080").serve(app).await
+//! # }
+//! ```
+//!
+//! `kill -HUP` the process, and the file that it was started from is started anew. Below HTTP there is plain TCP:
+//! [`Server::listen`].
+//!
+//! Linux only. The process must keep the path that it was started by (argv[0]), and must not ignore SIGCHLD.
+
+mod config;
+mod error;
+mod model;
+mod runtime;
+mod server;
+mod sys;
+
+pub use error::{Error, ErrorKind};
+pub use model::event::{Event, Outcome, Phase};
+pub use model::identity::{Generation, Pid};
+pub use model::steering::Tier;
+pub use runtime::stream::Stream;
+pub use server::events::Events;
+pub use server::handle::Handle;
+pub use server::listener::Listener;
+pub use server::{Begin, Server};

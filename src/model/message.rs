@@ -1,0 +1,108 @@
+//! What generations tell each other: lines of JSON on a stream socket, and the variables that green is started with.
+//!
+//! Versions of both ends may differ: unknown fields and kinds are ignored, and a field that is missing has a default.
+
+use std::net::SocketAddr;
+
+use super::addresses::Bound;
+use super::identity::{Generation, Inode, Pid};
+
+/// Raised when a change is more than a field that an older generation can ignore.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// What green is told in its environment, before there is any connection.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Birth {
+    #[serde(default = "protocol")]
+    pub(crate) protocol: u32,
+    pub(crate) generation: Generation,
+    /// Who spawned it; a process with another parent is not meant.
+    pub(crate) blue: Pid,
+    pub(crate) blue_generation: Generation,
+    /// The abstract name of the stream socket that blue listens on.
+    pub(crate) handover: String,
+    #[serde(default)]
+    pub(crate) addresses: Vec<Bound>,
+}
+
+/// The listeners of one group, in the order of their slots.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct GroupOrder {
+    pub(crate) address: SocketAddr,
+    pub(crate) listeners: Vec<Inode>,
+}
+
+/// A generation that still finishes its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Drainer {
+    pub(crate) generation: Generation,
+    pub(crate) pid: Pid,
+}
+
+/// One line from green to blue.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum FromGreen {
+    /// It listens; in which order.
+    Listening {
+        #[serde(default)]
+        groups: Vec<GroupOrder>,
+    },
+    /// A kind that a later version has.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One line from blue to green.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum FromBlue {
+    /// Green is the live generation now; blue and others before it still drain.
+    Live {
+        #[serde(default)]
+        draining: Vec<Drainer>,
+    },
+    /// Blue has closed its listeners: the slots as they are now.
+    Closed {
+        #[serde(default)]
+        groups: Vec<GroupOrder>,
+    },
+    /// A kind that a later version has.
+    #[serde(other)]
+    Unknown,
+}
+
+fn protocol() -> u32 {
+    PROTOCOL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_and_a_newer_version_are_understood() {
+        assert_eq!(
+            serde_json::from_str::<FromBlue>(r#"{"kind":"live"}"#).ok(),
+            Some(FromBlue::Live { draining: vec![] })
+        );
+        let newer = r#"{"kind":"live","draining":[],"tickets":"abc"}"#;
+        assert_eq!(serde_json::from_str::<FromBlue>(newer).ok(), Some(FromBlue::Live { draining: vec![] }));
+        assert_eq!(serde_json::from_str::<FromBlue>(r#"{"kind":"sing","song":1}"#).ok(), Some(FromBlue::Unknown));
+        assert_eq!(serde_json::from_str::<FromGreen>(r#"{"kind":"dance"}"#).ok(), Some(FromGreen::Unknown));
+    }
+
+    #[test]
+    fn a_birth_certificate_survives_the_environment() {
+        let birth = Birth {
+            protocol: PROTOCOL,
+            generation: Generation::new(4),
+            blue: Pid::new(12),
+            blue_generation: Generation::new(2),
+            handover: "cutover-12-4".into(),
+            addresses: vec![],
+        };
+        let text = serde_json::to_string(&birth).expect("plain data");
+        assert_eq!(serde_json::from_str::<Birth>(&text).ok(), Some(birth));
+    }
+}

@@ -1,0 +1,187 @@
+//! The slot table of one group: which listener stands at which index, as the kernel keeps it.
+//!
+//! The kernel keeps the listeners of a group in an array: listen(2) appends, and a close moves the last one into the
+//! hole (`__reuseport_add_sock`, `__reuseport_detach_sock` in net/core/sock_reuseport.c, Linux 6.18). A program whose
+//! answer is no index of the array falls back to the hash over all of them (`reuseport_select_sock`).
+
+use std::collections::BTreeSet;
+
+use super::identity::Inode;
+
+/// Why the table and what the kernel shows are not the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    /// Listeners that the kernel shows and the table does not know.
+    pub(crate) strangers: Vec<Inode>,
+    /// Listeners that the table knows and the kernel does not show.
+    pub(crate) missing: Vec<Inode>,
+}
+
+/// The listeners of one group, by slot.
+///
+/// A generation that lost its predecessor without a word knows that the slots are its own, but not which is which: the
+/// first `vague` slots then hold the first `vague` listeners in an order that nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slots {
+    table: Vec<Inode>,
+    vague: usize,
+}
+
+impl Slots {
+    /// A group with these listeners, in the order in which they stand in it.
+    pub(crate) fn in_order(table: Vec<Inode>) -> Slots {
+        Slots { table, vague: 0 }
+    }
+
+    /// A group with these listeners, in an order that nobody knows.
+    pub(crate) fn members(table: Vec<Inode>) -> Slots {
+        let vague = if table.len() > 1 { table.len() } else { 0 };
+        Slots { table, vague }
+    }
+
+    /// Listener after listener, by slot; `None` if the order is not known.
+    pub(crate) fn order(&self) -> Option<&[Inode]> {
+        (self.vague == 0).then_some(&self.table)
+    }
+
+    /// A listener of the group called listen(2).
+    pub(crate) fn listen(&mut self, listener: Inode) {
+        self.table.push(listener);
+    }
+
+    pub(crate) fn contains(&self, listener: Inode) -> bool {
+        self.table.contains(&listener)
+    }
+
+    /// A listener of the group was closed. Nothing happens if it is not in the table.
+    pub(crate) fn close(&mut self, listener: Inode) {
+        let Some(hole) = self.table.iter().position(|&l| l == listener) else { return };
+        // The last one comes into the hole, and is as hard to find there as the one that left it.
+        self.table.swap_remove(hole);
+        self.vague = self.vague.min(self.table.len());
+        if self.vague == 1 {
+            self.vague = 0;
+        }
+    }
+
+    /// The slots that lead to one of these listeners for certain.
+    pub(crate) fn of(&self, listeners: &BTreeSet<Inode>) -> Vec<u16> {
+        let vague_is_right = self.table[..self.vague].iter().all(|l| listeners.contains(l));
+        (0_u16..)
+            .zip(&self.table)
+            .filter(|(slot, listener)| match usize::from(*slot) < self.vague {
+                true => vague_is_right,
+                false => listeners.contains(listener),
+            })
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    /// The slots that lead only to `wanted` both before and after `closing` is closed, so that a program which picks
+    /// among them is right at every moment of the close.
+    ///
+    /// A slot that is out of range after the close is among them only if nobody but `wanted` is left then, for the
+    /// kernel then hashes over all. Empty where no such slot exists: that is so when the only wanted listener is the
+    /// last in the table and others stay, for it is moved by the close itself.
+    pub(crate) fn while_closing(&self, closing: Inode, wanted: &BTreeSet<Inode>) -> Vec<u16> {
+        let mut after = self.clone();
+        after.close(closing);
+        let hash_is_right = after.table.iter().all(|l| wanted.contains(l));
+        let right_after: BTreeSet<u16> = after.of(wanted).into_iter().collect();
+        let mut slots = self.of(wanted);
+        slots.retain(|slot| match usize::from(*slot) < after.table.len() {
+            true => right_after.contains(slot),
+            false => hash_is_right,
+        });
+        slots
+    }
+
+    /// Compares the table with the listeners that the kernel shows.
+    pub(crate) fn compare(&self, shown: &BTreeSet<Inode>) -> Result<(), Mismatch> {
+        let known: BTreeSet<Inode> = self.table.iter().copied().collect();
+        if known == *shown {
+            return Ok(());
+        }
+        Err(Mismatch {
+            strangers: shown.difference(&known).copied().collect(),
+            missing: known.difference(shown).copied().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(inodes: &[u64]) -> BTreeSet<Inode> {
+        inodes.iter().map(|&i| Inode(i)).collect()
+    }
+
+    fn table(inodes: &[u64]) -> Slots {
+        Slots::in_order(inodes.iter().map(|&i| Inode(i)).collect())
+    }
+
+    #[test]
+    fn a_close_moves_the_last_into_the_hole() {
+        let mut slots = table(&[10, 11, 12]);
+        slots.close(Inode(10));
+        assert_eq!(slots, table(&[12, 11]));
+    }
+
+    #[test]
+    fn of_an_unknown_order_only_all_or_nothing_is_certain() {
+        let mut slots = Slots::members(vec![Inode(1), Inode(2)]);
+        assert_eq!(slots.of(&set(&[1, 2])), vec![0, 1]);
+        assert!(slots.of(&set(&[1])).is_empty());
+        assert_eq!(slots.order(), None);
+        slots.listen(Inode(3));
+        assert_eq!(slots.of(&set(&[3])), vec![2], "who listens later stands behind them");
+        slots.close(Inode(2));
+        assert!(slots.of(&set(&[3])).is_empty(), "3 has moved to where 2 was, wherever that is");
+        slots.close(Inode(1));
+        assert_eq!(slots.of(&set(&[3])), vec![0]);
+    }
+
+    #[test]
+    fn the_only_green_listener_stays_right_because_the_kernel_falls_back_to_it() {
+        assert_eq!(table(&[1, 2]).while_closing(Inode(1), &set(&[2])), vec![1]);
+    }
+
+    #[test]
+    fn no_slot_is_right_while_the_only_green_listener_moves_and_another_blue_one_stays() {
+        assert!(table(&[1, 2, 3]).while_closing(Inode(1), &set(&[3])).is_empty());
+    }
+
+    #[test]
+    fn strangers_and_missing_ones_are_named() {
+        let mismatch = table(&[1, 2]).compare(&set(&[2, 3])).expect_err("they differ");
+        assert_eq!(mismatch, Mismatch { strangers: vec![Inode(3)], missing: vec![Inode(1)] });
+    }
+
+    proptest! {
+        /// Whatever the numbers of listeners: blue closes one after the other, and a program that picks among the safe
+        /// slots leads to green only, before each close and after it. Only a lone green listener that is moved by the
+        /// first close has no such slot, once.
+        #[test]
+        fn blue_closes_and_no_connection_goes_to_it(blue in 1_u64..12, green in 1_u64..12) {
+            let blues: Vec<u64> = (0..blue).collect();
+            let greens: Vec<u64> = (100..100 + green).collect();
+            let wanted = set(&greens);
+            let mut slots = table(&[blues.clone(), greens].concat());
+            for (nth, b) in blues.into_iter().enumerate() {
+                let safe = slots.while_closing(Inode(b), &wanted);
+                prop_assert_eq!(safe.is_empty(), green == 1 && nth == 0 && blue > 1);
+                let before = slots.clone();
+                slots.close(Inode(b));
+                for slot in safe.iter().map(|&s| usize::from(s)) {
+                    prop_assert!(wanted.contains(&before.table[slot]));
+                    match slots.table.get(slot) {
+                        Some(listener) => prop_assert!(wanted.contains(listener)),
+                        None => prop_assert!(slots.table.iter().all(|l| wanted.contains(l))),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Takes connections from the listeners, for as long as this generation accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::connections::Connections;
+use super::stream::Stream;
+
+/// How long to wait when the system has no descriptors or memory left for one more connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Where accepted connections go.
+pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
+
+/// The tasks that accept, one for each listener.
+pub(crate) struct Acceptors {
+    tasks: Vec<JoinHandle<Arc<TcpListener>>>,
+    stop: watch::Sender<bool>,
+    connections: Arc<Connections>,
+    sink: Sink,
+}
+
+impl Acceptors {
+    /// Begins to accept. `room` is waited for before each connection, beside the limit of connections.
+    pub(crate) fn start<R>(
+        listeners: &[Arc<TcpListener>],
+        connections: &Arc<Connections>,
+        sink: &Sink,
+        room: R,
+    ) -> Acceptors
+    where
+        R: Room,
+    {
+        let stop = watch::Sender::new(false);
+        let tasks = listeners
+            .iter()
+            .map(|listener| {
+                let (listener, connections, sink) = (listener.clone(), connections.clone(), sink.clone());
+                let (mut stopped, room) = (stop.subscribe(), room.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = stopped.wait_for(|stopped| *stopped) => {}
+                        () = accept_all(&listener, &connections, &sink, &room) => {}
+                    }
+                    listener
+                })
+            })
+            .collect();
+        Acceptors { tasks, stop, connections: connections.clone(), sink: sink.clone() }
+    }
+
+    /// Stops to accept and gives the listeners back; they still listen.
+    pub(crate) async fn stop(&mut self) -> Vec<Arc<TcpListener>> {
+        self.stop.send_replace(true);
+        let mut listeners = Vec::new();
+        for task in self.tasks.drain(..) {
+            // A task that panicked has dropped its listener already.
+            if let Ok(listener) = task.await {
+                listeners.push(listener);
+            }
+        }
+        listeners
+    }
+
+    /// Takes all that waits in the queue of one listener, beyond every limit: it would be reset by the close.
+    ///
+    /// # Errors
+    /// When accept(2) fails; what is still in the queue then stays there.
+    pub(crate) fn empty(&self, listener: &TcpListener) -> io::Result<usize> {
+        let mut taken = 0;
+        while let Some(stream) = crate::sys::socket::accept_now(listener)? {
+            // One that was reset in the meantime has no peer any more, and needs no answer.
+            if let Ok((stream, peer)) = TcpStream::from_std(stream).and_then(|s| s.peer_addr().map(|peer| (s, peer))) {
+                take(stream, peer, &self.connections, &self.sink);
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// What has to be waited for before one more connection is accepted.
+pub(crate) trait Room: Clone + Send + Sync + 'static {
+    /// Returns when there is room. Cancel safe.
+    fn wait(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Always room.
+#[derive(Clone)]
+pub(crate) struct Unbounded;
+
+impl Room for Unbounded {
+    async fn wait(&self) {}
+}
+
+async fn accept_all(listener: &TcpListener, connections: &Arc<Connections>, sink: &Sink, room: &impl Room) {
+    let mut exhausted = false;
+    loop {
+        connections.room().await;
+        room.wait().await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                exhausted = false;
+                take(stream, peer, connections, sink);
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::warn!(%error, open = connections.open(), "cannot accept, waiting until it can be done again");
+                }
+                // Not at once: the listener stays readable, and the loop would spin.
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+fn take(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections>, sink: &Sink) {
+    // Fails only on a connection that is gone, which the first read will tell.
+    let _ = stream.set_nodelay(true);
+    sink(Stream::new(stream, peer, connections.enter()));
+}
+
+/// Errors that belong to one connection, which accept(2) passes on.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+        || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::EPERM | libc::ENETDOWN | libc::EHOSTUNREACH))
+}

@@ -1,0 +1,63 @@
+//! Who this process is: the first generation, or one that another has spawned.
+
+use std::net::Shutdown;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
+use crate::model::identity::{Generation, Pid};
+use crate::model::message::Birth;
+use crate::sys::process::Origin;
+
+/// The variable in which green finds its [`Birth`], as JSON.
+pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";
+/// The service manager's own NOTIFY_SOCKET, for when green is the main process.
+pub(crate) const MANAGER: &str = "CUTOVER_NOTIFY_SOCKET";
+/// Variables that belong to the process that has them and never reach the next one: sd_notify(3), sd_listen_fds(3).
+pub(crate) const OWN: [&str; 7] =
+    [BIRTH, MANAGER, "NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// How this process came to be.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Started from outside.
+    First,
+    /// Spawned by a generation that lives and waits for it.
+    Green { birth: Birth, blue: UnixStream },
+    /// Spawned by a generation that is gone.
+    Orphan { birth: Birth },
+}
+
+impl Role {
+    /// Finds out. A process that has inherited the variables of its parent without being meant is a first generation.
+    pub(crate) fn find(origin: &Origin) -> Role {
+        let told =
+            origin.variable(BIRTH).and_then(|text| text.to_str()).and_then(|text| serde_json::from_str(text).ok());
+        let Some(birth): Option<Birth> = told else { return Role::First };
+        let parent = rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_pid()).ok()).map(Pid::new);
+        let connected =
+            SocketAddr::from_abstract_name(&birth.handover).and_then(|name| UnixStream::connect_addr(&name));
+        match connected {
+            Ok(blue) if parent == Some(birth.blue) => Role::Green { birth, blue },
+            Ok(blue) => {
+                // Blue lives and did not start this process: somebody else's child with an inherited environment.
+                let _ = blue.shutdown(Shutdown::Both);
+                Role::First
+            }
+            Err(_) => Role::Orphan { birth },
+        }
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        match self {
+            Role::First => Generation::FIRST,
+            Role::Green { birth, .. } | Role::Orphan { birth } => birth.generation,
+        }
+    }
+
+    pub(crate) fn birth(&self) -> Option<&Birth> {
+        match self {
+            Role::First => None,
+            Role::Green { birth, .. } | Role::Orphan { birth } => Some(birth),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Counts the connections of this generation, and tells them when it retires.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// What the connections have to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// New requests are welcome.
+    Serving,
+    /// Another generation takes new connections: answer what comes, and say goodbye with it; an idle connection is closed
+    /// when it has been idle for `grace`.
+    Retiring { since: Instant, grace: Duration },
+    /// Nobody comes after this generation: idle connections are closed now.
+    Stopping,
+    /// What is left is closed now.
+    Hammered,
+}
+
+/// The connections of one generation.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    open: AtomicUsize,
+    accepted: AtomicUsize,
+    limit: usize,
+    /// One ended: there is room again, or nobody is left.
+    ended: Notify,
+    stage: watch::Sender<Stage>,
+    /// Whether the stage is not [`Stage::Serving`], for those who ask with every request.
+    leaving: AtomicBool,
+}
+
+impl Connections {
+    pub(crate) fn new(limit: usize) -> Arc<Connections> {
+        Arc::new(Connections {
+            open: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            limit,
+            ended: Notify::new(),
+            stage: watch::Sender::new(Stage::Serving),
+            leaving: AtomicBool::new(false),
+        })
+    }
+
+    /// Counts one more, until the guard is dropped.
+    pub(crate) fn enter(self: &Arc<Self>) -> Guard {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Guard { number: self.accepted.fetch_add(1, Ordering::Relaxed), connections: self.clone() }
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is room for one more. Cancel safe.
+    pub(crate) async fn room(&self) {
+        self.until(|open| open < self.limit).await;
+    }
+
+    /// Waits until none is left. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        self.until(|open| open == 0).await;
+    }
+
+    async fn until(&self, enough: impl Fn(usize) -> bool) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Registered before the look, so that an end between the look and the wait is not missed.
+            ended.as_mut().enable();
+            if enough(self.open.load(Ordering::Acquire)) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Whether this generation retires or stops. Costs one load.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this generation retires or stops. Cancel safe.
+    pub(crate) async fn leaving(&self) {
+        // `self` holds the sender, so this cannot fail.
+        let _ = self.watch().wait_for(|stage| *stage != Stage::Serving).await;
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    /// Goes on to a later stage; never back.
+    pub(crate) fn enter_stage(&self, stage: Stage) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.stage.send_if_modified(|now| {
+            let later = !matches!(*now, Stage::Hammered) && *now != stage;
+            if later {
+                *now = stage;
+            }
+            later
+        });
+    }
+}
+
+/// One connection, counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    number: usize,
+    connections: Arc<Connections>,
+}
+
+impl Guard {
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// A part of `whole` that is spread evenly over the connections: consecutive ones lie far apart.
+    pub(crate) fn spread(&self, whole: Duration) -> Duration {
+        // The golden ratio gives the most even spread for any count (three-distance theorem).
+        const GOLDEN: u32 = 0x9e37_79b9;
+        let number = u32::try_from(self.number & 0xffff_ffff).unwrap_or_default();
+        whole.mul_f64(f64::from(number.wrapping_mul(GOLDEN)) / 4_294_967_296.0)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let before = self.connections.open.fetch_sub(1, Ordering::Release);
+        // Nobody waits for another number than these.
+        if before == 1 || before >= self.connections.limit {
+            self.connections.ended.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_and_the_end_are_waited_for() {
+        let connections = Connections::new(2);
+        let (a, b) = (connections.enter(), connections.enter());
+        let waiting = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "two of two are open");
+        drop(a);
+        waiting.await.expect("room");
+        drop(b);
+        connections.gone().await;
+        assert_eq!(connections.open(), 0);
+    }
+
+    #[test]
+    fn idle_connections_are_spread_over_the_whole_time() {
+        let connections = Connections::new(10);
+        let whole = Duration::from_secs(10);
+        let mut at: Vec<Duration> = (0..100).map(|_| connections.enter().spread(whole)).collect();
+        at.sort();
+        assert!(at[0] < whole / 10 && at[99] > whole * 9 / 10, "{at:?}");
+        assert!(at.windows(2).all(|pair| pair[1] - pair[0] < whole / 30), "{at:?}");
+    }
+
+    #[test]
+    fn no_stage_comes_after_the_hammer() {
+        let connections = Connections::new(1);
+        connections.enter_stage(Stage::Hammered);
+        connections.enter_stage(Stage::Stopping);
+        assert_eq!(*connections.watch().borrow(), Stage::Hammered);
+    }
+}

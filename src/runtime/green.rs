@@ -1,0 +1,152 @@
+//! The next generation as blue sees it: spawned, listened to, held.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::birth::{BIRTH, MANAGER, OWN};
+use super::driver::Input;
+use super::handover::{self, ToGreen};
+use crate::model::identity::{Generation, Pid};
+use crate::model::message::Birth;
+use crate::model::notify::{self, Notification};
+use crate::model::rollout::Event;
+use crate::sys::notify_socket;
+use crate::sys::process::{self, Origin, Process};
+
+/// What the next generation is started with.
+pub(crate) struct Plan {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) birth: Birth,
+    /// The service manager's socket, for later.
+    pub(crate) manager: Option<OsString>,
+    pub(crate) inputs: mpsc::Sender<Input>,
+}
+
+/// A green process. Dropping it leaves the process alone.
+#[derive(Debug)]
+pub(crate) struct Green {
+    pub(crate) generation: Generation,
+    pub(crate) pid: Pid,
+    process: Arc<Mutex<Process>>,
+    pub(crate) handover: ToGreen,
+    notify: AbortHandle,
+}
+
+impl Green {
+    /// Spawns it and begins to listen to it.
+    ///
+    /// # Errors
+    /// What could not be made, or executed.
+    pub(crate) async fn spawn(plan: Plan, path: impl AsRef<Path> + Send + 'static) -> io::Result<Green> {
+        let generation = plan.birth.generation;
+        let notify_name = notify_socket::unique_name("notify")?;
+        let notify = notify_socket::bind(&notify_name)?;
+        let handover = handover::bind(&plan.birth.handover)?;
+        let birth = serde_json::to_string(&plan.birth).map_err(io::Error::from)?;
+        let mut added: Vec<(&str, OsString)> =
+            vec![(BIRTH, birth.into()), ("NOTIFY_SOCKET", format!("@{notify_name}").into())];
+        if let Some(manager) = plan.manager {
+            added.push((MANAGER, manager));
+        }
+        let origin = plan.origin.clone();
+        // fork copies the page tables of a process that may be large, and exec may wait for a disk.
+        let process = tokio::task::spawn_blocking(move || Process::spawn(&origin, path.as_ref(), &OWN, &added))
+            .await
+            .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
+        let pid = process.pid();
+        let ended = process.end()?;
+        let process = Arc::new(Mutex::new(process));
+        let source = Source { green: generation, pid, inputs: plan.inputs };
+        let notify = UnixDatagram::from_std(notify)?;
+        let notify = tokio::spawn(source.clone().read_notifications(notify)).abort_handle();
+        tokio::spawn(source.wait_for_end(ended, process.clone()));
+        Ok(Green { generation, pid, process, handover: ToGreen::start(handover, pid), notify })
+    }
+
+    /// Kills it. That it is gone comes as an event.
+    pub(crate) fn kill(&self) {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).kill();
+    }
+}
+
+impl Drop for Green {
+    fn drop(&mut self) {
+        self.notify.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Source {
+    green: Generation,
+    pid: Pid,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Source {
+    async fn read_notifications(self, socket: UnixDatagram) {
+        let mut strangers = false;
+        loop {
+            let Ok(received) = socket.async_io(Interest::READABLE, || notify_socket::receive(&socket)).await else {
+                return;
+            };
+            if received.sender != Some(self.pid) {
+                if !std::mem::replace(&mut strangers, true) {
+                    let sender = received.sender.map(Pid::number);
+                    tracing::warn!(
+                        sender, green = %self.pid,
+                        "a notification that does not come from the next generation's own process, ignoring all such"
+                    );
+                }
+                continue;
+            }
+            match notify::parse(&received.text) {
+                Ok(notifications) => {
+                    for notification in notifications {
+                        if self.inputs.send(self.input(notification)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(malformed) => {
+                    tracing::warn!(generation = %self.green, pid = %self.pid, reason = %malformed, "a malformed notification, ignoring");
+                }
+            }
+        }
+    }
+
+    fn input(&self, notification: Notification) -> Input {
+        let green = self.green;
+        match notification {
+            Notification::Ready => Input::Rollout(Event::GreenReady { green }),
+            Notification::Extend(by) => Input::Rollout(Event::GreenExtends { green, by }),
+            Notification::Errno(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                Input::Rollout(Event::GreenFailed { green, reason: format!("could not start: {error}") })
+            }
+            Notification::Status(text) => Input::GreenStatus { green, text },
+        }
+    }
+
+    async fn wait_for_end(self, pidfd: AsyncFd<std::os::fd::OwnedFd>, process: Arc<Mutex<Process>>) {
+        let how = loop {
+            let Ok(mut ready) = pidfd.readable().await else { return };
+            match process.lock().unwrap_or_else(PoisonError::into_inner).reap() {
+                Ok(Some(status)) => break process::describe(status),
+                Ok(None) => ready.clear_ready(),
+                // Somebody else has reaped it (SIGCHLD ignored, or a waitpid(-1) in the application).
+                Err(_) => break "ended".to_owned(),
+            }
+        };
+        let exited = Event::GreenExited { green: self.green, how };
+        // The driver is gone only when this process is about to be.
+        let _ = self.inputs.send(Input::Rollout(exited)).await;
+    }
+}

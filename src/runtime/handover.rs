@@ -1,0 +1,206 @@
+//! The stream socket between two generations: lines of JSON, with a limit on their length.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use super::driver::Input;
+use crate::model::identity::Pid;
+use crate::model::message::{FromBlue, FromGreen, GroupOrder};
+use crate::model::rollout::Event;
+use crate::sys::during;
+
+/// The longest line that is read. A group of a thousand listeners needs 16 kB.
+const LINE_MAX: u64 = 1 << 20;
+
+/// How long a green that is ready may take to tell the order of its listeners. Without it everything works, but the
+/// generation after it does not know the order of the slots.
+const TOLD: Duration = Duration::from_millis(20);
+
+/// Blue's end.
+#[derive(Debug)]
+pub(crate) struct ToGreen {
+    told: watch::Receiver<Option<Vec<GroupOrder>>>,
+    lines: mpsc::UnboundedSender<String>,
+}
+
+/// Binds the abstract address that green will connect to.
+pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    let listener = StdListener::bind_addr(&address).map_err(|e| during("bind the handover socket", e))?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+impl ToGreen {
+    /// Waits for green, and for nobody else, in the background.
+    pub(crate) fn start(listener: UnixListener, green: Pid) -> ToGreen {
+        let (told, told_here) = watch::channel(None);
+        let (lines, to_write) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let Some(stream) = accept_from(listener, green).await else { return };
+            let (read, write) = stream.into_split();
+            let writer = tokio::spawn(write_lines(write, to_write));
+            let mut read = BufReader::new(read);
+            while let Ok(Some(message)) = read_line(&mut read).await {
+                match message {
+                    FromGreen::Listening { groups } => told.send_replace(Some(groups)),
+                    FromGreen::Unknown => None,
+                };
+            }
+            // Green may have closed only its own direction; ours stays open until this process ends.
+            let _ = writer.await;
+        });
+        ToGreen { told: told_here, lines }
+    }
+
+    /// The order in which green's listeners joined, if it tells: it does so just before it says READY=1, on another
+    /// socket, so that the one may be read a moment before the other.
+    pub(crate) fn told(&self) -> impl Future<Output = Vec<GroupOrder>> + Send + use<> {
+        let mut told = self.told.clone();
+        async move {
+            let waited = tokio::time::timeout(TOLD, told.wait_for(Option::is_some)).await;
+            waited.ok().and_then(|told| told.ok()?.clone()).unwrap_or_default()
+        }
+    }
+
+    /// Sends one message, in the background; a green without a connection does not get it.
+    pub(crate) fn send(&self, message: &FromBlue) {
+        if let Ok(line) = serde_json::to_string(message) {
+            let _ = self.lines.send(line);
+        }
+    }
+}
+
+async fn accept_from(listener: UnixListener, green: Pid) -> Option<UnixStream> {
+    loop {
+        let (stream, _) = listener.accept().await.ok()?;
+        let peer = socket_peercred(&stream).ok().and_then(|c| u32::try_from(c.pid.as_raw_pid()).ok());
+        match peer == Some(green.number()) {
+            true => return Some(stream),
+            false => tracing::warn!(?peer, "refused a process that is not the next generation at the handover socket"),
+        }
+    }
+}
+
+async fn write_lines(mut write: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<String>) {
+    while let Some(mut line) = lines.recv().await {
+        line.push('\n');
+        if write.write_all(line.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads one message; `None` at the end.
+async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<T>> {
+    let mut line = String::new();
+    let count = from.take(LINE_MAX).read_line(&mut line).await?;
+    if count == 0 {
+        return Ok(None);
+    }
+    serde_json::from_str(&line).map(Some).map_err(io::Error::from)
+}
+
+/// Green's end.
+#[derive(Debug, Clone)]
+pub(crate) struct ToBlue {
+    stream: Arc<Mutex<StdStream>>,
+    /// Becomes true when blue holds no listener any more.
+    closed: watch::Receiver<bool>,
+}
+
+impl ToBlue {
+    /// Begins to read what blue says; by its end of file green learns that blue is gone.
+    pub(crate) fn start(blue: StdStream, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
+        let writing = blue.try_clone()?;
+        blue.set_nonblocking(true)?;
+        let mut read = BufReader::new(UnixStream::from_std(blue)?);
+        let (closed, closed_here) = watch::channel(false);
+        tokio::spawn(async move {
+            loop {
+                let input = match read_line(&mut read).await {
+                    Ok(Some(FromBlue::Live { draining })) => {
+                        if inputs.send(Input::Draining(draining)).await.is_err() {
+                            return;
+                        }
+                        Input::Rollout(Event::Live)
+                    }
+                    Ok(Some(FromBlue::Closed { groups })) => {
+                        let sent = inputs.send(Input::BlueClosed(groups)).await;
+                        closed.send_replace(true);
+                        if sent.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    Ok(Some(FromBlue::Unknown)) => continue,
+                    Ok(None) | Err(_) => {
+                        closed.send_replace(true);
+                        let _ = inputs.send(Input::Rollout(Event::Live)).await;
+                        return;
+                    }
+                };
+                if inputs.send(input).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(ToBlue { stream: Arc::new(Mutex::new(writing)), closed: closed_here })
+    }
+
+    /// Tells blue in which order the listeners joined. That blue is gone is learned elsewhere.
+    pub(crate) fn listening(&self, groups: Vec<GroupOrder>) {
+        use std::io::Write as _;
+        if let Ok(mut line) = serde_json::to_vec(&FromGreen::Listening { groups }) {
+            line.push(b'\n');
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = stream.write_all(&line);
+        }
+    }
+
+    /// Waits until blue holds no listener any more. Cancel safe.
+    pub(crate) async fn closed(&self) {
+        // An error means that the reading task has ended, and with it blue.
+        let _ = self.closed.clone().wait_for(|closed| *closed).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::notify_socket::unique_name;
+
+    #[tokio::test]
+    async fn only_the_process_that_was_spawned_is_listened_to() {
+        let name = unique_name("test").expect("random");
+        let listener = bind(&name).expect("bind");
+        let waiting = tokio::spawn(accept_from(listener, Pid::new(1)));
+        let address = SocketAddr::from_abstract_name(&name).expect("name");
+        let mut stranger = UnixStream::from_std({
+            let stream = StdStream::connect_addr(&address).expect("the queue takes it");
+            stream.set_nonblocking(true).expect("nonblocking");
+            stream
+        })
+        .expect("a stream");
+        assert_eq!(stranger.read(&mut [0]).await.expect("an end"), 0);
+        assert!(!waiting.is_finished());
+        waiting.abort();
+    }
+
+    #[tokio::test]
+    async fn a_line_that_never_ends_is_an_error_and_not_a_heap() {
+        let endless = vec![b'x'; (LINE_MAX + 10) as usize];
+        let mut reader = BufReader::new(&endless[..]);
+        read_line::<FromGreen>(&mut reader).await.expect_err("too long");
+    }
+}

@@ -1,0 +1,17 @@
+//! The effects and the sources of events, on tokio: one a file.
+
+pub(crate) mod accept;
+pub(crate) mod birth;
+pub(crate) mod connections;
+pub(crate) mod driver;
+pub(crate) mod effects;
+pub(crate) mod green;
+pub(crate) mod groups;
+pub(crate) mod handover;
+pub(crate) mod pid_file;
+pub(crate) mod predecessors;
+pub(crate) mod retire;
+pub(crate) mod service_manager;
+pub(crate) mod signals;
+pub(crate) mod stream;
+pub(crate) mod watch_groups;

@@ -1,0 +1,149 @@
+//! Closes the listeners of this generation without losing what is on its way to them.
+//!
+//! What a close resets is what waits in the accept queue, and each handshake whose last ACK is still to come. So, after
+//! new connections were steered away: wait until no lookup by the old program is running (a grace period of RCU), take
+//! the list of the handshakes in flight, accept until none of *those* is in flight any more, empty the queue, close.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::accept::Acceptors;
+use super::groups::Groups;
+use crate::model::steering::Tier;
+use crate::sys::diag::{self, Knock};
+use crate::sys::{rcu, socket};
+
+/// How often the kernel is asked for the handshakes in flight: there is nothing to wait on for their end.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long a lookup by the old program may take at the most, where the kernel does not tell (see [`rcu::settle`]).
+const LOOKUP_MAX: Duration = Duration::from_millis(100);
+
+/// Why the listeners are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Another generation listens.
+    ForSuccessor,
+    /// Nobody will listen.
+    ForGood,
+}
+
+/// Locks the groups; a panic elsewhere leaves them as usable as they were.
+pub(crate) fn lock(groups: &Mutex<Groups>) -> std::sync::MutexGuard<'_, Groups> {
+    groups.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The end of the listeners of one generation.
+pub(crate) struct Retirement {
+    pub(crate) groups: Arc<Mutex<Groups>>,
+    pub(crate) acceptors: Acceptors,
+    /// How long to wait for handshakes in flight. Zero: close at once, whatever waits.
+    pub(crate) linger: Duration,
+    /// Becomes true when there is no more time.
+    pub(crate) now: watch::Receiver<bool>,
+}
+
+impl Retirement {
+    /// Closes all listeners. They are closed when this returns, and what was in their queues has been accepted.
+    pub(crate) async fn close(mut self, why: Close) {
+        let deadline = Instant::now() + self.linger;
+        let tier = lock(&self.groups).tier();
+        let waits = match (why, tier) {
+            _ if self.linger.is_zero() => false,
+            (Close::ForGood, _) | (_, Tier::Migrating) => false,
+            (Close::ForSuccessor, Tier::Steered) => !super::groups::migrates(),
+            (Close::ForSuccessor, Tier::BestEffort) => true,
+        };
+        if waits {
+            let left = self.in_flight(tier, deadline).await;
+            if left > 0 {
+                tracing::warn!(handshakes = left, linger = ?self.linger, "handshakes in flight when the linger time was over, closing");
+            }
+        }
+        let listeners = self.acceptors.stop().await;
+        let left_in_first_round = listeners.len();
+        for (closed, listener) in listeners.into_iter().enumerate() {
+            let unsafe_close = self.close_one(listener, deadline).await;
+            // A close that had to let the kernel hash for a moment may have brought new handshakes to those that are left.
+            if unsafe_close && waits && closed + 1 < left_in_first_round {
+                self.in_flight(tier, deadline).await;
+            }
+        }
+    }
+
+    /// Waits until no handshake that is in flight now is in flight any more, and says how many are left at the deadline.
+    async fn in_flight(&mut self, tier: Tier, deadline: Instant) -> usize {
+        settle().await;
+        let mut waited_for = knocks(&self.groups).await;
+        while !waited_for.is_empty() && Instant::now() < deadline && !*self.now.borrow() {
+            tokio::time::sleep(LOOK).await;
+            let still = knocks(&self.groups).await;
+            match tier {
+                // New ones go elsewhere, so only those of the list count.
+                Tier::Steered | Tier::Migrating => waited_for = waited_for.intersection(&still).copied().collect(),
+                // New ones come here as well: wait for a moment in which there is none at all.
+                Tier::BestEffort => waited_for = still,
+            }
+        }
+        waited_for.len()
+    }
+
+    /// Returns whether the kernel had to choose for itself for a moment.
+    async fn close_one(&mut self, listener: Arc<TcpListener>, deadline: Instant) -> bool {
+        let Ok(inode) = socket::inode(&listener) else { return false };
+        let right_throughout = lock(&self.groups).before_close(inode);
+        if !self.linger.is_zero() {
+            self.empty(&listener, deadline).await;
+        }
+        // The table's share of the listener goes first: the close is the drop of the last one, here.
+        let shared = Arc::downgrade(&listener);
+        lock(&self.groups).let_go(inode);
+        drop(listener);
+        debug_assert_eq!(shared.strong_count(), 0, "somebody else holds the listener");
+        lock(&self.groups).after_close(inode);
+        !right_throughout
+    }
+
+    /// Empties the accept queue; where descriptors are short, as they become free, until the deadline.
+    async fn empty(&self, listener: &TcpListener, deadline: Instant) {
+        while let Err(error) = self.acceptors.empty(listener) {
+            if Instant::now() >= deadline || *self.now.borrow() {
+                tracing::warn!(%error, "the accept queue could not be emptied, closing");
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Waits until every lookup that uses an earlier program has ended.
+async fn settle() {
+    let settled = tokio::task::spawn_blocking(rcu::settle).await;
+    if !matches!(settled, Ok(Ok(()))) {
+        tokio::time::sleep(LOOKUP_MAX).await;
+    }
+}
+
+/// The handshakes in flight at all our ports; none where the kernel does not tell.
+async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<Knock> {
+    let ports: BTreeSet<u16> = lock(groups).addresses().iter().map(std::net::SocketAddr::port).collect();
+    let dump = move || {
+        ports
+            .into_iter()
+            .map(diag::knocks)
+            .collect::<std::io::Result<Vec<_>>>()
+            .map(|found| found.into_iter().flatten().collect())
+    };
+    match tokio::task::spawn_blocking(dump).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "handshakes in flight cannot be seen, closing without waiting for them");
+            BTreeSet::new()
+        }
+        Err(_) => BTreeSet::new(),
+    }
+}

@@ -1,0 +1,58 @@
+//! Signals, as events of the driver.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+
+use super::driver::Input;
+use crate::model::rollout::Event;
+use crate::sys::{during, process};
+
+/// Remembers a SIGHUP that comes before the server is ready for it.
+#[derive(Debug)]
+pub(crate) struct EarlyHup(Arc<AtomicBool>);
+
+impl EarlyHup {
+    /// From now on a SIGHUP does not kill this process. One that was blocked by the generation before is let in.
+    ///
+    /// # Errors
+    /// What sigaction(2) says.
+    pub(crate) fn remember() -> io::Result<EarlyHup> {
+        let came = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGHUP, came.clone()).map_err(|e| during("handle SIGHUP", e))?;
+        process::unblock_hup().map_err(|e| during("unblock SIGHUP", e))?;
+        Ok(EarlyHup(came))
+    }
+}
+
+/// Begins to listen to signals.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub(crate) fn start(early: &EarlyHup, inputs: mpsc::Sender<Input>) -> io::Result<()> {
+    let mut signals =
+        Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2]).map_err(|e| during("handle signals", e))?;
+    let early = early.0.swap(false, Ordering::Relaxed);
+    tokio::spawn(async move {
+        if early && inputs.send(Input::Rollout(Event::ReloadRequested)).await.is_err() {
+            return;
+        }
+        while let Some(signal) = signals.next().await {
+            let input = match signal {
+                SIGHUP => Input::Rollout(Event::ReloadRequested),
+                SIGTERM | SIGINT => Input::Rollout(Event::StopRequested),
+                SIGUSR2 => Input::Rollout(Event::HammerRequested),
+                _ => Input::LogStatus,
+            };
+            if inputs.send(input).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}

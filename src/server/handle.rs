@@ -1,0 +1,34 @@
+//! Asks a server from within its own process.
+
+use tokio::sync::mpsc;
+
+use crate::model::rollout::Event;
+use crate::runtime::driver::Input;
+
+/// Asks a server for the same things that signals ask for. Cheap to clone.
+///
+/// What comes of it is told by the [event stream](crate::Server::events). All calls are cancel safe, and do nothing once
+/// the server is gone.
+#[derive(Debug, Clone)]
+pub struct Handle(mpsc::Sender<Input>);
+
+impl Handle {
+    pub(crate) fn new(inputs: mpsc::Sender<Input>) -> Handle {
+        Handle(inputs)
+    }
+
+    /// Starts the next generation, as SIGHUP does.
+    pub async fn reload(&self) {
+        self.ask(Event::ReloadRequested).await;
+    }
+
+    /// Stops gracefully, as SIGTERM does; a second call stops at once.
+    pub async fn stop(&self) {
+        self.ask(Event::StopRequested).await;
+    }
+
+    async fn ask(&self, event: Event) {
+        // Nobody is there any more to be asked.
+        let _ = self.0.send(Input::Rollout(event)).await;
+    }
+}

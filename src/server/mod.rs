@@ -1,0 +1,276 @@
+//! The library's face: a server that restarts itself.
+
+pub(crate) mod events;
+pub(crate) mod handle;
+pub(crate) mod http;
+pub(crate) mod listener;
+mod sockets;
+mod start;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::model::event::Event;
+use crate::model::identity::{Generation, Pid};
+use crate::runtime::accept::Unbounded;
+use crate::runtime::connections::Connections;
+use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::effects::BeforeReload;
+use crate::runtime::signals::EarlyHup;
+use crate::sys::limits;
+use crate::sys::process::Origin;
+
+use self::events::Events;
+use self::handle::Handle;
+use self::listener::Listener;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How many events a slow reader may fall behind.
+const EVENTS: usize = 256;
+
+/// What is known when a server is about to begin: it is bound, and takes no connection yet.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Begin {
+    /// The addresses, with the real ports where 0 was asked for.
+    pub addresses: Vec<SocketAddr>,
+    /// This process.
+    pub pid: Pid,
+    /// This generation.
+    pub generation: Generation,
+}
+
+/// A server that restarts itself on SIGHUP, and loses nothing.
+///
+/// Make it at the very beginning of `main`: from then on a SIGHUP does not kill the process, and what the process was
+/// started with (arguments, environment, directory) is remembered for the next generation.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), cutover::Error> {
+/// use std::time::Duration;
+/// let server = cutover::Server::bind("127.0.0.1:0")
+///     .ready_timeout(Duration::from_secs(10))
+///     .before_begin(|begin| println!("http://{} pid {}", begin.addresses[0], begin.pid));
+/// server.serve(axum::Router::new()).await
+/// # }
+/// ```
+#[must_use = "a server does nothing before serve or listen"]
+pub struct Server {
+    addresses: Vec<io::Result<Vec<SocketAddr>>>,
+    config: Config,
+    origin: Arc<Origin>,
+    early_hup: io::Result<EarlyHup>,
+    before_begin: Option<Box<dyn FnOnce(&Begin) + Send>>,
+    before_reload: Option<BeforeReload>,
+    events: broadcast::Sender<Event>,
+    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+}
+
+impl Server {
+    /// A server on this address: `"127.0.0.1:8080"`, `"[::]:80"` (which takes IPv4 too), `"localhost:0"`.
+    ///
+    /// Port 0 lets the system choose a port, which is kept through restarts. An address that cannot be understood is told
+    /// by [`serve`](Server::serve) or [`listen`](Server::listen).
+    pub fn bind(address: impl ToSocketAddrs) -> Server {
+        let server = Server {
+            addresses: Vec::new(),
+            config: Config::default(),
+            origin: Arc::new(Origin::capture()),
+            early_hup: EarlyHup::remember(),
+            before_begin: None,
+            before_reload: None,
+            events: broadcast::Sender::new(EVENTS),
+            inputs: mpsc::channel(QUEUE),
+        };
+        server.and_bind(address)
+    }
+
+    /// One more address.
+    pub fn and_bind(mut self, address: impl ToSocketAddrs) -> Server {
+        self.addresses.push(address.to_socket_addrs().map(Iterator::collect));
+        self
+    }
+
+    /// The name of this instance in messages. Default: none.
+    pub fn name(mut self, name: impl Into<String>) -> Server {
+        self.config.name = Some(name.into());
+        self
+    }
+
+    /// A file that always names the process of the live generation. Default: none.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Server {
+        self.config.pid_file = Some(path.into());
+        self
+    }
+
+    /// How long the next generation may take to become ready, before it is killed and this one serves on. Default: 30 s.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Server {
+        self.config.ready_timeout = timeout;
+        self
+    }
+
+    /// How long a retiring generation waits for handshakes in flight. Default: 5 s.
+    ///
+    /// It waits only as long as there are any that were in flight when new connections were moved away. Zero closes at
+    /// once, and **loses** what waits.
+    pub fn linger(mut self, linger: Duration) -> Server {
+        self.config.linger = linger;
+        self
+    }
+
+    /// How long a kept-alive connection of a retiring generation may be idle before it is closed. Default: 10 s.
+    ///
+    /// The closes are spread over a quarter of this time more, so that clients do not all come back at once.
+    pub fn idle_grace(mut self, grace: Duration) -> Server {
+        self.config.idle_grace = grace;
+        self
+    }
+
+    /// How long a retiring generation may take to finish its connections, before it closes what is left. Default: 60 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Server {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// How long a client may take to send the header of a request, from the end of the last one on. Default: 30 s.
+    pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
+        self.config.header_read_timeout = timeout;
+        self
+    }
+
+    /// The largest header of a request, in bytes; a larger one gets status 431. Default: 65,536. Least: 8,192.
+    pub fn max_header_size(mut self, bytes: usize) -> Server {
+        self.config.max_header_size = bytes;
+        self
+    }
+
+    /// How many connections may be open at once; more wait in the kernel's queue. Default: the limit of descriptors
+    /// (RLIMIT_NOFILE) less 64.
+    pub fn max_connections(mut self, limit: usize) -> Server {
+        self.config.max_connections = Some(limit);
+        self
+    }
+
+    /// How many connections may wait in the kernel's accept queue of one listener; the kernel cuts it to
+    /// `net.core.somaxconn`. Default: 4096.
+    pub fn backlog(mut self, connections: u32) -> Server {
+        self.config.backlog = connections;
+        self
+    }
+
+    /// How many listening sockets each address has, 1 to 256. Default: 1, which is right unless one accept queue is too
+    /// slow for your machine.
+    pub fn listeners_per_address(mut self, listeners: usize) -> Server {
+        self.config.listeners_per_address = listeners;
+        self
+    }
+
+    /// Called when the addresses are bound, before any connection is taken.
+    pub fn before_begin(mut self, hook: impl FnOnce(&Begin) + Send + 'static) -> Server {
+        self.before_begin = Some(Box::new(hook));
+        self
+    }
+
+    /// Called before each reload; an error refuses it, and this generation serves on.
+    ///
+    /// It runs on a thread of its own and may block, for [`ready_timeout`](Server::ready_timeout) at the most.
+    pub fn before_reload<E: fmt::Display>(
+        mut self,
+        hook: impl Fn() -> Result<(), E> + Send + Sync + 'static,
+    ) -> Server {
+        self.before_reload = Some(Arc::new(move || hook().map_err(|why| why.to_string())));
+        self
+    }
+
+    /// The stream of what happens to this generation.
+    pub fn events(&self) -> Events {
+        Events::new(self.events.subscribe())
+    }
+
+    /// A handle to ask for a reload or a stop from within the application.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inputs.0.clone())
+    }
+
+    /// Serves HTTP/1 and HTTP/2 with a tower service, an axum `Router` included. Returns when this generation is gone:
+    /// after it was told to stop, or when another one is live and all connections of this one are finished.
+    ///
+    /// # Errors
+    /// If it cannot begin: see [`ErrorKind`](crate::ErrorKind). Later nothing is an error; a failed reload is an
+    /// [`Event::Reload`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a server whose future is dropped goes on in the background.
+    pub async fn serve<S, B>(self, app: S) -> Result<(), Error>
+    where
+        S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_hyper(TowerToHyperService::new(app)).await
+    }
+
+    /// Serves with a hyper service. Otherwise as [`serve`](Server::serve).
+    ///
+    /// # Errors
+    /// As [`serve`](Server::serve).
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Server::serve).
+    pub async fn serve_hyper<S, B>(self, service: S) -> Result<(), Error>
+    where
+        S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let sink = http::sink(service, &self.config);
+        let running = self.start(sink, Unbounded).await?;
+        running.gone().await;
+        Ok(())
+    }
+
+    /// Listens for plain TCP: accept from the [`Listener`] until it ends. Calling this says that the application is ready.
+    ///
+    /// # Errors
+    /// As [`serve`](Server::serve).
+    ///
+    /// # Cancel safety
+    /// Not cancel safe.
+    pub async fn listen(self) -> Result<Listener, Error> {
+        let (sink, room, accepted) = listener::queue();
+        let running = self.start(sink, room.clone()).await?;
+        Ok(Listener::new(accepted, room, running))
+    }
+
+    fn connections(&self) -> Arc<Connections> {
+        Connections::new(self.config.max_connections.unwrap_or_else(limits::connections_by_descriptors))
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("addresses", &self.addresses)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! The listening sockets of one generation: bound early, so that errors come early.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::error::{Error, ErrorKind};
+use crate::model::addresses::{self, Bound};
+use crate::model::message::Birth;
+use crate::runtime::birth::Role;
+use crate::runtime::groups::Own;
+use crate::sys::diag::{self, Listening};
+use crate::sys::owner;
+use crate::sys::socket::{self, BoundSocket, Sharing, Stack};
+
+/// The sockets of all addresses, bound and not listening.
+pub(crate) struct Sockets {
+    pub(crate) addresses: Vec<Bound>,
+    bound: Vec<(SocketAddr, Vec<BoundSocket>)>,
+    sharing: Sharing,
+}
+
+impl Sockets {
+    /// Binds `count` sockets for each address: alone, or beside the generation before.
+    ///
+    /// # Errors
+    /// Names the address, and who has it if somebody has.
+    pub(crate) fn bind(asked: &[SocketAddr], count: usize, role: &Role) -> Result<Sockets, Error> {
+        let living = role.birth().map(|birth| birth.addresses.clone()).unwrap_or_default();
+        let mut addresses = addresses::inherit(asked, &living);
+        let sharing = match role {
+            Role::First | Role::Orphan { .. } => Sharing::Alone,
+            Role::Green { birth, .. } => {
+                check_replacement(&addresses, birth)?;
+                Sharing::Group
+            }
+        };
+        let all: Vec<SocketAddr> = addresses.iter().map(|a| a.bound).collect();
+        let mut bound = Vec::new();
+        for address in &mut addresses {
+            let stack = if addresses::is_dual_stack(address.bound, &all) { Stack::Dual } else { Stack::Single };
+            let own_sharing = if living.iter().any(|l| l.bound == address.bound) { sharing } else { Sharing::Alone };
+            let first = bind(address.bound, own_sharing, stack)?;
+            address.bound = first.address;
+            let mut sockets = vec![first];
+            for _ in 1..count {
+                sockets.push(bind(address.bound, Sharing::Group, stack)?);
+            }
+            bound.push((address.bound, sockets));
+        }
+        Ok(Sockets { addresses, bound, sharing })
+    }
+
+    /// Makes them listen.
+    ///
+    /// # Errors
+    /// If another process has begun to listen on one of the addresses in the meantime.
+    pub(crate) fn listen(self, backlog: u32) -> Result<Vec<(SocketAddr, Vec<Own>)>, Error> {
+        let mut listeners = Vec::new();
+        for (address, sockets) in self.bound {
+            // SO_REUSEPORT is set by now, so the kernel would let another one of the same uid in without a word.
+            if self.sharing == Sharing::Alone {
+                refuse_others(address, &BTreeSet::new())?;
+            }
+            let mut own = Vec::new();
+            for socket in sockets {
+                let listener = socket.listen(backlog).and_then(TcpListener::from_std);
+                own.push(listener.and_then(|l| Own::new(Arc::new(l))).map_err(|error| refused(address, error))?);
+            }
+            if self.sharing == Sharing::Alone {
+                refuse_others(address, &own.iter().map(|o| o.inode).collect())?;
+            }
+            listeners.push((address, own));
+        }
+        Ok(listeners)
+    }
+}
+
+fn check_replacement(next: &[Bound], birth: &Birth) -> Result<(), Error> {
+    let next: Vec<SocketAddr> = next.iter().map(|a| a.bound).collect();
+    let living: Vec<SocketAddr> = birth.addresses.iter().map(|a| a.bound).collect();
+    addresses::check_replacement(&next, &living).map_err(|why| {
+        let (green, blue) = (birth.generation, birth.blue_generation);
+        Error::new(ErrorKind::Replacement, format!("generation {green} cannot replace generation {blue}: {why}"))
+    })
+}
+
+fn bind(address: SocketAddr, sharing: Sharing, stack: Stack) -> Result<BoundSocket, Error> {
+    socket::bind(address, sharing, stack).map_err(|error| refused(address, error))
+}
+
+/// Says why an address cannot be had, and what to do.
+fn refused(address: SocketAddr, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => match others(address, &BTreeSet::new()).first() {
+            Some(other) => taken(address, other),
+            None => Error::io(ErrorKind::Address, format!("{address} is in use"), error),
+        },
+        io::ErrorKind::PermissionDenied => Error::io(
+            ErrorKind::Address,
+            format!("no right to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE"),
+            error,
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            Error::io(ErrorKind::Address, format!("{} is no address of this machine", address.ip()), error)
+        }
+        _ => Error::io(ErrorKind::Address, format!("cannot listen on {address}"), error),
+    }
+}
+
+fn refuse_others(address: SocketAddr, own: &BTreeSet<crate::model::identity::Inode>) -> Result<(), Error> {
+    match others(address, own).first() {
+        Some(other) => Err(taken(address, other)),
+        None => Ok(()),
+    }
+}
+
+/// Who else listens where connections for `address` come; nobody, if the kernel does not tell.
+fn others(address: SocketAddr, own: &BTreeSet<crate::model::identity::Inode>) -> Vec<Listening> {
+    let mut others = diag::listeners(address.port()).unwrap_or_default();
+    others.retain(|other| addresses::overlap(other.address, address) && !own.contains(&other.inode));
+    others
+}
+
+fn taken(address: SocketAddr, other: &Listening) -> Error {
+    let who = owner::describe(other.inode, other.uid);
+    let at = if other.address == address { String::new() } else { format!(" on {}", other.address) };
+    Error::new(ErrorKind::AlreadyRunning, format!("{address} is taken: {who} listens there already{at}"))
+}

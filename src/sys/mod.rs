@@ -1,0 +1,17 @@
+//! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
+
+pub(crate) mod diag;
+pub(crate) mod limits;
+pub(crate) mod netlink;
+pub(crate) mod notify_socket;
+pub(crate) mod owner;
+pub(crate) mod process;
+pub(crate) mod rcu;
+pub(crate) mod socket;
+pub(crate) mod steering;
+
+/// Puts the operation and its object before the system's own words, and keeps the kind.
+pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> std::io::Error {
+    let error = error.into();
+    std::io::Error::new(error.kind(), format!("{what}: {error}"))
+}

@@ -1,0 +1,77 @@
+//! Which process has a socket: by the links in /proc/PID/fd (proc(5)).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+
+use crate::model::identity::{Inode, Pid};
+
+/// The sockets that a process has open.
+///
+/// # Errors
+/// `EACCES` for a process of another uid, or one that is not dumpable.
+pub(crate) fn sockets_of(pid: Pid) -> io::Result<BTreeSet<Inode>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor that was closed in the meantime is none of its sockets.
+        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")).and_then(|t| t.strip_suffix(']'));
+        if let Some(inode) = inode.and_then(|i| i.parse().ok()) {
+            found.insert(Inode(inode));
+        }
+    }
+    Ok(found)
+}
+
+/// A process, for people: its name and its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) pid: Pid,
+    pub(crate) name: String,
+}
+
+/// Who has these sockets. One whose owner may not be looked at, or that has none, is not in the answer.
+pub(crate) fn owners(wanted: &BTreeSet<Inode>) -> BTreeMap<Inode, Owner> {
+    let mut found = BTreeMap::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return found };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::new));
+    for pid in pids {
+        let Ok(sockets) = sockets_of(pid) else { continue };
+        for inode in sockets.intersection(wanted) {
+            found.entry(*inode).or_insert_with(|| Owner { pid, name: name_of(pid) });
+        }
+        if found.len() == wanted.len() {
+            break;
+        }
+    }
+    found
+}
+
+/// The name of a process, as ps(1) shows it; `?` if it is gone.
+pub(crate) fn name_of(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned())
+}
+
+/// Names who has a listening socket: `nginx (pid 12)`, or what else is known.
+pub(crate) fn describe(inode: Inode, uid: u32) -> String {
+    match owners(&BTreeSet::from([inode])).get(&inode) {
+        Some(owner) => format!("{} (pid {}, uid {uid})", owner.name, owner.pid),
+        None => format!("a process of uid {uid} that cannot be looked at"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn our_own_listener_is_found_as_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let inode = crate::sys::socket::inode(listener.as_fd()).expect("fstat");
+        let owners = owners(&BTreeSet::from([inode]));
+        assert_eq!(owners[&inode].pid, Pid::new(std::process::id()));
+        assert!(describe(inode, 0).contains(&format!("pid {}", std::process::id())));
+    }
+}

@@ -1,0 +1,135 @@
+//! The listening sockets: bound alone or beside another generation, and asked about.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::during;
+use crate::model::identity::Inode;
+
+/// Who else may be bound to the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody: the first listener of a first generation.
+    Alone,
+    /// Listeners of this generation or of the one before.
+    Group,
+}
+
+/// Whether `[::]` takes IPv4 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stack {
+    Dual,
+    Single,
+}
+
+/// A socket that is bound and does not listen yet: no connection reaches it.
+#[derive(Debug)]
+pub(crate) struct BoundSocket {
+    socket: Socket,
+    /// The address with the real port.
+    pub(crate) address: SocketAddr,
+}
+
+/// Binds a TCP socket that will be part of a group.
+///
+/// [`Sharing::Alone`] binds without SO_REUSEPORT, so that the kernel refuses it while anybody listens there, and sets the
+/// option afterwards: that it is set at listen(2) is what makes the group (`inet_reuseport_add_sock` in
+/// net/ipv4/inet_hashtables.c, Linux 6.18), and what lets the next generation in.
+///
+/// # Errors
+/// `EADDRINUSE`, `EACCES` (a port below 1024), `EADDRNOTAVAIL`: see bind(2).
+pub(crate) fn bind(address: SocketAddr, sharing: Sharing, stack: Stack) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+        .map_err(|e| during(format_args!("make a socket for {address}"), e))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(stack == Stack::Single).map_err(|e| during("set IPV6_V6ONLY", e))?;
+    }
+    socket.set_reuse_address(true).map_err(|e| during("set SO_REUSEADDR", e))?;
+    if sharing == Sharing::Group {
+        socket.set_reuse_port(true).map_err(|e| during("set SO_REUSEPORT", e))?;
+    }
+    socket.bind(&address.into()).map_err(|e| during(format_args!("bind {address}"), e))?;
+    socket.set_reuse_port(true).map_err(|e| during("set SO_REUSEPORT", e))?;
+    let address = socket
+        .local_addr()
+        .map_err(|e| during("getsockname", e))?
+        .as_socket()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    Ok(BoundSocket { socket, address })
+}
+
+impl BoundSocket {
+    /// Makes it listen, which appends it to its group.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if a listener without SO_REUSEPORT or of another uid came first: see listen(2).
+    pub(crate) fn listen(self, backlog: u32) -> io::Result<TcpListener> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        self.socket.listen(backlog).map_err(|e| during(format_args!("listen on {}", self.address), e))?;
+        Ok(self.socket.into())
+    }
+}
+
+/// The inode of a socket: its name in sock_diag and in /proc.
+pub(crate) fn inode(socket: impl AsFd) -> io::Result<Inode> {
+    Ok(Inode(rustix::fs::fstat(socket)?.st_ino))
+}
+
+/// Accepts one connection from a listener that does not block; `None` when its queue is empty.
+///
+/// A connection that was reset while it waited (`ECONNABORTED`) is passed over: its client knows already.
+pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<TcpStream>> {
+    loop {
+        match accept_with(listener.as_fd(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => return Ok(Some(stream.into())),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => return Err(during("accept", error)),
+        }
+    }
+}
+
+/// Whether bytes of the peer wait to be read.
+pub(crate) fn has_unread(stream: impl AsFd) -> bool {
+    rustix::io::ioctl_fionread(stream).is_ok_and(|waiting| waiting > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn alone_means_alone_and_still_lets_the_next_generation_in() {
+        let first = bind(loopback(), Sharing::Alone, Stack::Single).expect("a free port");
+        let address = first.address;
+        let _first = first.listen(16).expect("listens");
+        let second = bind(address, Sharing::Alone, Stack::Single).expect_err("somebody listens there");
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        let green = bind(address, Sharing::Group, Stack::Single).expect("a group");
+        green.listen(16).expect("joins");
+    }
+
+    #[test]
+    fn a_chosen_port_is_nobody_elses() {
+        let a = bind(loopback(), Sharing::Alone, Stack::Single).expect("a free port");
+        let b = bind(loopback(), Sharing::Alone, Stack::Single).expect("another free port");
+        assert_ne!(a.address.port(), b.address.port());
+    }
+
+    #[test]
+    fn an_empty_queue_is_no_error() {
+        let listener = bind(loopback(), Sharing::Alone, Stack::Single).expect("bind").listen(16).expect("listen");
+        assert!(accept_now(&listener).expect("nothing there").is_none());
+        let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("the queue takes it");
+        assert!(accept_now(&listener).expect("one there").is_some());
+    }
+}

@@ -1,0 +1,50 @@
+//! Attaches a steering program to a group, and takes it away. Neither needs a privilege.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::during;
+use crate::model::steering::Program;
+
+/// Attaches `program` to the whole group that `listener` belongs to, in the place of the one before.
+///
+/// SO_ATTACH_REUSEPORT_CBPF, socket(7), Linux 4.5 (TCP 4.6). New connections follow it from the return of the call on;
+/// handshakes under way stay where they are.
+///
+/// # Errors
+/// What setsockopt(2) says: `EPERM` or `ENOSYS` from a seccomp filter, `ENOPROTOOPT` from a kernel without it, `EINVAL`
+/// if the socket is in no group.
+pub(crate) fn attach(listener: impl AsFd, program: &Program) -> io::Result<()> {
+    let mut filter: Vec<libc::sock_filter> = program
+        .instructions()
+        .iter()
+        .map(|i| libc::sock_filter { code: i.code, jt: i.jump_true, jf: i.jump_false, k: i.k })
+        .collect();
+    let len = u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let fprog = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &fprog)
+        .map_err(|error| during("attach a steering program (SO_ATTACH_REUSEPORT_CBPF)", error))
+}
+
+/// Takes the program of the group away: the kernel hashes over all its listeners again.
+///
+/// SO_DETACH_REUSEPORT_BPF, socket(7), Linux 5.3. That there was none (`ENOENT`) is no error.
+pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
+    match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map_err(|error| during("detach the steering program (SO_DETACH_REUSEPORT_BPF)", error)),
+    }
+}
+
+fn set<T>(socket: impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: `fd` is open for as long as `socket` is borrowed; `value` is a live reference to `length` bytes, and what it
+    // points to in turn (the instructions of `sock_fprog`) outlives the call, in which the kernel copies it.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), length) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

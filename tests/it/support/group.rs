@@ -1,0 +1,50 @@
+//! The processes of a group: which live, and when one has ended.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// From /proc: there is no call that lists a process group.
+pub fn living(group: Pid) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("read /proc");
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = numbers.filter(|pid| lives_in(*pid, group) == Some(true)).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// `None` if it went away meanwhile. proc_pid_stat(5): after the name in parentheses, state, parent, group.
+fn lives_in(pid: u32, group: Pid) -> Option<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let dead = matches!(fields.next()?, "Z" | "X");
+    let of_group = fields.nth(1)?.parse() == Ok(number_of(group));
+    Some(of_group && !dead)
+}
+
+/// A pidfd is readable once its process has ended, reaped or not (pidfd_open(2)).
+pub fn has_ended(process: &OwnedFd, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("a deadline of less than an age");
+        let mut ends = [PollFd::new(process, PollFlags::IN)];
+        match poll(&mut ends, Some(&left)) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            Err(errno) => panic!("poll a pidfd: {errno}"),
+        }
+    }
+}
+
+pub fn pid_of(number: u32) -> Pid {
+    let number = i32::try_from(number).ok();
+    number.and_then(Pid::from_raw).expect("a pid is above 0 and fits an i32")
+}
+
+pub fn number_of(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}

@@ -1,0 +1,257 @@
+//! One client of the load: connect, ask, read the whole answer, and say what went wrong.
+
+use super::answer::{Author, Input, Message, parse};
+use super::{EXAMPLES, Mode, Plan, Shared, Tally};
+use rustix::io::Errno;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+const READ: usize = 16 * 1024;
+/// How long a client waits for the end of file of a connection whose last answer it has. No request depends on it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Refused,
+    Reset,
+    EofBefore,
+    EofWithin,
+    Timeout,
+    Wrong,
+    Other,
+}
+
+/// What kept a request from its answer, and whose doing that was.
+enum Fault {
+    Server(Kind, String),
+    Client(String),
+}
+
+/// What may be done with a connection after an answer.
+enum After {
+    AskAgain,
+    /// The server announced that it closes.
+    AwaitEof,
+    Drop,
+}
+
+pub struct Client {
+    target: SocketAddr,
+    plan: Arc<Plan>,
+    shared: Arc<Shared>,
+    /// Its sender is dropped to stop the clients.
+    stopped: watch::Receiver<()>,
+    request: Vec<u8>,
+    /// One for all answers, so that the hot path allocates nothing.
+    buffer: Vec<u8>,
+    tally: Tally,
+    /// The last author, so that only a new one takes the lock.
+    author: Option<Author>,
+    /// Of the connection in use, if it was made.
+    port: Option<u16>,
+    /// The number of the request on its connection.
+    nth: u64,
+}
+
+impl Client {
+    pub(super) fn new(number: usize, plan: &Arc<Plan>, shared: &Arc<Shared>, stopped: &watch::Receiver<()>) -> Client {
+        let target = plan.targets[number % plan.targets.len()];
+        let connection = match plan.mode {
+            Mode::Close => "Connection: close\r\n",
+            Mode::KeepAlive => "",
+        };
+        let path = &plan.path;
+        Client {
+            target,
+            plan: Arc::clone(plan),
+            shared: Arc::clone(shared),
+            stopped: stopped.clone(),
+            request: format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n{connection}\r\n").into(),
+            buffer: Vec::with_capacity(READ),
+            tally: Tally::new(),
+            author: None,
+            port: None,
+            nth: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Tally {
+        let mut held = None;
+        // `has_changed` is an error once the sender is gone, and costs one atomic load.
+        while self.stopped.has_changed().is_ok() {
+            match self.round(&mut held).await {
+                Ok(()) => {}
+                Err(Fault::Server(kind, text)) => {
+                    self.tell(kind, &text);
+                    // A refused connect may return without ever having waited: let the others run.
+                    tokio::task::yield_now().await;
+                }
+                Err(Fault::Client(text)) => {
+                    self.shared.change(|seen| seen.broken = Some(text));
+                    break;
+                }
+            }
+            if !self.plan.pause.is_zero() {
+                // Ended early by `stop`, and by nothing that happens on the connection.
+                let _ = timeout(self.plan.pause, self.stopped.changed()).await;
+            }
+        }
+        self.tally
+    }
+
+    /// One request. A connection that can take another one is left in `held`.
+    async fn round(&mut self, held: &mut Option<TcpStream>) -> Result<(), Fault> {
+        let begun = Instant::now();
+        let mut stream = match held.take() {
+            Some(stream) => stream,
+            None => self.connect().await?,
+        };
+        self.nth += 1;
+        let limit = self.plan.timeout;
+        let after = match timeout(limit, self.exchange(&mut stream)).await {
+            Ok(after) => after?,
+            Err(_) => {
+                let text = format!("{} bytes of an answer in {limit:?}", self.buffer.len());
+                return Err(Fault::Server(Kind::Timeout, text));
+            }
+        };
+        let latency = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.tally.latency.saturating_record(latency);
+        self.shared.count_answer();
+        match after {
+            After::AskAgain => *held = Some(stream),
+            After::AwaitEof => self.await_eof(stream).await,
+            After::Drop => {}
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<TcpStream, Fault> {
+        self.port = None;
+        self.nth = 0;
+        self.buffer.clear();
+        let limit = self.plan.timeout;
+        let stream = match timeout(limit, TcpStream::connect(self.target)).await {
+            Ok(connected) => connected.map_err(|e| fault("connect", &e))?,
+            Err(_) => {
+                let text = format!("no connection in {limit:?}");
+                return Err(Fault::Server(Kind::Timeout, text));
+            }
+        };
+        self.tally.connections += 1;
+        self.port = stream.local_addr().ok().map(|address| address.port());
+        stream.set_nodelay(true).map_err(|e| fault("TCP_NODELAY", &e))?;
+        Ok(stream)
+    }
+
+    async fn exchange(&mut self, stream: &mut TcpStream) -> Result<After, Fault> {
+        self.buffer.clear();
+        let written = stream.write_all(&self.request).await;
+        written.map_err(|e| fault("write", &e))?;
+        loop {
+            self.buffer.reserve(READ);
+            let read = stream.read_buf(&mut self.buffer).await;
+            let input = match read.map_err(|e| fault("read", &e))? {
+                0 => Input::Ended,
+                _ => Input::Open,
+            };
+            match parse(&self.buffer, input).map_err(wrong)? {
+                Some(message) => {
+                    let author = self.plan.answer.judge(&message).map_err(wrong)?;
+                    let after = self.after(&message, input);
+                    self.note(author);
+                    return Ok(after);
+                }
+                None if input == Input::Open => {}
+                None if self.buffer.is_empty() => {
+                    return Err(Fault::Server(Kind::EofBefore, "end of file".into()));
+                }
+                None => {
+                    let text = format!("end of file after {} bytes", self.buffer.len());
+                    return Err(Fault::Server(Kind::EofWithin, text));
+                }
+            }
+        }
+    }
+
+    fn after(&self, message: &Message<'_>, input: Input) -> After {
+        match (self.plan.mode, input) {
+            (_, Input::Ended) => After::Drop,
+            // The server closes first, so TIME_WAIT does not use up the ports of this side.
+            (_, Input::Open) if message.last => After::AwaitEof,
+            (Mode::KeepAlive, Input::Open) => After::AskAgain,
+            (Mode::Close, Input::Open) => After::Drop,
+        }
+    }
+
+    fn note(&mut self, author: Option<Author>) {
+        let Some(new) = author.filter(|_| author != self.author) else {
+            return;
+        };
+        self.author = author;
+        self.shared.change(|seen| {
+            seen.generations.insert(new.generation);
+            seen.pids.insert(new.pid);
+        });
+    }
+
+    /// The answer is here and counted: whatever happens now loses nothing.
+    async fn await_eof(&mut self, mut stream: TcpStream) {
+        let _ = timeout(FAREWELL, async {
+            loop {
+                self.buffer.clear();
+                match stream.read_buf(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await;
+    }
+
+    fn tell(&self, kind: Kind, text: &str) {
+        self.shared.change(|seen| {
+            seen.failures.count(kind);
+            if seen.examples.len() < EXAMPLES {
+                let port = self.port.map_or("none".into(), |port| port.to_string());
+                seen.examples.push(format!(
+                    "{} ms: {kind:?}: {text}; port {port} to {}, request {} of its connection",
+                    self.shared.begun.elapsed().as_millis(),
+                    self.target,
+                    self.nth,
+                ));
+            }
+        });
+    }
+}
+
+fn wrong(text: String) -> Fault {
+    Fault::Server(Kind::Wrong, text)
+}
+
+/// `io::Error` brings the number and the text of the errno itself.
+fn fault(operation: &str, error: &io::Error) -> Fault {
+    let text = format!("{operation}: {error}");
+    let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::CONNREFUSED) => Kind::Refused,
+        Some(Errno::CONNRESET | Errno::PIPE) => Kind::Reset,
+        Some(Errno::TIMEDOUT) => Kind::Timeout,
+        Some(Errno::ADDRNOTAVAIL) => {
+            return Fault::Client(format!("no free port: {text}"));
+        }
+        Some(Errno::MFILE | Errno::NFILE) => {
+            return Fault::Client(format!("no free descriptor: {text}"));
+        }
+        Some(Errno::NOBUFS | Errno::NOMEM) => {
+            return Fault::Client(format!("no memory: {text}"));
+        }
+        Some(_) | None => Kind::Other,
+    };
+    Fault::Server(kind, text)
+}

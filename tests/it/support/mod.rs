@@ -1,0 +1,30 @@
+//! What the integration tests share: the load client, the harness around processes, one small HTTP request.
+
+#![allow(dead_code, unused_imports, reason = "the support is whole before every test is written")]
+#![allow(unreachable_pub, reason = "`pub` says here what a test may use")]
+
+mod group;
+pub mod load;
+pub mod process;
+mod start;
+mod witness;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The whole answer of one GET with `Connection: close`, its head included, as text.
+///
+/// # Errors
+/// Whatever the socket says; each step has 5 s.
+pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&addr, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,129 @@
+//! How a test starts a program: arguments, environment, NOTIFY_SOCKET, log, as a service manager would.
+
+use super::process::Instance;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a service manager tells a service, and this harness does not.
+const OF_THE_MANAGER: [&str; 7] =
+    ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "MAINPID", "RUNTIME_DIRECTORY", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// How to start a program.
+#[derive(Clone, Debug)]
+pub struct Start {
+    program: OsString,
+    args: Vec<OsString>,
+    /// Where among the arguments the default address goes, unless `listen` is called.
+    default_listen: Option<usize>,
+    listens: usize,
+    envs: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+}
+
+impl Start {
+    /// `cutover serve --listen 127.0.0.1:0`
+    pub fn serve() -> Start {
+        Start { default_listen: Some(1), ..Start::program(env!("CARGO_BIN_EXE_cutover")).arg("serve") }
+    }
+
+    /// Any program, without arguments.
+    pub fn program(path: impl AsRef<OsStr>) -> Start {
+        Start {
+            program: path.as_ref().into(),
+            args: Vec::new(),
+            default_listen: None,
+            listens: 0,
+            envs: Vec::new(),
+            directory: None,
+        }
+    }
+
+    pub fn with_program(mut self, path: impl AsRef<OsStr>) -> Start {
+        self.program = path.as_ref().into();
+        self
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Start {
+        self.args.push(arg.as_ref().into());
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Start {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().into()));
+        self
+    }
+
+    /// Adds `--listen address` at this place among the arguments. The first one replaces the default of `serve`.
+    pub fn listen(mut self, address: &str) -> Start {
+        self.default_listen = None;
+        self.listens += 1;
+        self.args(["--listen", address])
+    }
+
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Start {
+        self.envs.push((key.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Start {
+        self.directory = Some(path.as_ref().into());
+        self
+    }
+
+    /// Does not wait for anything.
+    pub fn spawn(mut self) -> Instance {
+        if let Some(place) = self.default_listen {
+            let default = ["--listen", "127.0.0.1:0"].map(OsString::from);
+            self.args.splice(place..place, default);
+            self.listens = 1;
+        }
+        Instance::watch(self.listens, |notify_path, log| start(self.command(notify_path, log)))
+    }
+
+    /// Waits for READY=1, 20 s at most.
+    #[track_caller]
+    pub fn ready(self) -> Instance {
+        let instance = self.spawn();
+        instance.wait_ready();
+        instance
+    }
+
+    fn command(&self, notify_path: &Path, log: io::PipeWriter) -> Command {
+        let mut command = Command::new(&self.program);
+        for key in OF_THE_MANAGER {
+            command.env_remove(key);
+        }
+        command
+            .args(&self.args)
+            .env("NOTIFY_SOCKET", notify_path)
+            .env("CUTOVER_LOG", "info")
+            .envs(self.envs.iter().map(|(key, value)| (key, value)))
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("duplicate the pipe of the log"))
+            .stderr(log);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command
+    }
+}
+
+/// Consumes the command, and with it our writing ends of the log, whose end would never come otherwise.
+fn start(mut command: Command) -> Child {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match command.spawn() {
+            Ok(child) => return child,
+            // A test copied the program just now, and a thread that forked meanwhile has it open for writing until its exec.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("spawn {command:?}: {error}"),
+        }
+    }
+}
