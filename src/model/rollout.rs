@@ -139,12 +139,31 @@ enum Then {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    Standby,
+    /// A reload that is asked for now is begun when it is live: MAINPID and the PID file may name it already.
+    Standby {
+        reload: bool,
+    },
     Serving,
-    Rolling { attempt: Attempt, step: Step },
-    RollingBack { attempt: Attempt, reason: String, then: Then },
-    Retiring { successor: Option<Generation>, deadline: Instant, forced: bool, hammer: bool },
-    Draining { successor: Option<Generation>, deadline: Instant, hammered: bool },
+    Rolling {
+        attempt: Attempt,
+        step: Step,
+    },
+    RollingBack {
+        attempt: Attempt,
+        reason: String,
+        then: Then,
+    },
+    Retiring {
+        successor: Option<Generation>,
+        deadline: Instant,
+        forced: bool,
+        hammer: bool,
+    },
+    Draining {
+        successor: Option<Generation>,
+        deadline: Instant,
+        hammered: bool,
+    },
     Gone,
 }
 
@@ -166,13 +185,13 @@ impl Rollout {
 
     /// A generation that listens while another one is live.
     pub(crate) fn standby(me: Generation, times: Times) -> Rollout {
-        Rollout { me, last: me, times, state: State::Standby, stops: 0 }
+        Rollout { me, last: me, times, state: State::Standby { reload: false }, stops: 0 }
     }
 
     /// Where it stands.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Standby => Phase::Standby,
+            State::Standby { .. } => Phase::Standby,
             State::Serving => Phase::Serving,
             State::Rolling { step: Step::Preflight | Step::Gate, .. } => Phase::Preflight,
             State::Rolling { step: Step::Spawn | Step::Ready, .. } => Phase::Starting,
@@ -190,7 +209,7 @@ impl Rollout {
         match &self.state {
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => Some(attempt.deadline),
             State::Retiring { deadline, .. } | State::Draining { deadline, .. } => Some(*deadline),
-            State::Standby | State::Serving | State::Gone => None,
+            State::Standby { .. } | State::Serving | State::Gone => None,
         }
     }
 
@@ -198,7 +217,7 @@ impl Rollout {
     #[must_use = "the effects have to be performed"]
     pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match event {
-            Event::Live => self.live(),
+            Event::Live => self.live(now),
             Event::ReloadRequested => self.reload_requested(now),
             Event::PreflightDone { green, result } => match self.attempt_at(green, Step::Preflight) {
                 Some(_) => self.advance(Step::Gate, Effect::Gate { green }, result, now),
@@ -263,14 +282,14 @@ impl Rollout {
                 vec![Effect::Hammer]
             }
             State::Draining { .. } => self.finish(),
-            State::Standby | State::Serving | State::Gone => vec![],
+            State::Standby { .. } | State::Serving | State::Gone => vec![],
         }
     }
 
     fn attempt_at(&mut self, green: Generation, at: Step) -> Option<&mut Attempt> {
         match &mut self.state {
             State::Rolling { attempt, step } if attempt.green == green && *step == at => Some(attempt),
-            State::Standby
+            State::Standby { .. }
             | State::Serving
             | State::Rolling { .. }
             | State::RollingBack { .. }
@@ -295,11 +314,15 @@ impl Rollout {
         }
     }
 
-    fn live(&mut self) -> Vec<Effect> {
+    fn live(&mut self, now: Instant) -> Vec<Effect> {
         match self.state {
-            State::Standby => {
+            State::Standby { reload } => {
                 self.state = State::Serving;
-                vec![Effect::BecomeLive]
+                let mut effects = vec![Effect::BecomeLive];
+                if reload {
+                    effects.extend(self.reload_requested(now));
+                }
+                effects
             }
             // It was told to stop before it became live.
             State::Retiring { .. } | State::Draining { .. } | State::Gone => vec![],
@@ -309,7 +332,7 @@ impl Rollout {
 
     fn reload_requested(&mut self, now: Instant) -> Vec<Effect> {
         let me = self.me;
-        let reason = match &self.state {
+        let reason = match &mut self.state {
             State::Serving => {
                 let green = self.last.next();
                 self.last = green;
@@ -317,7 +340,10 @@ impl Rollout {
                 self.state = State::Rolling { attempt, step: Step::Preflight };
                 return vec![Effect::Preflight { green }];
             }
-            State::Standby => format!("generation {me} is not live yet"),
+            State::Standby { reload } => {
+                *reload = true;
+                return vec![];
+            }
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
                 format!("the rollout of generation {} is under way in generation {me}", attempt.green)
             }
@@ -387,7 +413,7 @@ impl Rollout {
             State::Retiring { successor, .. } | State::Draining { successor, .. } if *successor == Some(green) => {
                 vec![Effect::GreenLost { green, how }]
             }
-            State::Standby
+            State::Standby { .. }
             | State::Serving
             | State::Rolling { .. }
             | State::RollingBack { .. }
@@ -466,7 +492,7 @@ impl Rollout {
     fn connections_gone(&mut self) -> Vec<Effect> {
         match self.state {
             State::Draining { .. } => self.finish(),
-            State::Standby
+            State::Standby { .. }
             | State::Serving
             | State::Rolling { .. }
             | State::RollingBack { .. }
@@ -481,7 +507,7 @@ impl Rollout {
             return self.stop_at_once(now);
         }
         match &mut self.state {
-            State::Standby | State::Serving => self.stop_accepting(now),
+            State::Standby { .. } | State::Serving => self.stop_accepting(now),
             State::Rolling { .. } => self.roll_back("was given up: a stop was asked for".into(), Then::Stop, now),
             State::RollingBack { then, .. } => {
                 *then = Then::Stop;
@@ -502,7 +528,7 @@ impl Rollout {
                 vec![Effect::Kill { green: attempt.green }, Effect::Report(outcome)]
             }
             State::Gone => return vec![],
-            State::Standby | State::Serving | State::Retiring { .. } | State::Draining { .. } => vec![],
+            State::Standby { .. } | State::Serving | State::Retiring { .. } | State::Draining { .. } => vec![],
         };
         effects.push(Effect::Hammer);
         effects.extend(self.finish());
@@ -521,7 +547,7 @@ impl Rollout {
                 *deadline = now + HAMMER;
                 vec![Effect::Hammer]
             }
-            State::Standby | State::Serving | State::Rolling { .. } | State::RollingBack { .. } => {
+            State::Standby { .. } | State::Serving | State::Rolling { .. } | State::RollingBack { .. } => {
                 vec![Effect::HammerPredecessors]
             }
         }

@@ -220,10 +220,19 @@ fn the_drain_ends_by_the_hammer() {
 fn standby_becomes_live_once() {
     let mut rollout = Rollout::standby(two(), TIMES);
     let now = Instant::now();
-    assert!(matches!(rollout.handle(Event::ReloadRequested, now)[..], [Effect::Refuse { .. }]));
     assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive]);
     assert_eq!(rollout.handle(Event::Live, now), []);
     assert_eq!(rollout.handle(Event::ReloadRequested, now), [Effect::Preflight { green: Generation::new(3) }]);
+}
+
+#[test]
+fn a_reload_that_is_asked_for_a_moment_before_it_is_live_is_not_lost() {
+    let mut rollout = Rollout::standby(two(), TIMES);
+    let now = Instant::now();
+    assert_eq!(rollout.handle(Event::ReloadRequested, now), []);
+    assert_eq!(rollout.phase(), Phase::Standby);
+    let green = Generation::new(3);
+    assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive, Effect::Preflight { green }]);
 }
 
 /// A world that performs the effects, at random, and knows what must never be.
