@@ -1,9 +1,10 @@
 //! Starting the next generation with nothing but descriptors 0, 1 and 2, and holding it by pidfd.
 #![allow(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -108,18 +109,13 @@ impl Process {
         removed: &[&str],
         added: &[(&str, OsString)],
     ) -> io::Result<Process> {
+        let image = Image::new(origin, path, removed, added)?;
         let mut command = Command::new(path);
-        if let Some((name, rest)) = origin.arguments.split_first() {
-            command.arg0(name).args(rest);
-        }
-        let kept = origin.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
-        command.env_clear().envs(kept.map(|(key, value)| (key, value)));
-        command.envs(added.iter().map(|(key, value)| (key, value)));
         if let Some(directory) = &origin.directory {
             command.current_dir(directory);
         }
         // SAFETY: the closure only makes system calls that signal-safety(7) allows; it does not allocate, lock or panic.
-        unsafe { command.pre_exec(before_exec) };
+        unsafe { command.pre_exec(move || before_exec().and_then(|()| image.execute())) };
         let child = command.spawn().map_err(|error| during(format_args!("execute {}", path.display()), error))?;
         Process::hold(child)
     }
@@ -159,6 +155,57 @@ impl Process {
         unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(|e| during("watch a pidfd", e))
     }
 }
+
+/// What execve(2) takes, made before the fork.
+///
+/// The standard library would call execvp(3), which gives a file that is no program to /bin/sh: a binary that was cut
+/// short would be run as a script.
+struct Image {
+    path: CString,
+    arguments: Pointers,
+    environment: Pointers,
+}
+
+impl Image {
+    fn new(origin: &Origin, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
+        let kept = origin.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
+        let kept = kept.map(|(key, value)| (key.as_os_str(), value));
+        let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value)));
+        let assignments = environment.map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
+        Ok(Image {
+            path: CString::new(path.as_os_str().as_bytes())?,
+            arguments: Pointers::to(origin.arguments.iter().map(|a| a.as_bytes().to_vec()))?,
+            environment: Pointers::to(assignments)?,
+        })
+    }
+
+    /// Returns only if it fails.
+    fn execute(&self) -> io::Result<()> {
+        // SAFETY: the path is a C string, and both arrays end in a null pointer after pointers to C strings that live as
+        // long as `self`.
+        unsafe { libc::execve(self.path.as_ptr(), self.arguments.array.as_ptr(), self.environment.array.as_ptr()) };
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// C strings, and an array of pointers to them that ends in a null pointer.
+struct Pointers {
+    array: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+impl Pointers {
+    fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
+        let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let array = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(Pointers { array, _strings: strings })
+    }
+}
+
+// SAFETY: the pointers lead to the heap memory of the strings beside them, which nobody changes.
+unsafe impl Send for Pointers {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Pointers {}
 
 /// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant.
 #[derive(Debug)]

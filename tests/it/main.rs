@@ -1,5 +1,6 @@
 //! One file per promise, on real processes and real sockets.
 
+mod bad_green;
 mod load_counts;
 mod nothing_lost;
 mod support;

@@ -3,6 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "the support is whole before every test is written")]
 #![allow(unreachable_pub, reason = "`pub` says here what a test may use")]
 
+pub mod deployed;
+mod green;
 mod group;
 pub mod load;
 pub mod process;
