@@ -49,6 +49,13 @@ impl Slots {
         self.table.push(listener);
     }
 
+    /// The first slots, if exactly these listeners hold them.
+    pub(crate) fn prefix(&self, listeners: &BTreeSet<Inode>) -> Option<Slots> {
+        let first = self.table.get(..listeners.len())?;
+        let holds = self.vague <= first.len() && first.iter().copied().collect::<BTreeSet<_>>() == *listeners;
+        holds.then(|| Slots { table: first.to_vec(), vague: self.vague })
+    }
+
     pub(crate) fn contains(&self, listener: Inode) -> bool {
         self.table.contains(&listener)
     }

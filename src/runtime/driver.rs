@@ -75,7 +75,7 @@ impl Driver {
             Some(Input::Rollout(event)) => return self.rollout.handle(event, Instant::now()),
             Some(Input::GreenStatus { green, text }) => tracing::info!(generation = %green, "{text:?}"),
             Some(Input::Draining(drainers)) => self.host.predecessors.learn(&drainers),
-            Some(Input::BlueClosed(groups)) => self.host.learn_order(&groups),
+            Some(Input::BlueClosed(groups)) => self.host.take_over_groups(&groups),
             Some(Input::LogStatus) => self.host.log_status(self.rollout.phase()),
             Some(Input::LookForStrangers) if self.rollout.phase() == Phase::Serving => self.host.look_for_strangers(),
             Some(Input::LookForStrangers) => {}

@@ -266,8 +266,11 @@ impl Host {
         self.tell(Told::Reload(outcome));
     }
 
-    pub(crate) fn learn_order(&self, told: &[GroupOrder]) {
-        lock(&self.groups).learn(told);
+    /// The generation before holds no listener any more: from now on this one steers the groups.
+    pub(crate) fn take_over_groups(&self, told: &[GroupOrder]) {
+        let mut groups = lock(&self.groups);
+        groups.learn(told);
+        groups.gate();
     }
 
     pub(crate) fn look_for_strangers(&self) {

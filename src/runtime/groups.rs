@@ -46,6 +46,8 @@ struct Group {
     slots: Slots,
     /// Why it is not steered, if it is not.
     unsteered: Option<String>,
+    /// Somebody joined while green did.
+    ambiguous: bool,
     /// Strangers that were named already.
     named: BTreeSet<Inode>,
 }
@@ -65,7 +67,7 @@ impl Groups {
             .map(|(address, own)| {
                 let slots = Slots::in_order(own.iter().map(|o| o.inode).collect());
                 let (green, named) = (BTreeSet::new(), BTreeSet::new());
-                Group { address, own, green, slots, unsteered: None, named }
+                Group { address, own, green, slots, unsteered: None, ambiguous: false, named }
             })
             .collect();
         Groups { groups, steering }
@@ -87,20 +89,23 @@ impl Groups {
         self.groups.iter().filter_map(known).collect()
     }
 
-    /// Takes the order that the generation before has told, where it is about this generation's listeners.
+    /// Takes the order that the generation before has told, where it knows all of this generation's listeners.
     pub(crate) fn learn(&mut self, told: &[GroupOrder]) {
         for group in &mut self.groups {
-            let known = told.iter().find(|t| t.address == group.address);
-            if let Some(told) = known.filter(|t| t.listeners.iter().copied().collect::<BTreeSet<_>>() == group.own()) {
-                group.slots = Slots::in_order(told.listeners.clone());
+            if let Some(told) = told.iter().find(|t| t.address == group.address) {
+                let slots = Slots::in_order(told.listeners.clone());
+                if group.own.iter().all(|own| slots.contains(own.inode)) {
+                    group.slots = slots;
+                }
             }
         }
     }
 
-    /// Of the listeners here only ours are left, in an order that only the generation before knew.
+    /// The generation before listened first: at which slots this one stands is not known before that one tells, or all
+    /// others are gone.
     pub(crate) fn forget_order(&mut self) {
         for group in &mut self.groups {
-            group.slots = Slots::members(group.own().into_iter().collect());
+            group.slots = Slots::in_order(Vec::new());
         }
     }
 
@@ -118,6 +123,7 @@ impl Groups {
         let steering = self.steering;
         for group in &mut self.groups {
             group.green.clear();
+            group.ambiguous = false;
             let gated = group.look(steering).and_then(|()| group.attach(&group.own()));
             group.settle_for(gated);
         }
@@ -130,26 +136,9 @@ impl Groups {
     pub(crate) fn verify(&mut self, green: Pid, told: &[GroupOrder]) -> Result<(), String> {
         let sockets = owner::sockets_of(green).ok();
         for group in &mut self.groups {
-            let address = group.address;
-            let shown = diag::group(address).map_err(|error| format!("cannot be looked at on {address}: {error}"))?;
-            let own = group.own();
-            let is_green = |inode: &Inode| sockets.as_ref().is_none_or(|s| s.contains(inode));
-            let new = shown.keys().copied().filter(|inode| !own.contains(inode) && is_green(inode));
-            group.green = new.collect();
-            if group.green.is_empty() {
-                return Err(format!("said that it is ready, but does not listen on {address}"));
-            }
-            for &inode in told.iter().filter(|t| t.address == address).flat_map(|t| &t.listeners) {
-                if group.green.contains(&inode) && !group.slots.contains(inode) {
-                    group.slots.listen(inode);
-                }
-            }
-            for &inode in &group.green {
-                if !group.slots.contains(inode) {
-                    group.slots.listen(inode);
-                }
-            }
-            group.compare(&shown);
+            let shown = diag::group(group.address);
+            let shown = shown.map_err(|error| format!("cannot be looked at on {}: {error}", group.address))?;
+            group.find_green(&shown, sockets.as_ref(), told)?;
         }
         Ok(())
     }
@@ -165,7 +154,10 @@ impl Groups {
 
     /// Steers everything back to this generation; green's listeners are still there.
     pub(crate) fn steer_back(&mut self) {
-        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+        if self.steering == Steering::Off {
+            return;
+        }
+        for group in &mut self.groups {
             let back = group.attach(&group.own());
             group.settle_for(back);
         }
@@ -236,45 +228,65 @@ impl Group {
     }
 
     /// Looks who is in the group before this generation is steered to.
+    ///
+    /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
     fn look(&mut self, steering: Steering) -> Result<(), String> {
         if steering == Steering::Off {
             return Err("it is turned off by CUTOVER_STEERING".into());
         }
         let shown = diag::group(self.address).map_err(|error| error.to_string())?;
-        let own = self.own();
-        if self.slots.order().is_none_or(|order| order.iter().copied().collect::<BTreeSet<_>>() != own) {
-            self.slots = Slots::members(own.iter().copied().collect());
-        }
         self.name(&shown);
-        self.refuse_strangers(&shown)
+        let own = self.own();
+        let shown: BTreeSet<Inode> = shown.into_keys().collect();
+        if self.slots.compare(&shown).is_ok() {
+            return Ok(());
+        }
+        if !own.is_subset(&shown) {
+            return Err("a listener of ours is gone".into());
+        }
+        let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
+        let known = alone.or_else(|| self.slots.prefix(&own));
+        let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
+        shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
+        self.slots = slots;
+        Ok(())
+    }
+
+    fn find_green(
+        &mut self,
+        shown: &BTreeMap<Inode, u32>,
+        sockets: Option<&BTreeSet<Inode>>,
+        told: &[GroupOrder],
+    ) -> Result<(), String> {
+        let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
+        let new = shown.keys().copied().filter(|inode| !self.slots.contains(*inode));
+        let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = new.partition(is_green);
+        if green.is_empty() {
+            return Err(format!("said that it is ready, but does not listen on {}", self.address));
+        }
+        let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
+        for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
+            if !self.slots.contains(inode) {
+                self.slots.listen(inode);
+            }
+        }
+        self.green = green;
+        self.name(shown);
+        if !strangers.is_empty() && self.unsteered.is_none() {
+            // Before or behind green: nobody can tell. Until the cut-over our own slots are still right.
+            self.ambiguous = true;
+        }
+        Ok(())
     }
 
     /// Looks whether the kernel still shows what the table says.
     fn check(&mut self) -> Result<(), String> {
         let shown = diag::group(self.address).map_err(|error| error.to_string())?;
         self.name(&shown);
-        self.refuse_strangers(&shown)
-    }
-
-    fn compare(&mut self, shown: &BTreeMap<Inode, u32>) {
-        self.name(shown);
-        let compared = self.refuse_strangers(shown);
-        if self.unsteered.is_none() {
-            self.settle_for(compared);
+        match self.slots.compare(&shown.into_keys().collect()) {
+            Ok(()) if !self.ambiguous => Ok(()),
+            _ => Err("others have joined or left while the next generation started, so the slots are not known".into()),
         }
-    }
-
-    fn refuse_strangers(&self, shown: &BTreeMap<Inode, u32>) -> Result<(), String> {
-        self.slots.compare(&shown.keys().copied().collect()).map_err(|mismatch| {
-            let named = |inode: &Inode| owner::describe(*inode, shown.get(inode).copied().unwrap_or_default());
-            match mismatch.strangers.split_first() {
-                Some((first, rest)) => {
-                    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-                    format!("{}{more} listens there too, so the slots are not known", named(first))
-                }
-                None => "a listener is gone that should be there".into(),
-            }
-        })
     }
 
     fn name(&mut self, shown: &BTreeMap<Inode, u32>) {

@@ -145,6 +145,11 @@ impl ToBlue {
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     Ok(None) | Err(_) => {
+                        let was_closed = *closed.borrow();
+                        if !was_closed {
+                            // Blue is gone without a word, and with it what it knew of the order.
+                            let _ = inputs.send(Input::BlueClosed(vec![])).await;
+                        }
                         closed.send_replace(true);
                         let _ = inputs.send(Input::Rollout(Event::Live)).await;
                         return;

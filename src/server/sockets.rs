@@ -60,18 +60,20 @@ impl Sockets {
     /// If another process has begun to listen on one of the addresses in the meantime.
     pub(crate) fn listen(self, backlog: u32) -> Result<Vec<(SocketAddr, Vec<Own>)>, Error> {
         let mut listeners = Vec::new();
+        let mut mine = BTreeSet::new();
         for (address, sockets) in self.bound {
             // SO_REUSEPORT is set by now, so the kernel would let another one of the same uid in without a word.
             if self.sharing == Sharing::Alone {
-                refuse_others(address, &BTreeSet::new())?;
+                refuse_others(address, &mine)?;
             }
             let mut own = Vec::new();
             for socket in sockets {
                 let listener = socket.listen(backlog).and_then(TcpListener::from_std);
                 own.push(listener.and_then(|l| Own::new(Arc::new(l))).map_err(|error| refused(address, error))?);
             }
+            mine.extend(own.iter().map(|o: &Own| o.inode));
             if self.sharing == Sharing::Alone {
-                refuse_others(address, &own.iter().map(|o| o.inode).collect())?;
+                refuse_others(address, &mine)?;
             }
             listeners.push((address, own));
         }

@@ -1,6 +1,9 @@
 //! One file per promise, on real processes and real sockets.
 
+mod addresses;
 mod bad_green;
 mod load_counts;
 mod nothing_lost;
+mod origin;
+mod signals;
 mod support;

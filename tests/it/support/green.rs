@@ -22,6 +22,15 @@ fn plays_its_part() {
             notify(b"READY=1");
             rest();
         }
+        "ready-and-dead" => {
+            let _beside = listen_beside_blue();
+            let go = std::env::var_os("GREEN_OUT").expect("the file that says go");
+            while !std::path::Path::new(&go).exists() {
+                std::thread::yield_now();
+            }
+            notify(b"READY=1");
+            std::process::abort();
+        }
         "malformed" => {
             for datagram in [&b""[..], b"READY", b"READY=1\xff", b"=\n=", &[b'A'; 100_000], b"READY=0"] {
                 notify(datagram);
@@ -41,6 +50,19 @@ fn rest() -> ! {
     loop {
         std::thread::park();
     }
+}
+
+/// Listens where blue does, as a next generation would.
+fn listen_beside_blue() -> socket2::Socket {
+    let birth = std::env::var("CUTOVER_BIRTH").expect("blue's certificate");
+    let birth: serde_json::Value = serde_json::from_str(&birth).expect("JSON");
+    let address = birth["addresses"][0]["bound"].as_str().expect("an address");
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");
+    socket.set_reuse_port(true).expect("set");
+    socket.bind(&address.into()).expect("bound");
+    socket.listen(16).expect("listens");
+    socket
 }
 
 fn blue() -> SocketAddr {

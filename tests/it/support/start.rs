@@ -22,6 +22,7 @@ pub struct Start {
     listens: usize,
     envs: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
+    hup_blocked: bool,
 }
 
 impl Start {
@@ -39,6 +40,7 @@ impl Start {
             listens: 0,
             envs: Vec::new(),
             directory: None,
+            hup_blocked: false,
         }
     }
 
@@ -84,6 +86,12 @@ impl Start {
         Instance::watch(self.listens, |notify_path, log| start(self.command(notify_path, log)))
     }
 
+    /// SIGHUP is blocked when the program begins, as a generation does it for the next one.
+    pub fn hup_blocked(mut self) -> Start {
+        self.hup_blocked = true;
+        self
+    }
+
     /// Waits for READY=1, 20 s at most.
     #[track_caller]
     pub fn ready(self) -> Instance {
@@ -109,7 +117,24 @@ impl Start {
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
+        if self.hup_blocked {
+            block_hup(&mut command);
+        }
         command
+    }
+}
+
+#[allow(unsafe_code, reason = "the standard library empties the mask of a child; only this closure comes after it")]
+fn block_hup(command: &mut Command) {
+    // SAFETY: the closure only calls what signal-safety(7) allows, on a set of its own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGHUP);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            Ok(())
+        });
     }
 }
 
