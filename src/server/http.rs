@@ -71,6 +71,9 @@ where
         let mut told = false;
         loop {
             let now = *stage.borrow_and_update();
+            if now == Stage::Hammered {
+                break;
+            }
             let goodbye = async {
                 match now {
                     Stage::Serving | Stage::Hammered => std::future::pending().await,
@@ -84,7 +87,7 @@ where
                 biased;
                 // An error is the client's: it went away, or sent what is no HTTP.
                 _ = connection.as_mut() => break,
-                _ = stage.changed() => if *stage.borrow() == Stage::Hammered { break },
+                _ = stage.changed() => {}
                 () = goodbye => {
                     told = true;
                     // A request that is on its way is answered, and the answer says `Connection: close`.
@@ -167,3 +170,7 @@ where
         Poll::Ready(answer)
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -1,0 +1,16 @@
+//! An axum application that restarts without losing a request.
+//!
+//! `cargo run --example axum`, then `curl http://127.0.0.1:3000`, then `kill -HUP` the process that it names.
+
+use axum::Router;
+use axum::routing::get;
+
+#[tokio::main]
+async fn main() -> Result<(), cutover::Error> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
+    let app = Router::new().route("/", get(|| async { format!("hello from pid {}\n", std::process::id()) }));
+    cutover::Server::bind(address)
+        .before_begin(|begin| println!("generation {} on {:?}", begin.generation, begin.addresses))
+        .serve(app)
+        .await
+}

@@ -1,0 +1,26 @@
+//! Plain TCP: an echo server that restarts without losing a connection.
+//!
+//! `cargo run --example echo`, then `nc 127.0.0.1 7000`, then `kill -HUP` the server: what is connected stays with the old
+//! process until it is done, what is new comes to the new one.
+
+use tokio::io::{AsyncWriteExt as _, copy, split};
+
+#[tokio::main]
+async fn main() -> Result<(), cutover::Error> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    let mut listener = cutover::Server::bind(address)
+        .before_begin(|begin| println!("pid {} on {:?}", begin.pid, begin.addresses))
+        .listen()
+        .await?;
+    while let Some(stream) = listener.accept().await {
+        tokio::spawn(async move {
+            // The stream counts until both halves are dropped.
+            let (mut read, mut write) = split(stream);
+            copy(&mut read, &mut write).await?;
+            write.shutdown().await
+        });
+    }
+    // Retired: another process accepts now. This one ends when its last stream does.
+    listener.drained().await;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The end of HTTP connections, one by one: what a client sees when the generation retires under it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::service::service_fn;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::runtime::connections::Connections;
+
+const GRACE: Duration = Duration::from_millis(200);
+const SOON: Duration = Duration::from_secs(5);
+
+/// A server on a real socket, whose stage the test sets.
+struct Bench {
+    address: SocketAddr,
+    connections: Arc<Connections>,
+    /// Lets the answer to `/slow` go.
+    go: Arc<Notify>,
+}
+
+impl Bench {
+    async fn start() -> Bench {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connections = Connections::new(100);
+        let go = Arc::new(Notify::new());
+        let sink = {
+            let go = go.clone();
+            super::sink(service_fn(move |request| answer(request, go.clone())), &Config::default())
+        };
+        let counted = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                sink(Stream::new(stream, peer, counted.enter()));
+            }
+        });
+        Bench { address, connections, go }
+    }
+
+    async fn client(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.expect("connected"))
+    }
+
+    fn retire(&self) {
+        self.connections.enter_stage(Stage::Retiring { since: Instant::now(), grace: GRACE });
+    }
+
+    async fn all_gone(&self) {
+        tokio::time::timeout(SOON, self.connections.gone()).await.expect("connections are left");
+    }
+}
+
+async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Response<Full<Bytes>>, Infallible> {
+    match request.uri().path() {
+        "/slow" => go.notified().await,
+        "/upgrade" => {
+            tokio::spawn(async move {
+                let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+                tokio::io::copy(&mut read, &mut write).await
+            });
+            let mut switching = Response::new(Full::default());
+            *switching.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+            switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            switching.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("echo"));
+            return Ok(switching);
+        }
+        _ => {}
+    }
+    Ok(Response::new(Full::from("hello")))
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.expect("sent");
+    }
+
+    async fn get(&mut self, path: &str) {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    }
+
+    /// Reads until the text ends so.
+    async fn read_to(&mut self, end: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(end.as_bytes()) {
+            let byte = tokio::time::timeout(SOON, self.0.read_u8()).await.expect("more in time");
+            text.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&text))));
+        }
+        String::from_utf8(text).expect("text")
+    }
+
+    async fn is_closed(&mut self) {
+        let end = tokio::time::timeout(SOON, self.0.read(&mut [0])).await.expect("closed in time");
+        assert_eq!(end.expect("no reset"), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_next_answer_says_goodbye_and_the_one_before_does_not() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.get("/").await;
+    assert!(!client.read_to("hello").await.contains("connection"));
+    bench.retire();
+    client.get("/").await;
+    assert!(client.read_to("hello").await.contains("connection: close"));
+    client.is_closed().await;
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn an_answer_under_way_says_goodbye_if_its_head_is_not_sent() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.get("/slow").await;
+    // Answered on another connection, so the request before it has been taken.
+    bench.retire();
+    bench.go.notify_one();
+    assert!(client.read_to("hello").await.contains("connection: close"));
+    client.is_closed().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_grace_and_not_before() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.get("/").await;
+    client.read_to("hello").await;
+    let retired = Instant::now();
+    bench.retire();
+    client.is_closed().await;
+    assert!(retired.elapsed() >= GRACE, "{:?}", retired.elapsed());
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_new_connection_that_has_not_asked_yet_is_answered_within_the_grace() {
+    let bench = Bench::start().await;
+    bench.retire();
+    let mut client = bench.client().await;
+    client.get("/").await;
+    assert!(client.read_to("hello").await.contains("connection: close"));
+}
+
+#[tokio::test]
+async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.send("GET / HTTP/1.1\r\n").await;
+    bench.retire();
+    tokio::time::sleep(GRACE * 2).await;
+    client.send("host: x\r\n\r\n").await;
+    assert!(client.read_to("hello").await.contains("connection: close"));
+    client.is_closed().await;
+}
+
+#[tokio::test]
+async fn what_the_client_sends_after_the_last_answer_does_not_reset_it() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    bench.retire();
+    // The body is not read by the application; it still comes when the answer has gone out.
+    client.send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n").await;
+    client.send(&"x".repeat(200_000)).await;
+    assert!(client.read_to("hello").await.contains("connection: close"));
+    client.send(&"x".repeat(100_000)).await;
+    client.is_closed().await;
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_counts_until_it_ends() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.send("GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
+    client.read_to("\r\n\r\n").await;
+    bench.retire();
+    tokio::time::sleep(GRACE * 2).await;
+    client.send("still here").await;
+    client.read_to("still here").await;
+    assert_eq!(bench.connections.open(), 1);
+    drop(client);
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn http2_is_told_at_once_and_its_streams_are_finished() {
+    let bench = Bench::start().await;
+    let stream = TcpStream::connect(bench.address).await.expect("connected");
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = || Request::get("http://x/slow").body(Empty::<Bytes>::new()).expect("a request");
+    let under_way = tokio::spawn(sender.send_request(request()));
+    while bench.connections.open() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // A stream that is answered shows that the connection is one of HTTP/2 for the server too.
+    let quick = Request::get("http://x/").body(Empty::<Bytes>::new()).expect("a request");
+    assert!(sender.send_request(quick).await.is_ok());
+    let retired = Instant::now();
+    bench.connections.enter_stage(Stage::Retiring { since: retired, grace: Duration::from_secs(3600) });
+    bench.go.notify_one();
+    let answer = under_way.await.expect("ran").expect("answered");
+    assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), "hello");
+    drop(sender);
+    tokio::time::timeout(SOON, connection).await.expect("closed by GOAWAY, not by the grace").expect("ran").ok();
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_stop_closes_idle_ones_at_once_and_answers_new_ones() {
+    let bench = Bench::start().await;
+    let (mut idle, mut fresh) = (bench.client().await, bench.client().await);
+    idle.get("/").await;
+    idle.read_to("hello").await;
+    bench.connections.enter_stage(Stage::Stopping);
+    idle.is_closed().await;
+    fresh.get("/").await;
+    assert!(fresh.read_to("hello").await.contains("connection: close"));
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn the_hammer_closes_what_is_left() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.get("/slow").await;
+    bench.retire();
+    bench.connections.enter_stage(Stage::Hammered);
+    let mut rest = Vec::new();
+    // By an end or a reset: the request is lost, and that is what was asked for.
+    let _ = tokio::time::timeout(SOON, client.0.read_to_end(&mut rest)).await.expect("closed");
+    assert!(rest.is_empty());
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_header_that_is_too_large_is_refused_and_the_next_connection_served() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.send(&format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000))).await;
+    assert!(client.read_to("\r\n").await.contains("431"));
+    let mut next = bench.client().await;
+    next.get("/").await;
+    next.read_to("hello").await;
+}
