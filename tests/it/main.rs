@@ -2,6 +2,8 @@
 
 mod addresses;
 mod bad_green;
+mod drain;
+mod limits;
 mod load_counts;
 mod nothing_lost;
 mod origin;
