@@ -15,3 +15,6 @@ pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Err
     let error = error.into();
     std::io::Error::new(error.kind(), format!("{what}: {error}"))
 }
+
+#[cfg(test)]
+mod slots_tests;

@@ -3,6 +3,7 @@
 mod addresses;
 mod bad_green;
 mod drain;
+mod layering;
 mod limits;
 mod load_counts;
 mod nothing_lost;

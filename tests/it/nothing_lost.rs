@@ -1,65 +1,106 @@
 //! The main promise: under full load, reload after reload, not one request fails. And its negative control.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::support::load::{Load, Mode, Plan, Report};
+use crate::support::load::{Mode, Plan, Report};
 use crate::support::process::{Instance, Start};
 
 const RELOADS: u64 = 50;
 const CLIENTS: usize = 64;
+const SOON: Duration = Duration::from_secs(20);
 
-/// Reloads under load, each time when the clients have seen the last generation.
-fn reload_under_load(server: &Instance, load: &Load, reloads: u64) {
-    for reload in 1..=reloads {
-        server.reload();
-        load.wait_generation(reload + 1, Duration::from_secs(20));
+/// Where the clients connect to, if the server listens on `listen`.
+fn targets(server: &Instance, listen: &str) -> Vec<SocketAddr> {
+    let port = server.addr().port();
+    match listen {
+        "[::]:0" => ["127.0.0.1", "[::1]"].iter().filter_map(|host| format!("{host}:{port}").parse().ok()).collect(),
+        _ => server.addrs(),
     }
 }
 
-fn run(server: &Instance, mode: Mode, reloads: u64) -> Report {
-    let load = Plan::new(server.addrs(), CLIENTS, mode).start();
-    load.wait_answered(1000, Duration::from_secs(20));
-    reload_under_load(server, &load, reloads);
+/// Reloads under load, each time when the clients have seen the last generation and some hundred answers more.
+fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
+    let load = plan.start();
+    load.wait_answered(1000, SOON);
+    for reload in 1..=reloads {
+        server.reload();
+        load.wait_generation(reload + 1, SOON);
+        load.wait_answered(300, SOON);
+    }
     let report = load.stop();
     println!("{report}");
     report
 }
 
-fn nothing_is_lost(start: Start, mode: Mode) {
-    let server = start.ready();
-    let report = run(&server, mode, RELOADS);
+fn nothing_is_lost(listen: &str, mode: Mode, options: &[&str]) {
+    let server = Start::serve().listen(listen).args(options).ready();
+    let plan = Plan::new(targets(&server, listen), CLIENTS, mode);
+    let report = reload_under_load(&server, plan, RELOADS);
     report.assert_nothing_lost();
     assert!(report.generations.len() as u64 > RELOADS, "the clients saw only {} generations", report.generations.len());
 }
 
-#[test]
-fn close() {
-    nothing_is_lost(Start::serve(), Mode::Close);
+/// One test for each kind of connection, number of listeners, and family.
+macro_rules! nothing_is_lost {
+    ($($name:ident: $listen:literal, $mode:expr, $listeners:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            nothing_is_lost($listen, $mode, &["--listeners-per-address", $listeners]);
+        })*
+    };
 }
 
-#[test]
-fn keep_alive() {
-    nothing_is_lost(Start::serve(), Mode::KeepAlive);
+nothing_is_lost! {
+    close_ipv4: "127.0.0.1:0", Mode::Close, "1";
+    close_ipv4_three_listeners: "127.0.0.1:0", Mode::Close, "3";
+    close_ipv6: "[::1]:0", Mode::Close, "1";
+    close_ipv6_three_listeners: "[::1]:0", Mode::Close, "3";
+    close_dual_stack: "[::]:0", Mode::Close, "1";
+    close_dual_stack_three_listeners: "[::]:0", Mode::Close, "3";
+    keep_alive_ipv4: "127.0.0.1:0", Mode::KeepAlive, "1";
+    keep_alive_ipv4_three_listeners: "127.0.0.1:0", Mode::KeepAlive, "3";
+    keep_alive_ipv6: "[::1]:0", Mode::KeepAlive, "1";
+    keep_alive_ipv6_three_listeners: "[::1]:0", Mode::KeepAlive, "3";
+    keep_alive_dual_stack: "[::]:0", Mode::KeepAlive, "1";
+    keep_alive_dual_stack_three_listeners: "[::]:0", Mode::KeepAlive, "3";
 }
 
+/// Clients that think between two requests: their connections are idle when the generation retires.
 #[test]
-fn close_with_three_listeners() {
-    nothing_is_lost(Start::serve().args(["--listeners-per-address", "3"]), Mode::Close);
+fn keep_alive_with_pauses() {
+    for pause in [20, 400].map(Duration::from_millis) {
+        let server = Start::serve().ready();
+        let plan = Plan { pause, ..Plan::new([server.addr()], CLIENTS, Mode::KeepAlive) };
+        reload_under_load(&server, plan, 3).assert_nothing_lost();
+    }
 }
 
+/// The number of listeners may change with a reload: here by the environment of a deploy, three to one and back.
 #[test]
-fn keep_alive_with_three_listeners() {
-    nothing_is_lost(Start::serve().args(["--listeners-per-address", "3"]), Mode::KeepAlive);
-}
-
-#[test]
-fn close_over_ipv6() {
-    nothing_is_lost(Start::serve().listen("[::1]:0"), Mode::Close);
-}
-
-#[test]
-fn keep_alive_over_ipv6() {
-    nothing_is_lost(Start::serve().listen("[::1]:0"), Mode::KeepAlive);
+fn another_number_of_listeners_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (count, program) = (folder.path().join("count"), folder.path().join("server"));
+    let script = format!(
+        "#!/bin/bash\nexec -a \"$0\" {} serve --listen 127.0.0.1:0 --listeners-per-address $(cat {})\n",
+        env!("CARGO_BIN_EXE_cutover"),
+        count.display()
+    );
+    std::fs::write(&program, script).expect("written");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    std::fs::write(&count, "3").expect("written");
+    let server = Start::program(&program).ready();
+    let load = Plan::new([server.addr()], CLIENTS, Mode::Close).start();
+    load.wait_answered(1000, SOON);
+    for (generation, listeners) in (2..).zip(["1", "3", "5", "2", "1", "1", "4", "1", "3", "1"]) {
+        std::fs::write(&count, listeners).expect("written");
+        server.reload();
+        load.wait_generation(generation, SOON);
+        load.wait_answered(300, SOON);
+    }
+    let report = load.stop();
+    report.assert_nothing_lost();
+    assert!(!server.log_contains("not steered"), "{}", server.log());
 }
 
 /// Without steering, without time for what is on its way: the restart that everybody knows. If the load does not see
@@ -69,7 +110,7 @@ fn a_plain_restart_loses_and_the_load_sees_it() {
     for mode in [Mode::Close, Mode::KeepAlive] {
         let plain = Start::serve().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.ready();
-        let report = run(&server, mode, RELOADS);
+        let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), RELOADS);
         assert!(report.failures.total() > 0, "a plain restart lost nothing: {report}");
     }
 }
