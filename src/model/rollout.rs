@@ -77,7 +77,7 @@ pub(crate) enum Effect {
     Preflight { green: Generation },
     /// Steer every group to its own slots. → [`Event::Gated`]
     Gate { green: Generation },
-    /// Start green. → [`Event::Spawned`], later `GreenReady`, `GreenFailed`, `GreenExtends`, `GreenExited`
+    /// Start green. → [`Event::Spawned`], and only after it `GreenReady`, `GreenFailed`, `GreenExtends`, `GreenExited`
     Spawn { green: Generation },
     /// Does green listen on each address? → [`Event::Verified`]
     Verify { green: Generation },
@@ -369,7 +369,10 @@ impl Rollout {
                     }
                     vec![]
                 }
-                Err(reason) => self.roll_back(reason, Then::Serve, now),
+                Err(reason) => {
+                    self.nothing_spawned();
+                    self.roll_back(reason, Then::Serve, now)
+                }
             };
         }
         // It was given up while it was being spawned.
@@ -402,11 +405,11 @@ impl Rollout {
     fn exited(&mut self, green: Generation, how: String, now: Instant) -> Vec<Effect> {
         match &mut self.state {
             State::Rolling { attempt, step } if attempt.green == green => {
-                attempt.pid = None;
                 let when = match step {
                     Step::Preflight | Step::Gate | Step::Spawn | Step::Ready => "before it was ready",
                     Step::Verify | Step::CutOver => "as soon as it was ready",
                 };
+                self.nothing_spawned();
                 self.roll_back(format!("{how} {when}"), Then::Serve, now)
             }
             State::RollingBack { attempt, .. } if attempt.green == green => self.rolled_back(now),
@@ -435,6 +438,16 @@ impl Rollout {
             }
             (Ok(()), None) => self.roll_back("is gone".into(), Then::Serve, now),
             (Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+        }
+    }
+
+    /// There is no process, and no word of one to wait for: back to the step before.
+    fn nothing_spawned(&mut self) {
+        if let State::Rolling { step, attempt } = &mut self.state {
+            attempt.pid = None;
+            if *step == Step::Spawn {
+                *step = Step::Gate;
+            }
         }
     }
 

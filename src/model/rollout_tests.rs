@@ -205,6 +205,27 @@ fn a_spawn_that_comes_back_too_late_is_killed() {
 }
 
 #[test]
+fn what_cannot_be_spawned_is_not_waited_for() {
+    let green = two();
+    let attempt = || {
+        let mut bench = Bench::serving();
+        bench.on(Event::ReloadRequested);
+        bench.on(Event::PreflightDone { green, result: Ok(()) });
+        bench.on(Event::Gated { green });
+        bench
+    };
+    let mut bench = attempt();
+    bench.on(Event::Spawned { green, result: Err("Exec format error".into()) });
+    assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "Exec format error"));
+
+    // Its end is told before its beginning: the host does not do so, and yet nothing may hang.
+    let mut bench = attempt();
+    bench.on(Event::GreenExited { green, how: "exited with status 1".into() });
+    assert_eq!(bench.rollout.phase(), Phase::Serving);
+    bench.reason();
+}
+
+#[test]
 fn the_drain_ends_by_the_hammer() {
     let mut bench = Bench::retiring();
     bench.on(Event::ListenersClosed);

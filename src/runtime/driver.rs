@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::effects::Host;
+use super::green::Newborn;
 use crate::model::event::{Event as Told, Phase};
 use crate::model::identity::Generation;
 use crate::model::message::{Drainer, GroupOrder};
@@ -18,6 +19,8 @@ pub(crate) const QUEUE: usize = 64;
 pub(crate) enum Input {
     /// An event of the machine.
     Rollout(Event),
+    /// The next generation's process was spawned, or could not be.
+    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
     /// What green says about itself, for people.
     GreenStatus { green: Generation, text: String },
     /// The generations that drain, as the one before knows them.
@@ -73,6 +76,11 @@ impl Driver {
         };
         match input {
             Some(Input::Rollout(event)) => return self.rollout.handle(event, Instant::now()),
+            Some(Input::Spawned { green, result }) => {
+                // Heard only from here on, so that nothing of it comes before its birth.
+                let result = result.map(|newborn| self.host.adopt(*newborn));
+                return self.rollout.handle(Event::Spawned { green, result }, Instant::now());
+            }
             Some(Input::GreenStatus { green, text }) => tracing::info!(generation = %green, "{text:?}"),
             Some(Input::Draining(drainers)) => self.host.predecessors.learn(&drainers),
             Some(Input::BlueClosed(groups)) => self.host.take_over_groups(&groups),

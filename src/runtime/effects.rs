@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::accept::Acceptors;
 use super::connections::{Connections, Stage};
 use super::driver::Input;
-use super::green::{Green, Plan};
+use super::green::{Green, Newborn, Plan};
 use super::groups::Groups;
 use super::handover::ToBlue;
 use super::pid_file;
@@ -41,7 +41,7 @@ pub(crate) struct Host {
     pub(crate) connections: Arc<Connections>,
     pub(crate) acceptors: Option<Acceptors>,
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) green: Arc<Mutex<Option<Green>>>,
+    pub(crate) green: Option<Green>,
     pub(crate) to_blue: Option<ToBlue>,
     pub(crate) predecessors: Predecessors,
     pub(crate) manager: Notifier,
@@ -124,8 +124,7 @@ impl Host {
     }
 
     fn with_green<T>(&self, generation: Generation, act: impl FnOnce(&Green) -> T) -> Option<T> {
-        let green = self.green.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        green.as_ref().filter(|g| g.generation == generation).map(act)
+        self.green.as_ref().filter(|green| green.generation == generation).map(act)
     }
 
     fn preflight(&self, green: Generation) {
@@ -161,28 +160,34 @@ impl Host {
     }
 
     fn spawn(&self, green: Generation) {
-        let (origin, slot, inputs) = (self.origin.clone(), self.green.clone(), self.inputs.clone());
+        let (origin, inputs) = (self.origin.clone(), self.inputs.clone());
         let (blue_generation, addresses) = (self.generation, self.addresses.clone());
         let manager = self.manager.name().map(ToOwned::to_owned);
-        self.in_background(async move {
+        tokio::spawn(async move {
             let spawned = async {
                 let path = origin.executable().map_err(std::io::Error::other)?;
                 let blue = Pid::new(std::process::id());
                 let handover = unique_name("handover")?;
                 let birth = Birth { protocol: PROTOCOL, generation: green, blue, blue_generation, handover, addresses };
-                Green::spawn(Plan { origin, birth, manager, inputs }, path).await
+                Newborn::spawn(Plan { origin, birth, manager, inputs: inputs.clone() }, path).await
             };
-            let result = match spawned.await {
-                Ok(process) => {
-                    let pid = process.pid;
-                    tracing::info!(generation = %green, %pid, "spawned");
-                    *slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(process);
-                    Ok(pid)
-                }
-                Err(error) => Err(format!("cannot be spawned: {error}")),
-            };
-            Event::Spawned { green, result }
+            let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
+            // The driver is gone only when nobody needs the result.
+            let _ = inputs.send(Input::Spawned { green, result }).await;
         });
+    }
+
+    /// Takes a new process on, and begins to listen to it.
+    pub(crate) fn adopt(&mut self, newborn: Newborn) -> Pid {
+        let pid = newborn.pid;
+        let green = newborn.listen_to();
+        tracing::info!(generation = %green.generation, %pid, "spawned");
+        match &self.green {
+            // One that was given up long ago, and comes when another attempt has its process already.
+            Some(_) => green.kill(),
+            None => self.green = Some(green),
+        }
+        pid
     }
 
     fn verify(&self, green: Generation) {
@@ -204,11 +209,7 @@ impl Host {
     /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks.
     fn hand_over(&mut self, green: Generation) {
         let Some(pid) = self.with_green(green, |process| process.pid) else { return };
-        if let Some(path) = &self.pid_file {
-            if let Err(error) = pid_file::write(path, pid) {
-                tracing::warn!(%error, "ignoring");
-            }
-        }
+        self.write_pid_file(pid);
         self.manager.send(&[NotifyState::MainPid(pid.number())]);
         let draining = self.predecessors.join(self.generation, Pid::new(std::process::id()));
         self.with_green(green, |process| process.handover.send(&FromBlue::Live { draining }));
@@ -218,12 +219,11 @@ impl Host {
         let Some(acceptors) = self.acceptors.take() else { return self.send(Event::ListenersClosed) };
         let (groups, linger, now) = (self.groups.clone(), self.linger, self.close_now.subscribe());
         let retirement = Retirement { groups: groups.clone(), acceptors, linger, now };
-        let green = self.green.clone();
+        let to_green = self.green.as_ref().map(|green| green.handover.clone());
         self.in_background(async move {
             retirement.close(why).await;
-            let closed = FromBlue::Closed { groups: lock(&groups).order() };
-            if let Some(green) = green.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() {
-                green.handover.send(&closed);
+            if let Some(to_green) = to_green {
+                to_green.send(&FromBlue::Closed { groups: lock(&groups).order() });
             }
             Event::ListenersClosed
         });
@@ -240,11 +240,7 @@ impl Host {
 
     pub(crate) fn become_live(&mut self) {
         let (generation, pid) = (self.generation, Pid::new(std::process::id()));
-        if let Some(path) = &self.pid_file {
-            if let Err(error) = pid_file::write(path, pid) {
-                tracing::warn!(%error, "ignoring");
-            }
-        }
+        self.write_pid_file(pid);
         self.manager.send(&[NotifyState::Ready, NotifyState::Status(&format!("generation {generation} serves"))]);
         tracing::info!(%generation, %pid, "live");
     }
@@ -258,7 +254,7 @@ impl Host {
             Outcome::RolledBack { generation, reason, took } => {
                 tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} serves on");
                 lock(&self.groups).green_is_gone();
-                *self.green.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+                self.green = None;
                 let status = format!("generation {me} serves; generation {generation} failed: {reason}");
                 self.manager.send(&[NotifyState::Ready, NotifyState::Status(&status)]);
             }
@@ -273,14 +269,18 @@ impl Host {
         groups.gate();
     }
 
+    /// Only while no rollout runs: a next generation that has just begun to listen would look like a stranger.
     pub(crate) fn look_for_strangers(&self) {
-        let (groups, to_blue) = (self.groups.clone(), self.to_blue.clone());
-        tokio::spawn(async move {
-            if let Some(blue) = to_blue {
-                blue.closed().await;
-            }
-            tokio::task::spawn_blocking(move || lock(&groups).name_strangers())
-        });
+        if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
+            lock(&self.groups).name_strangers();
+        }
+    }
+
+    fn write_pid_file(&self, pid: Pid) {
+        let Some(path) = &self.pid_file else { return };
+        if let Err(error) = pid_file::write(path, pid) {
+            tracing::warn!(%error, "ignoring");
+        }
     }
 
     pub(crate) fn log_status(&mut self, phase: Phase) {

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixDatagram;
+use tokio::net::{UnixDatagram, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -30,6 +31,17 @@ pub(crate) struct Plan {
     pub(crate) inputs: mpsc::Sender<Input>,
 }
 
+/// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
+#[derive(Debug)]
+pub(crate) struct Newborn {
+    pub(crate) pid: Pid,
+    process: Process,
+    ended: AsyncFd<OwnedFd>,
+    notify: UnixDatagram,
+    handover: UnixListener,
+    source: Source,
+}
+
 /// A green process. Dropping it leaves the process alone.
 #[derive(Debug)]
 pub(crate) struct Green {
@@ -40,13 +52,13 @@ pub(crate) struct Green {
     notify: AbortHandle,
 }
 
-impl Green {
-    /// Spawns it and begins to listen to it.
+impl Newborn {
+    /// Spawns it.
     ///
     /// # Errors
     /// What could not be made, or executed.
-    pub(crate) async fn spawn(plan: Plan, path: impl AsRef<Path> + Send + 'static) -> io::Result<Green> {
-        let generation = plan.birth.generation;
+    pub(crate) async fn spawn(plan: Plan, path: impl AsRef<Path> + Send + 'static) -> io::Result<Newborn> {
+        let green = plan.birth.generation;
         let notify_name = notify_socket::unique_name("notify")?;
         let notify = notify_socket::bind(&notify_name)?;
         let handover = handover::bind(&plan.birth.handover)?;
@@ -61,16 +73,23 @@ impl Green {
         let process = tokio::task::spawn_blocking(move || Process::spawn(&origin, path.as_ref(), &OWN, &added))
             .await
             .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
-        let pid = process.pid();
-        let ended = process.end()?;
-        let process = Arc::new(Mutex::new(process));
-        let source = Source { green: generation, pid, inputs: plan.inputs };
-        let notify = UnixDatagram::from_std(notify)?;
-        let notify = tokio::spawn(source.clone().read_notifications(notify)).abort_handle();
-        tokio::spawn(source.wait_for_end(ended, process.clone()));
-        Ok(Green { generation, pid, process, handover: ToGreen::start(handover, pid), notify })
+        let (pid, ended) = (process.pid(), process.end()?);
+        let source = Source { green, pid, inputs: plan.inputs };
+        Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
+    /// Begins to listen to it: its words and its end become events. A quick one may have said all already; it waits in
+    /// the sockets, so that the event of its birth can go first.
+    pub(crate) fn listen_to(self) -> Green {
+        let (generation, pid) = (self.source.green, self.pid);
+        let process = Arc::new(Mutex::new(self.process));
+        let notify = tokio::spawn(self.source.clone().read_notifications(self.notify)).abort_handle();
+        tokio::spawn(self.source.wait_for_end(self.ended, process.clone()));
+        Green { generation, pid, process, handover: ToGreen::start(self.handover, pid), notify }
+    }
+}
+
+impl Green {
     /// Kills it. That it is gone comes as an event.
     pub(crate) fn kill(&self) {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).kill();
@@ -83,7 +102,7 @@ impl Drop for Green {
     }
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Source {
     green: Generation,
     pid: Pid,
@@ -135,7 +154,7 @@ impl Source {
         }
     }
 
-    async fn wait_for_end(self, pidfd: AsyncFd<std::os::fd::OwnedFd>, process: Arc<Mutex<Process>>) {
+    async fn wait_for_end(self, pidfd: AsyncFd<OwnedFd>, process: Arc<Mutex<Process>>) {
         let how = loop {
             let Ok(mut ready) = pidfd.readable().await else { return };
             match process.lock().unwrap_or_else(PoisonError::into_inner).reap() {

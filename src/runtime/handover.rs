@@ -27,7 +27,7 @@ const LINE_MAX: u64 = 1 << 20;
 const TOLD: Duration = Duration::from_millis(20);
 
 /// Blue's end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ToGreen {
     told: watch::Receiver<Option<Vec<GroupOrder>>>,
     lines: mpsc::UnboundedSender<String>,
@@ -171,6 +171,11 @@ impl ToBlue {
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = stream.write_all(&line);
         }
+    }
+
+    /// Whether blue holds no listener any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
     }
 
     /// Waits until blue holds no listener any more. Cancel safe.

@@ -25,10 +25,8 @@ pub(crate) fn write(path: &Path, pid: Pid) -> io::Result<()> {
 /// Removes the file if it still names `pid`: another generation may have written its own since.
 pub(crate) fn remove(path: &Path, pid: Pid) {
     let ours = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == pid.to_string());
-    if ours {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(%error, path = %path.display(), "cannot remove the PID file, ignoring");
-        }
+    if ours && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove the PID file, ignoring");
     }
 }
 

@@ -38,6 +38,8 @@ use self::listener::Listener;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+type BeforeBegin = Box<dyn FnOnce(&Begin) + Send>;
+
 /// How many events a slow reader may fall behind.
 const EVENTS: usize = 256;
 
@@ -73,7 +75,7 @@ pub struct Server {
     config: Config,
     origin: Arc<Origin>,
     early_hup: io::Result<EarlyHup>,
-    before_begin: Option<Box<dyn FnOnce(&Begin) + Send>>,
+    before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
     events: broadcast::Sender<Event>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),

@@ -108,7 +108,7 @@ impl Server {
             connections: connections.clone(),
             acceptors: Some(acceptors),
             inputs,
-            green: Arc::default(),
+            green: None,
             to_blue,
             predecessors: Predecessors::default(),
             manager,

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bad_green;
+mod deploy;
 mod drain;
 mod layering;
 mod limits;

@@ -126,16 +126,18 @@ impl Start {
 
 #[allow(unsafe_code, reason = "the standard library empties the mask of a child; only this closure comes after it")]
 fn block_hup(command: &mut Command) {
+    let block = || {
+        let mut set = std::mem::MaybeUninit::uninit();
+        // SAFETY: sigemptyset(3) writes the whole set that the valid pointer points to.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: the set is initialised; SIGHUP is a signal.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGHUP) };
+        // SAFETY: the set is only read; the old one is not asked for.
+        unsafe { libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+        Ok(())
+    };
     // SAFETY: the closure only calls what signal-safety(7) allows, on a set of its own.
-    unsafe {
-        command.pre_exec(|| {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGHUP);
-            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-            Ok(())
-        });
-    }
+    unsafe { command.pre_exec(block) };
 }
 
 /// Consumes the command, and with it our writing ends of the log, whose end would never come otherwise.
