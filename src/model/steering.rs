@@ -12,7 +12,8 @@ pub enum Tier {
     /// There is no program, but the kernel takes what waits at a closed listener to another one of the group
     /// (`net.ipv4.tcp_migrate_req`, Linux 5.14); nothing is lost.
     Migrating,
-    /// Neither: the old listener is closed in a quiet moment, and what knocks in that moment is lost.
+    /// Neither: a retiring listener ignores new handshakes, whose clients try again after a second and find the next
+    /// generation. Where not even that is allowed it is closed in a quiet moment, and what knocks then is lost.
     BestEffort,
 }
 
@@ -42,6 +43,8 @@ const MODULO_CONSTANT: u16 = 0x94;
 const JUMP_EQUAL: u16 = 0x15;
 const RETURN_CONSTANT: u16 = 0x06;
 const RETURN_ACCUMULATOR: u16 = 0x16;
+const LOAD_BYTE_ABSOLUTE: u16 = 0x30;
+const AND_CONSTANT: u16 = 0x54;
 /// SKF_AD_OFF + SKF_AD_RANDOM: a random word, new for each packet.
 const RANDOM: u32 = 0xffff_f000 + 56;
 
@@ -79,6 +82,23 @@ impl Program {
             program.push(return_constant(first));
         }
         Some(Program(program))
+    }
+
+    /// A socket filter (not a steering program) that drops each SYN without ACK, and passes all else: a listener that has it
+    /// finishes handshakes and begins none. It sees the packet from the TCP header on (`tcp_filter` in
+    /// net/ipv4/tcp_ipv4.c, Linux 6.18), whose byte 13 is the flags.
+    pub(crate) fn ignore_syns() -> Program {
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 0x02;
+        const ACK: u32 = 0x10;
+        let pass = Instruction { code: RETURN_CONSTANT, jump_true: 0, jump_false: 0, k: u32::MAX };
+        Program(vec![
+            Instruction { code: LOAD_BYTE_ABSOLUTE, jump_true: 0, jump_false: 0, k: FLAGS },
+            Instruction { code: AND_CONSTANT, jump_true: 0, jump_false: 0, k: SYN | ACK },
+            Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: SYN },
+            return_constant(0),
+            pass,
+        ])
     }
 
     /// The instructions, as the kernel takes them.

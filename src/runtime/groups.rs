@@ -136,9 +136,11 @@ impl Groups {
     pub(crate) fn verify(&mut self, green: Pid, told: &[GroupOrder]) -> Result<(), String> {
         let sockets = owner::sockets_of(green).ok();
         for group in &mut self.groups {
-            let shown = diag::group(group.address);
-            let shown = shown.map_err(|error| format!("cannot be looked at on {}: {error}", group.address))?;
-            group.find_green(&shown, sockets.as_ref(), told)?;
+            match diag::group(group.address) {
+                Ok(shown) => group.find_green(&shown, sockets.as_ref(), told)?,
+                // Green's word has to do.
+                Err(error) => group.settle_for(Err(error.to_string())),
+            }
         }
         Ok(())
     }
@@ -189,6 +191,17 @@ impl Groups {
             }
             None => false,
         }
+    }
+
+    /// Where nothing steers: our listeners begin no new handshakes. Their clients try again after a second, and the next
+    /// generation is there. `false` if that is refused somewhere.
+    pub(crate) fn ignore_syns(&self) -> bool {
+        let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some()).flat_map(|g| &g.own);
+        let refused: Vec<_> = unsteered.filter_map(|own| steering::ignore_syns(&own.listener).err()).collect();
+        if let Some(error) = refused.first() {
+            tracing::warn!(%error, "new handshakes cannot be ignored, closing in a quiet moment");
+        }
+        refused.is_empty()
     }
 
     /// Drops the share that the groups have in a listener of ours, so that whoever else holds it closes it.

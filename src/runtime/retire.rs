@@ -58,8 +58,13 @@ impl Retirement {
             (Close::ForSuccessor, Tier::Steered) => !super::groups::migrates(),
             (Close::ForSuccessor, Tier::BestEffort) => true,
         };
+        // Whether new handshakes still come here while it waits.
+        let still_hit = match tier {
+            Tier::Steered | Tier::Migrating => false,
+            Tier::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
+        };
         if waits {
-            let left = self.in_flight(tier, deadline).await;
+            let left = self.in_flight(still_hit, deadline).await;
             if left > 0 {
                 tracing::warn!(handshakes = left, linger = ?self.linger, "handshakes in flight when the linger time was over, closing");
             }
@@ -70,24 +75,24 @@ impl Retirement {
             let unsafe_close = self.close_one(listener, deadline).await;
             // A close that had to let the kernel hash for a moment may have brought new handshakes to those that are left.
             if unsafe_close && waits && closed + 1 < left_in_first_round {
-                self.in_flight(tier, deadline).await;
+                self.in_flight(still_hit, deadline).await;
             }
         }
     }
 
     /// Waits until no handshake that is in flight now is in flight any more, and says how many are left at the deadline.
-    async fn in_flight(&mut self, tier: Tier, deadline: Instant) -> usize {
+    async fn in_flight(&mut self, still_hit: bool, deadline: Instant) -> usize {
         settle().await;
         let mut waited_for = knocks(&self.groups).await;
         while !waited_for.is_empty() && Instant::now() < deadline && !*self.now.borrow() {
             tokio::time::sleep(LOOK).await;
             let still = knocks(&self.groups).await;
-            match tier {
+            waited_for = match still_hit {
                 // New ones go elsewhere, so only those of the list count.
-                Tier::Steered | Tier::Migrating => waited_for = waited_for.intersection(&still).copied().collect(),
+                false => waited_for.intersection(&still).copied().collect(),
                 // New ones come here as well: wait for a moment in which there is none at all.
-                Tier::BestEffort => waited_for = still,
-            }
+                true => still,
+            };
         }
         waited_for.len()
     }

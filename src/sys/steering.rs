@@ -16,15 +16,27 @@ use crate::model::steering::Program;
 /// What setsockopt(2) says: `EPERM` or `ENOSYS` from a seccomp filter, `ENOPROTOOPT` from a kernel without it, `EINVAL`
 /// if the socket is in no group.
 pub(crate) fn attach(listener: impl AsFd, program: &Program) -> io::Result<()> {
+    set_program(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+        .map_err(|error| during("attach a steering program (SO_ATTACH_REUSEPORT_CBPF)", error))
+}
+
+/// From the return of the call on, `listener` begins no handshake; those that it has begun it finishes.
+///
+/// SO_ATTACH_FILTER, socket(7). Needs no privilege. Connections that are accepted from it have the filter too
+/// (`sk_clone`), and never see such a packet.
+pub(crate) fn ignore_syns(listener: impl AsFd) -> io::Result<()> {
+    set_program(listener, libc::SO_ATTACH_FILTER, &Program::ignore_syns())
+        .map_err(|error| during("ignore new handshakes (SO_ATTACH_FILTER)", error))
+}
+
+fn set_program(socket: impl AsFd, option: libc::c_int, program: &Program) -> io::Result<()> {
     let mut filter: Vec<libc::sock_filter> = program
         .instructions()
         .iter()
         .map(|i| libc::sock_filter { code: i.code, jt: i.jump_true, jf: i.jump_false, k: i.k })
         .collect();
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let fprog = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &fprog)
-        .map_err(|error| during("attach a steering program (SO_ATTACH_REUSEPORT_CBPF)", error))
+    set(socket, option, &libc::sock_fprog { len, filter: filter.as_mut_ptr() })
 }
 
 /// Takes the program of the group away: the kernel hashes over all its listeners again.

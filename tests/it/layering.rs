@@ -29,7 +29,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// The code of a file without its tests and comments.
 fn code(path: &Path) -> String {
-    if path.to_string_lossy().ends_with("_tests.rs") {
+    if path.to_string_lossy().ends_with("tests.rs") {
         return String::new();
     }
     let text = fs::read_to_string(path).expect("text");

@@ -11,3 +11,5 @@ mod nothing_lost;
 mod origin;
 mod signals;
 mod support;
+mod unsteered;
+mod wan;

@@ -8,7 +8,9 @@ mod green;
 mod group;
 pub mod load;
 pub mod process;
+pub mod seccomp;
 mod start;
+pub mod wan;
 mod witness;
 
 use std::io::{self, Read, Write};

@@ -1,6 +1,7 @@
 //! How a test starts a program: arguments, environment, NOTIFY_SOCKET, log, as a service manager would.
 
 use super::process::Instance;
+use super::seccomp::{self, Refused};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -23,6 +24,7 @@ pub struct Start {
     envs: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     hup_blocked: bool,
+    refused: Vec<Refused>,
 }
 
 impl Start {
@@ -41,6 +43,7 @@ impl Start {
             envs: Vec::new(),
             directory: None,
             hup_blocked: false,
+            refused: Vec::new(),
         }
     }
 
@@ -86,6 +89,12 @@ impl Start {
         Instance::watch(self.listens, |notify_path, log| start(self.command(notify_path, log)))
     }
 
+    /// The program is refused this system call.
+    pub fn refused(mut self, refused: Refused) -> Start {
+        self.refused.push(refused);
+        self
+    }
+
     /// SIGHUP is blocked when the program begins, as a generation does it for the next one.
     pub fn hup_blocked(mut self) -> Start {
         self.hup_blocked = true;
@@ -116,6 +125,9 @@ impl Start {
             .stderr(log);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
+        }
+        if !self.refused.is_empty() {
+            seccomp::refuse(&mut command, &self.refused);
         }
         if self.hup_blocked {
             block_hup(&mut command);

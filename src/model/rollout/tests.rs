@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::event::Outcome;
+use crate::model::identity::Pid;
 
 const TIMES: Times =
     Times { ready: Duration::from_secs(30), linger: Duration::from_secs(5), drain: Duration::from_secs(60) };

@@ -1,0 +1,59 @@
+//! Where a generation stands, with what belongs to that place and to no other.
+
+use std::time::Instant;
+
+use crate::model::identity::{Generation, Pid};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Preflight,
+    Gate,
+    Spawn,
+    Ready,
+    Verify,
+    CutOver,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) green: Generation,
+    pub(super) pid: Option<Pid>,
+    pub(super) began: Instant,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Serve,
+    Stop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// A reload that is asked for now is begun when it is live: MAINPID and the PID file may name it already.
+    Standby {
+        reload: bool,
+    },
+    Serving,
+    Rolling {
+        attempt: Attempt,
+        step: Step,
+    },
+    RollingBack {
+        attempt: Attempt,
+        reason: String,
+        then: Then,
+    },
+    Retiring {
+        successor: Option<Generation>,
+        deadline: Instant,
+        forced: bool,
+        hammer: bool,
+    },
+    Draining {
+        successor: Option<Generation>,
+        deadline: Instant,
+        hammered: bool,
+    },
+    Gone,
+}

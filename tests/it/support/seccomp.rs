@@ -1,0 +1,72 @@
+//! Refuses single system calls to a program that is about to be started, as a sandbox would.
+#![allow(unsafe_code, reason = "seccomp(2) has no safe interface in the standard library")]
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// What is refused, with EPERM.
+#[derive(Clone, Copy, Debug)]
+pub enum Refused {
+    /// setsockopt(2) with this option of SOL_SOCKET.
+    SocketOption(i32),
+    /// membarrier(2).
+    Membarrier,
+    /// socket(2) of this family.
+    Family(i32),
+}
+
+// Offsets in struct seccomp_data (seccomp(2)), low halves on a little-endian machine.
+const NUMBER: u32 = 0;
+const FIRST_ARGUMENT: u32 = 16;
+const THIRD_ARGUMENT: u32 = 32;
+
+const LOAD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+impl Refused {
+    /// The number of the system call, and what an argument of it has to be.
+    fn call(self) -> (libc::c_long, Option<(u32, u32)>) {
+        match self {
+            Refused::SocketOption(option) => (libc::SYS_setsockopt, Some((THIRD_ARGUMENT, option.cast_unsigned()))),
+            Refused::Membarrier => (libc::SYS_membarrier, None),
+            Refused::Family(family) => (libc::SYS_socket, Some((FIRST_ARGUMENT, family.cast_unsigned()))),
+        }
+    }
+
+    /// Instructions that return EPERM if it is this call, and fall through if not.
+    fn instructions(self) -> Vec<libc::sock_filter> {
+        let i = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        let (number, argument) = self.call();
+        let number = u32::try_from(number).expect("a small number");
+        let refuse = i(RETURN, 0, 0, ERRNO | libc::EPERM.cast_unsigned());
+        match argument {
+            None => vec![i(LOAD, 0, 0, NUMBER), i(JUMP_EQUAL, 0, 1, number), refuse],
+            Some((place, value)) => vec![
+                i(LOAD, 0, 0, NUMBER),
+                i(JUMP_EQUAL, 0, 3, number),
+                i(LOAD, 0, 0, place),
+                i(JUMP_EQUAL, 0, 1, value),
+                refuse,
+            ],
+        }
+    }
+}
+
+/// The program and all that it starts will be refused these calls.
+pub fn refuse(command: &mut Command, refused: &[Refused]) {
+    let mut filter: Vec<_> = refused.iter().flat_map(|one| one.instructions()).collect();
+    filter.push(libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: ALLOW });
+    let apply = move || {
+        let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap_or(0), filter: filter.as_mut_ptr() };
+        // SAFETY: takes integers only; without it an unprivileged process may set no filter.
+        let allowed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: the pointer leads to a program whose instructions live in this closure.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        if allowed == 0 && set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure only makes system calls, and does not allocate.
+    unsafe { command.pre_exec(apply) };
+}

@@ -1,0 +1,78 @@
+//! Where a sandbox refuses what steering needs: the server says so once, works on, and loses as little as can be.
+
+use std::time::Duration;
+
+use crate::support::load::{Mode, Plan};
+use crate::support::process::{Instance, Start};
+use crate::support::seccomp::Refused;
+
+const SOON: Duration = Duration::from_secs(20);
+const ATTACH_PROGRAM: Refused = Refused::SocketOption(libc::SO_ATTACH_REUSEPORT_CBPF);
+const ATTACH_FILTER: Refused = Refused::SocketOption(libc::SO_ATTACH_FILTER);
+
+/// Five reloads under load, which lose nothing.
+fn nothing_is_lost(start: Start) -> Instance {
+    let server = start.ready();
+    let load = Plan::new([server.addr()], 16, Mode::Close).start();
+    load.wait_answered(100, SOON);
+    for generation in 2..=6 {
+        server.reload();
+        load.wait_generation(generation, SOON);
+    }
+    let report = load.stop();
+    report.assert_nothing_lost();
+    server
+}
+
+fn says_once(server: &Instance, generation: u32, words: &[&str]) {
+    let line = server.wait_log("not steered, working on without", SOON);
+    for word in words {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
+    server.wait_log(&format!("generation {generation} is live"), SOON);
+    let said = server.count_log("not steered, working on without");
+    assert!(said <= generation as usize, "{said} times by {generation} generations");
+}
+
+#[test]
+fn steering_turned_off() {
+    let server = nothing_is_lost(Start::serve().env("CUTOVER_STEERING", "off"));
+    says_once(&server, 6, &["it is turned off", "best effort"]);
+}
+
+#[test]
+fn steering_refused() {
+    let server = nothing_is_lost(Start::serve().refused(ATTACH_PROGRAM));
+    says_once(&server, 6, &["SO_ATTACH_REUSEPORT_CBPF", "not permitted"]);
+}
+
+#[test]
+fn steering_refused_with_three_listeners() {
+    nothing_is_lost(Start::serve().args(["--listeners-per-address", "3"]).refused(ATTACH_PROGRAM));
+}
+
+/// Only the best effort is left: it restarts, and says what it could not do.
+#[test]
+fn steering_and_filters_refused() {
+    let server = Start::serve().refused(ATTACH_PROGRAM).refused(ATTACH_FILTER).ready();
+    server.reload();
+    server.wait_log("new handshakes cannot be ignored, closing in a quiet moment", SOON);
+    server.wait_gone(server.first_pid(), SOON);
+}
+
+/// The kernel does not tell when lookups by the old program have ended: it waits for the longest that one can take.
+#[test]
+fn membarrier_refused() {
+    let server = nothing_is_lost(Start::serve().refused(Refused::Membarrier));
+    assert!(!server.log_contains("not steered"), "{}", server.log());
+}
+
+/// RestrictAddressFamilies= without AF_NETLINK.
+#[test]
+fn netlink_refused() {
+    let server = Start::serve().refused(Refused::Family(libc::AF_NETLINK)).ready();
+    server.reload();
+    server.wait_log("reload done: generation 2 is live", SOON);
+    server.wait_gone(server.first_pid(), SOON);
+    says_once(&server, 2, &["open a sock_diag socket"]);
+}
