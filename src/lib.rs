@@ -14,7 +14,7 @@
 //! `kill -HUP` the process, and the file that it was started from is started anew. Below HTTP there is plain TCP:
 //! [`Server::listen`].
 //!
-//! Linux only. The process must keep the path that it was started by (argv[0]), and must not ignore SIGCHLD.
+//! Linux only. The process must keep the path that it was started by (its argv 0), and must not ignore SIGCHLD.
 
 mod config;
 mod error;

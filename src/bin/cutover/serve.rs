@@ -16,6 +16,7 @@ use crate::page::Page;
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The directory to serve.
+    #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
     /// Listen here; may be given more than once. Port 0: the system chooses, and it is kept through restarts.
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
