@@ -238,7 +238,7 @@ impl Host {
         });
     }
 
-    pub(crate) fn become_live(&mut self) {
+    pub(crate) fn become_live(&self) {
         let (generation, pid) = (self.generation, Pid::new(std::process::id()));
         self.write_pid_file(pid);
         self.manager.send(&[NotifyState::Ready, NotifyState::Status(&format!("generation {generation} serves"))]);

@@ -156,10 +156,7 @@ impl Groups {
 
     /// Steers everything back to this generation; green's listeners are still there.
     pub(crate) fn steer_back(&mut self) {
-        if self.steering == Steering::Off {
-            return;
-        }
-        for group in &mut self.groups {
+        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
             let back = group.attach(&group.own());
             group.settle_for(back);
         }
@@ -168,11 +165,8 @@ impl Groups {
     /// Green's listeners are gone, because its process is.
     pub(crate) fn green_is_gone(&mut self) {
         for group in &mut self.groups {
-            // Those who came last leave last to first, which moves nobody.
-            for &inode in group.green.iter().rev() {
-                group.slots.close(inode);
-            }
-            group.green.clear();
+            // They stood behind ours, so none of ours has moved; where strangers stand now is looked at before it matters.
+            std::mem::take(&mut group.green).into_iter().for_each(|inode| group.slots.close(inode));
         }
     }
 

@@ -18,6 +18,7 @@ use crate::model::identity::Pid;
 use crate::model::message::{FromBlue, FromGreen, GroupOrder};
 use crate::model::rollout::Event;
 use crate::sys::during;
+use crate::sys::process::Stranger;
 
 /// The longest line that is read. A group of a thousand listeners needs 16 kB.
 const LINE_MAX: u64 = 1 << 20;
@@ -121,7 +122,8 @@ pub(crate) struct ToBlue {
 
 impl ToBlue {
     /// Begins to read what blue says; by its end of file green learns that blue is gone.
-    pub(crate) fn start(blue: StdStream, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
+    pub(crate) fn start(blue: StdStream, pid: Pid, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
+        let process = Stranger::hold(pid);
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
         let mut read = BufReader::new(UnixStream::from_std(blue)?);
@@ -147,6 +149,10 @@ impl ToBlue {
                     Ok(None) | Err(_) => {
                         let was_closed = *closed.borrow();
                         if !was_closed {
+                            // The end of this stream may come before that of its listeners.
+                            if let Some(process) = &process {
+                                process.gone().await;
+                            }
                             // Blue is gone without a word, and with it what it knew of the order.
                             let _ = inputs.send(Input::BlueClosed(vec![])).await;
                         }

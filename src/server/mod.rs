@@ -58,7 +58,8 @@ pub struct Begin {
 /// A server that restarts itself on SIGHUP, and loses nothing.
 ///
 /// Make it at the very beginning of `main`: from then on a SIGHUP does not kill the process, and what the process was
-/// started with (arguments, environment, directory) is remembered for the next generation.
+/// started with (arguments, environment, directory) is remembered for the next generation. One server a process: it may
+/// have many addresses, but a second one would hear the same signals.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {

@@ -7,7 +7,9 @@ use tokio::sync::watch;
 
 use super::sockets::Sockets;
 use super::{Begin, Server};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind};
+use crate::model::addresses::Bound;
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Rollout, Times};
 use crate::runtime::accept::{Acceptors, Room, Sink};
@@ -24,6 +26,9 @@ use crate::runtime::{signals, watch_groups};
 
 /// The variable that turns steering off (`off`), for tests.
 const STEERING: &str = "CUTOVER_STEERING";
+
+/// Where whoever started this process wants to hear READY=1 (sd_notify(3)).
+const OF_STARTER: &str = "NOTIFY_SOCKET";
 
 /// A generation whose driver runs.
 #[derive(Debug)]
@@ -49,58 +54,53 @@ impl Running {
     }
 }
 
+/// A generation that listens, and of which nobody knows yet.
+struct Begun {
+    role: Role,
+    addresses: Vec<Bound>,
+    listeners: Vec<(SocketAddr, Vec<Own>)>,
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| Error::io(ErrorKind::System, what, error)
+}
+
 impl Server {
     pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R) -> Result<Running, Error> {
         self.config.check()?;
-        let system = |what: &str| {
-            let what = what.to_owned();
-            move |error| Error::io(ErrorKind::System, what, error)
-        };
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
-        let role = Role::find(&self.origin);
+        let Begun { role, addresses, listeners } = self.begin()?;
         let generation = role.generation();
-        let sockets = Sockets::bind(&self.resolve()?, self.config.listeners_per_address, &role)?;
-        let addresses = sockets.addresses.clone();
-        if let Some(hook) = self.before_begin.take() {
-            let addresses = addresses.iter().map(|a| a.bound).collect();
-            hook(&Begin { addresses, pid: Pid::new(std::process::id()), generation });
-        }
-
-        let listeners = sockets.listen(self.config.backlog)?;
         let all: Vec<_> = listeners.iter().flat_map(|(_, own)| own.iter().map(|o| o.listener.clone())).collect();
         let groups = self.groups(listeners, &role);
-        for address in groups.addresses() {
-            tracing::info!(%generation, pid = std::process::id(), %address, name = self.config.name, "listening");
-        }
         let connections = self.connections();
         let acceptors = Acceptors::start(&all, &connections, &sink, room);
         let (inputs, received) = self.inputs;
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
         watch_groups::start(inputs.clone());
 
-        let times =
-            Times { ready: self.config.ready_timeout, linger: self.config.linger, drain: self.config.drain_timeout };
-        let (rollout, to_blue) = match role {
-            Role::First | Role::Orphan { .. } => (Rollout::serving(generation, times), None),
-            Role::Green { blue, .. } => {
-                let to_blue =
-                    ToBlue::start(blue, inputs.clone()).map_err(system("cannot talk to the generation before"))?;
+        let Config { ready_timeout: ready, linger, drain_timeout: drain, .. } = self.config;
+        let times = Times { ready, linger, drain };
+        // The starter of a first generation is the service manager; that of any other is the generation before.
+        let starter = Notifier::new(self.origin.variable(OF_STARTER));
+        let (rollout, manager, to_blue) = match role {
+            Role::First => (Rollout::serving(generation, times), starter.clone(), None),
+            Role::Orphan { .. } => {
+                (Rollout::serving(generation, times), Notifier::new(self.origin.variable(MANAGER)), None)
+            }
+            Role::Green { birth, blue } => {
+                let to_blue = ToBlue::start(blue, birth.blue, inputs.clone());
+                let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
                 to_blue.listening(groups.joined());
-                (Rollout::standby(generation, times), Some(to_blue))
+                (Rollout::standby(generation, times), Notifier::new(self.origin.variable(MANAGER)), Some(to_blue))
             }
         };
-        let own_manager = Notifier::new(self.origin.variable("NOTIFY_SOCKET"));
-        let manager = match &to_blue {
-            Some(_) => Notifier::new(self.origin.variable(MANAGER)),
-            None => self.origin.variable(MANAGER).map_or_else(|| own_manager.clone(), |name| Notifier::new(Some(name))),
-        };
-        let is_green = to_blue.is_some();
-        let mut host = Host {
+        let host = Host {
             generation,
             origin: self.origin,
             addresses,
-            linger: self.config.linger,
+            linger,
             idle_grace: self.config.idle_grace,
             pid_file: self.config.pid_file,
             before_reload: self.before_reload,
@@ -115,11 +115,12 @@ impl Server {
             events: self.events,
             close_now: watch::Sender::new(false),
         };
-        if is_green {
-            own_manager.send(&[NotifyState::Ready]);
-        } else {
-            lock(&host.groups).gate();
-            host.become_live();
+        match host.to_blue {
+            Some(_) => starter.send(&[NotifyState::Ready]),
+            None => {
+                lock(&host.groups).gate();
+                host.become_live();
+            }
         }
         let (ended, gone) = watch::channel(false);
         tokio::spawn(async move {
@@ -127,6 +128,22 @@ impl Server {
             ended.send_replace(true);
         });
         Ok(Running { generation, connections, gone })
+    }
+
+    /// Binds, asks the application, and listens.
+    fn begin(&mut self) -> Result<Begun, Error> {
+        let role = Role::find(&self.origin);
+        let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
+        let sockets = Sockets::bind(&self.resolve()?, self.config.listeners_per_address, &role)?;
+        let addresses = sockets.addresses.clone();
+        if let Some(hook) = self.before_begin.take() {
+            hook(&Begin { addresses: addresses.iter().map(|a| a.bound).collect(), pid, generation });
+        }
+        let listeners = sockets.listen(self.config.backlog)?;
+        for (address, _) in &listeners {
+            tracing::info!(%generation, %pid, %address, name = self.config.name, "listening");
+        }
+        Ok(Begun { role, addresses, listeners })
     }
 
     fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {

@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -150,10 +150,13 @@ impl Process {
 
     /// Becomes readable when it ends (pidfd_open(2), Linux 5.3). Needs a tokio runtime.
     pub(crate) fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let pidfd = self.pidfd.try_clone()?;
-        // SAFETY: an OwnedFd answers with the same open descriptor for as long as it lives, and it moves into the AsyncFd.
-        unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(|e| during("watch a pidfd", e))
+        self.pidfd.try_clone().and_then(watch)
     }
+}
+
+fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd answers with the same open descriptor for as long as it lives, and it moves into the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(|e| during("watch a pidfd", e))
 }
 
 /// What execve(2) takes, made before the fork.
@@ -223,16 +226,18 @@ impl Stranger {
         pidfd_send_signal(&self.0, signal).is_ok()
     }
 
+    /// Waits until it is gone, and with it every descriptor that it had: `exit_files` comes before `exit_notify` in do_exit
+    /// (kernel/exit.c, Linux 6.18). Needs a tokio runtime. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        let Ok(end) = self.0.try_clone().and_then(watch) else { return };
+        // An error is one of the runtime that shuts down.
+        let _ = end.readable().await;
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut fds, Some(&now)) == Ok(0)
-    }
-}
-
-impl AsFd for Stranger {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

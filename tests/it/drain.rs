@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::http_get;
 use crate::support::process::{Instance, Start};
+use crate::support::{http_get, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A connection whose request has no end yet, and which the server has begun to read.
-fn under_way(address: SocketAddr) -> TcpStream {
-    let mut client = TcpStream::connect(address).expect("connected");
+/// The `nth` connection of the live generation, whose request has no end yet.
+fn under_way(server: &Instance, nth: usize) -> TcpStream {
+    let mut client = TcpStream::connect(server.addr()).expect("connected");
     client.set_read_timeout(Some(SOON)).expect("set");
     client.write_all(b"GET / HTTP/1.1\r\n").expect("sent");
-    // Accepted after it, so the one before has been accepted as well.
-    http_get(address, "/").expect("an answer");
+    wait_connections(server, nth);
     client
 }
 
@@ -32,7 +31,7 @@ fn finish(client: &mut TcpStream) -> String {
 fn a_request_under_way_is_answered_by_the_generation_that_has_it() {
     let server = Start::serve().ready();
     let blue = server.main_pid();
-    let mut client = under_way(server.addr());
+    let mut client = under_way(&server, 1);
     server.reload();
     server.wait_log("draining generation=1 connections=1", SOON);
     assert!(finish(&mut client).contains("generation 1"));
@@ -45,7 +44,7 @@ fn an_idle_connection_is_left_alone_for_the_grace() {
     let server = Start::serve().args(["--idle-grace", "700ms"]).ready();
     let mut idle = TcpStream::connect(server.addr()).expect("connected");
     idle.set_read_timeout(Some(SOON)).expect("set");
-    http_get(server.addr(), "/").expect("an answer");
+    wait_connections(&server, 1);
     let began = Instant::now();
     server.reload();
     assert_eq!(idle.read(&mut [0]).expect("an end, no reset"), 0);
@@ -56,7 +55,7 @@ fn an_idle_connection_is_left_alone_for_the_grace() {
 #[test]
 fn what_is_left_at_the_drain_timeout_is_closed_and_counted() {
     let server = Start::serve().args(["--drain-timeout", "500ms"]).ready();
-    let _clients = [under_way(server.addr()), under_way(server.addr())];
+    let _clients = [under_way(&server, 1), under_way(&server, 2)];
     server.reload();
     server.wait_log("closing the connections that are left generation=1 connections=2", SOON);
     server.wait_gone(server.first_pid(), SOON);
@@ -66,7 +65,7 @@ fn what_is_left_at_the_drain_timeout_is_closed_and_counted() {
 fn usr2_ends_the_drain_now_sent_to_the_old_generation_or_to_the_new() {
     for to_the_new in [false, true] {
         let server = Start::serve().args(["--drain-timeout", "1h", "--idle-grace", "1h"]).ready();
-        let _idle = under_way(server.addr());
+        let _idle = under_way(&server, 1);
         let green = server.reload();
         server.wait_log("draining generation=1 connections=1", SOON);
         server.wait_notification("generation 2 serves", SOON);
@@ -82,7 +81,7 @@ fn a_fourth_draining_generation_ends_the_oldest() {
     let server = Start::serve().args(["--drain-timeout", "1h"]).ready();
     let mut clients = Vec::new();
     for generation in 1..=4 {
-        clients.push(under_way(server.addr()));
+        clients.push(under_way(&server, 1));
         server.reload();
         server.wait_log(&format!("draining generation={generation} connections=1"), SOON);
         server.wait_notification(&format!("generation {} serves", generation + 1), SOON);

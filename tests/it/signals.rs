@@ -5,9 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::deployed::{Deployed, GREEN, Trial};
-use crate::support::http_get;
 use crate::support::load::{Mode, Plan};
 use crate::support::process::{Instance, Start};
+use crate::support::{http_get, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -114,7 +114,7 @@ fn a_term_finishes_the_requests_under_way_and_a_second_one_does_not_wait() {
         // A request whose header has no end yet: the connection is in use.
         let mut client = std::net::TcpStream::connect(server.addr()).expect("connected");
         std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: x\r\n").expect("sent");
-        assert!(http_get(server.addr(), "/").is_ok(), "what was sent before has been read");
+        wait_connections(&server, 1);
         for nth in 0..signals {
             server.signal(server.first_pid(), Signal::TERM);
             if nth == 0 {
@@ -183,6 +183,7 @@ fn blue_killed_while_green_starts() {
     std::fs::write(deployed.out(), "go on").expect("green may go on");
     server.wait_log("live generation=2", SOON);
     assert_eq!(server.pids(), [green], "it goes on starting, and takes over");
+    assert!(!server.log_contains("has joined the group"), "{}", server.log());
     assert!(http_get(addr, "/").expect("an answer").contains("generation 2"));
     // And it is a whole generation: it can be reloaded.
     deployed.put_real();
@@ -198,6 +199,7 @@ fn blue_killed_while_it_drains_takes_nothing_of_green_with_it() {
     let blue = server.first_pid();
     // An idle connection keeps blue draining.
     let _idle = std::net::TcpStream::connect(server.addr()).expect("connected");
+    wait_connections(&server, 1);
     server.reload();
     server.wait_log("draining generation=1 connections=1", SOON);
     let load = Plan::new([server.addr()], 16, Mode::KeepAlive).start();
@@ -210,4 +212,5 @@ fn blue_killed_while_it_drains_takes_nothing_of_green_with_it() {
     }
     load.wait_generation(5, SOON);
     load.stop().assert_nothing_lost();
+    assert!(!server.log_contains("has joined the group"), "{}", server.log());
 }

@@ -17,6 +17,21 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// Waits until the live generation of `server` has just so many connections: it is asked by SIGUSR1, and says it.
+#[track_caller]
+pub fn wait_connections(server: &process::Instance, connections: usize) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let mark = server.mark();
+        server.signal(server.main_pid(), rustix::process::Signal::USR1);
+        let line = server.wait_log_after(mark, " status ", Duration::from_secs(5));
+        if line.contains(&format!(" connections={connections} ")) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "not {connections} connections in 10 s: {line}");
+    }
+}
+
 /// The whole answer of one GET with `Connection: close`, its head included, as text.
 ///
 /// # Errors
