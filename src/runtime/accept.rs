@@ -133,3 +133,32 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
         || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::EPERM | libc::ENETDOWN | libc::EHOSTUNREACH))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_are_open_until_the_queue_is_emptied() {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        let address = listener.local_addr().expect("bound");
+        let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+        let sink: Sink = Arc::new(move |stream| sender.send(stream).expect("received"));
+        let connections = Connections::new(2);
+        let mut acceptors = Acceptors::start(&[listener], &connections, &sink, Unbounded);
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(TcpStream::connect(address).await.expect("queued"));
+        }
+        let first = accepted.recv().await.expect("within the limit");
+        let _second = accepted.recv().await.expect("within the limit");
+        // That something does not happen can only be waited for.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(accepted.try_recv().is_err(), "three of two");
+        drop(first);
+        let _third = accepted.recv().await.expect("there is room again");
+        let listeners = acceptors.stop().await;
+        assert_eq!(acceptors.empty(&listeners[0]).expect("accept"), 2, "the last ones would be reset by the close");
+        assert_eq!(connections.open(), 4);
+    }
+}

@@ -27,13 +27,17 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Bench {
+        Bench::start_with(&Config::default()).await
+    }
+
+    async fn start_with(config: &Config) -> Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(100);
         let go = Arc::new(Notify::new());
         let sink = {
             let go = go.clone();
-            super::sink(service_fn(move |request| answer(request, go.clone())), &Config::default())
+            super::sink(service_fn(move |request| answer(request, go.clone())), config)
         };
         let counted = connections.clone();
         tokio::spawn(async move {
@@ -253,4 +257,15 @@ async fn a_header_that_is_too_large_is_refused_and_the_next_connection_served() 
     let mut next = bench.client().await;
     next.get("/").await;
     next.read_to("hello").await;
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_come_is_not_waited_for() {
+    let header_read_timeout = Duration::from_millis(200);
+    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let mut client = bench.client().await;
+    let began = Instant::now();
+    client.send("GET / HTTP/1.1\r\n").await;
+    client.is_closed().await;
+    assert!(began.elapsed() >= header_read_timeout);
 }

@@ -1,0 +1,112 @@
+//! Latency at rest and while reloading, in turn, at a load that leaves the server room.
+
+use super::figures::{Figures, grouped, print_table, row};
+use crate::Extent;
+use crate::support::load::{Mode, Plan};
+use crate::support::process::{Instance, Start};
+use hdrhistogram::Histogram;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const CLIENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(1);
+const WINDOW: Duration = Duration::from_secs(1);
+/// Into the window, so that it has a before and an after.
+const RELOAD_AT: Duration = Duration::from_millis(300);
+const WITHIN: Duration = Duration::from_secs(20);
+const TARGET: f64 = 1.1;
+const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1.0)];
+
+/// The windows of one kind.
+struct Windows {
+    all: Histogram<u64>,
+    each: Vec<Histogram<u64>>,
+}
+
+/// What happens in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum During {
+    Rest,
+    Reload,
+}
+
+pub(crate) fn measure(extent: Extent) {
+    let pairs = extent.choose(25, 3);
+    println!(
+        "Latency: {CLIENTS} clients that pause {PAUSE:?}, {pairs} windows of {WINDOW:?} at rest and {pairs} with a reload, in turn; µs"
+    );
+    compare("keep-alive", Mode::KeepAlive, pairs);
+    compare("a connection for each request", Mode::Close, pairs);
+    println!(
+        "  in (): median and quartiles of the windows' own; `ratio` is reload by rest; target for p99.9: {TARGET}"
+    );
+}
+
+fn compare(what: &str, mode: Mode, pairs: usize) {
+    let server = Start::serve().ready();
+    let (mut rest, mut reload) = (Windows::new(), Windows::new());
+    for pair in 0..pairs {
+        // A B, B A, …
+        let order = if pair % 2 == 0 { [During::Rest, During::Reload] } else { [During::Reload, During::Rest] };
+        for during in order {
+            let latency = window(&server, mode, during);
+            match during {
+                During::Rest => rest.add(latency),
+                During::Reload => reload.add(latency),
+            }
+        }
+    }
+    let seconds = WINDOW.as_secs_f64() * pairs as f64;
+    let rate = grouped(rest.all.len() as f64 / seconds, 0);
+    let mut rows =
+        vec![row([&format!("{what}, {rate} requests/s"), &"at rest", &"", &"reloading", &"", &"ratio", &""])];
+    for (name, quantile) in QUANTILES {
+        let [at_rest, reloading] = [&rest, &reload].map(|windows| windows.all.value_at_quantile(quantile));
+        let ratio = reloading as f64 / at_rest.max(1) as f64;
+        let (each_rest, each_reload) = (rest.of_each(quantile), reload.of_each(quantile));
+        rows.push(row([
+            &name,
+            &grouped(at_rest as f64, 0),
+            &format!("({})", each_rest.quartiles(0)),
+            &grouped(reloading as f64, 0),
+            &format!("({})", each_reload.quartiles(0)),
+            &format!("{ratio:.2}"),
+            &format!("({})", each_reload.ratios(&each_rest).quartiles(2)),
+        ]));
+    }
+    print_table(&rows);
+}
+
+fn window(server: &Instance, mode: Mode, during: During) -> Histogram<u64> {
+    let load = Plan { pause: PAUSE, ..Plan::new(server.addrs(), CLIENTS, mode) };
+    let (load, end) = (load.start(), Instant::now() + WINDOW);
+    sleep(RELOAD_AT);
+    let blue = server.main_pid();
+    if during == During::Reload {
+        server.reload();
+    }
+    sleep(end.saturating_duration_since(Instant::now()));
+    let report = load.stop();
+    report.assert_nothing_lost();
+    if during == During::Reload {
+        assert_eq!(report.generations.len(), 2, "{report}");
+        // What it still has to do is no part of the next window.
+        server.wait_gone(blue, WITHIN);
+    }
+    report.latency
+}
+
+impl Windows {
+    fn new() -> Windows {
+        Windows { all: Histogram::new(3).expect("three digits are possible"), each: Vec::new() }
+    }
+
+    fn add(&mut self, window: Histogram<u64>) {
+        self.all.add(&window).expect("this one grows as needed");
+        self.each.push(window);
+    }
+
+    fn of_each(&self, quantile: f64) -> Figures {
+        self.each.iter().map(|window| window.value_at_quantile(quantile) as f64).collect()
+    }
+}
