@@ -8,12 +8,16 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::connections::Connections;
 use super::stream::Stream;
 
 /// How long to wait when the system has no descriptors or memory left for one more connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How often that is said at the most.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where accepted connections go.
 pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
@@ -100,18 +104,19 @@ impl Room for Unbounded {
 }
 
 async fn accept_all(listener: &TcpListener, connections: &Arc<Connections>, sink: &Sink, room: &impl Room) {
-    let mut exhausted = false;
+    let mut said: Option<Instant> = None;
     loop {
         connections.room().await;
         room.wait().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
-                exhausted = false;
                 take(stream, peer, connections, sink);
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                if !std::mem::replace(&mut exhausted, true) {
+                // Single connections that end in between make room for single ones: that is no news.
+                if said.is_none_or(|said| said.elapsed() > SAID_AGAIN) {
+                    said = Some(Instant::now());
                     tracing::warn!(%error, open = connections.open(), "cannot accept, waiting until it can be done again");
                 }
                 // Not at once: the listener stays readable, and the loop would spin.
