@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use super::connections::Guard;
 use crate::sys::socket;
@@ -24,9 +24,6 @@ pub(crate) struct Shared {
     unheard: AtomicBool,
     /// A request was handed to the application, ever.
     served: AtomicBool,
-    /// A request of HTTP/2 has come on it.
-    http2: AtomicBool,
-    pub(crate) http2_seen: Notify,
 }
 
 impl Shared {
@@ -41,16 +38,6 @@ impl Shared {
         !self.served.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn saw_http2(&self) {
-        if !self.http2.swap(true, Ordering::Relaxed) {
-            self.http2_seen.notify_one();
-        }
-    }
-
-    pub(crate) fn is_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
-    }
-
     /// Nothing of a next request has come, neither to us nor to the kernel.
     pub(crate) fn is_quiet(&self) -> bool {
         !self.unheard.load(Ordering::Relaxed) && !socket::has_unread(&self.tcp)
@@ -59,11 +46,12 @@ impl Shared {
     /// Reads what the peer still sends, and forgets it, so that the close sends a FIN and not a reset which would
     /// overtake the answer (RFC 9112, 9.6). Ends when the peer has closed.
     pub(crate) async fn read_to_nowhere(&self) {
-        let mut nowhere = [0; 4096];
         loop {
             if self.tcp.readable().await.is_err() {
                 return;
             }
+            // Not kept across an await: it would be a part of the future of each connection.
+            let mut nowhere = [0; 4096];
             match self.tcp.try_read(&mut nowhere) {
                 Ok(0) => return,
                 Ok(_) => {}
@@ -78,28 +66,35 @@ impl Shared {
 ///
 /// A generation that retires is gone when the last of its streams is dropped, or when the drain timeout is over.
 #[derive(Debug)]
-pub struct Stream(Arc<Shared>);
+pub struct Stream {
+    shared: Arc<Shared>,
+    /// What was read and put back: the next read begins with it.
+    first: Bytes,
+}
 
 impl Stream {
     pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, guard: Guard) -> Stream {
-        Stream(Arc::new(Shared {
-            tcp,
-            peer,
-            guard,
-            unheard: AtomicBool::new(false),
-            served: AtomicBool::new(false),
-            http2: AtomicBool::new(false),
-            http2_seen: Notify::new(),
-        }))
+        let (unheard, served) = (AtomicBool::new(false), AtomicBool::new(false));
+        Stream { shared: Arc::new(Shared { tcp, peer, guard, unheard, served }), first: Bytes::new() }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
-        self.0.clone()
+        self.shared.clone()
+    }
+
+    /// Waits until there is something to be read. Cancel safe.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.shared.tcp.readable().await
+    }
+
+    /// Gives back what was read, before anything else is read.
+    pub(crate) fn put_back(&mut self, first: Bytes) {
+        self.first = first;
     }
 
     /// The client's address.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.0.peer
+        self.shared.peer
     }
 
     /// The address that the client connected to.
@@ -107,7 +102,7 @@ impl Stream {
     /// # Errors
     /// What getsockname(2) says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.tcp.local_addr()
+        self.shared.tcp.local_addr()
     }
 
     /// Turns TCP_NODELAY (tcp(7)) on or off; it is on by default.
@@ -115,30 +110,43 @@ impl Stream {
     /// # Errors
     /// What setsockopt(2) says.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.0.tcp.set_nodelay(nodelay)
+        self.shared.tcp.set_nodelay(nodelay)
     }
 
     /// Waits until this generation retires or stops, so that the application can say goodbye in its own protocol.
     ///
     /// Cancel safe. Returns at once if it retires already.
     pub async fn retiring(&self) {
-        self.0.guard.connections().leaving().await;
+        self.shared.guard.connections().leaving().await;
     }
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            ready!(self.0.tcp.poll_read_ready(cx))?;
-            match self.0.tcp.try_read_buf(buf) {
-                Ok(count) => {
+            ready!(self.shared.tcp.poll_read_ready(cx))?;
+            let mut read = None;
+            let tried = self.shared.tcp.try_io(Interest::READABLE, || {
+                let count = socket::read(&self.shared.tcp, buf)?;
+                read = Some(count);
+                // A buffer that was not filled shows that nothing is left (epoll(7), question 9): said as if the next read
+                // had failed, which saves that system call.
+                if count > 0 && buf.remaining() > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (read, tried) {
+                (Some(count), _) => {
                     if count > 0 {
-                        self.0.unheard.store(true, Ordering::Relaxed);
+                        self.shared.unheard.store(true, Ordering::Relaxed);
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, _) => {}
             }
         }
     }
@@ -151,8 +159,8 @@ impl Stream {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.tcp.poll_write_ready(cx))?;
-            match write(&self.0.tcp) {
+            ready!(self.shared.tcp.poll_write_ready(cx))?;
+            match write(&self.shared.tcp) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -182,7 +190,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match socket2::SockRef::from(&self.0.tcp).shutdown(std::net::Shutdown::Write) {
+        match socket2::SockRef::from(&self.shared.tcp).shutdown(std::net::Shutdown::Write) {
             // The peer has closed already: there is nothing left to shut down.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),

@@ -8,14 +8,14 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use super::BoxError;
+use super::{BoxError, sniff};
 use crate::config::Config;
 use crate::runtime::accept::Sink;
 use crate::runtime::connections::Stage;
@@ -27,6 +27,13 @@ const READ_TO_NOWHERE: Duration = Duration::from_secs(1);
 /// How long a server that stops waits for the first request of a connection that it has just taken.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// How both versions are served.
+struct Http {
+    one: http1::Builder,
+    two: http2::Builder<TokioExecutor>,
+    header_read_timeout: Duration,
+}
+
 /// Serves each accepted connection with `service`, on a task of its own.
 pub(super) fn sink<S, B>(service: S, config: &Config) -> Sink
 where
@@ -37,23 +44,18 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_read_timeout)
-        .max_buf_size(config.max_header_size);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
-    let builder = Arc::new(builder);
+    let header_read_timeout = config.header_read_timeout;
+    let mut one = http1::Builder::new();
+    one.timer(TokioTimer::new()).header_read_timeout(header_read_timeout).max_buf_size(config.max_header_size);
+    let mut two = http2::Builder::new(TokioExecutor::new());
+    two.timer(TokioTimer::new()).max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
+    let http = Arc::new(Http { one, two, header_read_timeout });
     Arc::new(move |stream| {
-        tokio::spawn(serve(stream, builder.clone(), service.clone()));
+        tokio::spawn(serve(stream, http.clone(), service.clone()));
     })
 }
 
-async fn serve<S, B>(stream: Stream, builder: Arc<Builder<TokioExecutor>>, service: S)
+async fn serve<S, B>(mut stream: Stream, http: Arc<Http>, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -64,57 +66,94 @@ where
 {
     let shared = stream.shared();
     let mut stage = shared.guard.connections().watch();
+    let version = tokio::select! {
+        biased;
+        version = tokio::time::timeout(http.header_read_timeout, sniff::version(&mut stream)) => version.ok(),
+        () = no_request_comes(&shared, &mut stage) => None,
+    };
     let service = Marked { service, connection: shared.clone() };
-    {
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let mut told = false;
-        loop {
-            let now = *stage.borrow_and_update();
-            if now == Stage::Hammered {
-                break;
-            }
-            let goodbye = async {
-                match now {
-                    Stage::Serving | Stage::Hammered => std::future::pending().await,
-                    _ if told => std::future::pending().await,
-                    Stage::Stopping if shared.is_fresh() => tokio::time::sleep(FIRST_REQUEST).await,
-                    Stage::Stopping => {}
-                    Stage::Retiring { since, grace } => idle_for(&shared, since, grace).await,
-                }
-            };
-            tokio::select! {
-                biased;
-                // An error is the client's: it went away, or sent what is no HTTP.
-                _ = connection.as_mut() => break,
-                _ = stage.changed() => {}
-                () = goodbye => {
-                    told = true;
-                    // A request that is on its way is answered, and the answer says `Connection: close`.
-                    if shared.is_http2() || shared.is_quiet() {
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
-            }
+    // An error is the client's: it went away, or sent what is no HTTP.
+    match version {
+        Some(Ok(Some(sniff::Version::One))) => {
+            let connection = http.one.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let say = http1::UpgradeableConnection::graceful_shutdown;
+            finish(connection, say, &shared, &mut stage, Goodbye::WhenIdle).await;
         }
+        Some(Ok(Some(sniff::Version::Two))) => {
+            let connection = http.two.serve_connection(TokioIo::new(stream), service);
+            let say = http2::Connection::graceful_shutdown;
+            finish(connection, say, &shared, &mut stage, Goodbye::AtOnce).await;
+        }
+        Some(Ok(None) | Err(_)) | None => drop(stream),
     }
     if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
         let _ = tokio::time::timeout(READ_TO_NOWHERE, shared.read_to_nowhere()).await;
     }
 }
 
-/// Waits until an idle connection of a retiring generation is to be closed; one of HTTP/2, which has a goodbye that races
-/// with nothing, at once.
-async fn idle_for(shared: &Shared, since: Instant, grace: Duration) {
-    let until = since + grace + shared.guard.spread(grace / 4);
-    let http2 = async {
-        while !shared.is_http2() {
-            shared.http2_seen.notified().await;
-        }
-    };
+/// When a retiring generation says goodbye.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    /// HTTP/1.1: with the next answer, or when the connection has been idle for long. To close it earlier races with the
+    /// client's next request.
+    WhenIdle,
+    /// HTTP/2: its GOAWAY races with nothing (RFC 9113, 6.8).
+    AtOnce,
+}
+
+/// Runs a connection to its end; `say` tells it to end when nothing is under way on it.
+async fn finish<C: Future>(
+    connection: C,
+    say: impl FnOnce(Pin<&mut C>),
+    shared: &Shared,
+    stage: &mut watch::Receiver<Stage>,
+    goodbye: Goodbye,
+) {
+    tokio::pin!(connection);
     tokio::select! {
-        () = http2 => {}
-        () = tokio::time::sleep_until(until) => {}
+        biased;
+        _ = connection.as_mut() => return,
+        () = time_to_leave(shared, stage, goodbye) => {}
+    }
+    // A request that is on its way is answered, and the answer says `Connection: close`.
+    if goodbye == Goodbye::AtOnce || shared.is_quiet() {
+        say(connection.as_mut());
+    }
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        _ = stage.wait_for(|stage| *stage == Stage::Hammered) => {}
+    }
+}
+
+/// Waits until a connection on which nothing has come yet is given up.
+async fn no_request_comes(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
+    time_to_leave(shared, stage, Goodbye::WhenIdle).await;
+    if !shared.is_quiet() {
+        let _ = stage.wait_for(|stage| *stage == Stage::Hammered).await;
+    }
+}
+
+/// Waits until a connection is to be closed as soon as nothing is under way on it.
+async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>, goodbye: Goodbye) {
+    loop {
+        let now = *stage.borrow_and_update();
+        let time = async {
+            match now {
+                Stage::Serving => std::future::pending().await,
+                Stage::Retiring { .. } if goodbye == Goodbye::AtOnce => {}
+                Stage::Retiring { since, grace } => {
+                    tokio::time::sleep_until(since + grace + shared.guard.spread(grace / 4)).await;
+                }
+                Stage::Stopping if shared.is_fresh() => tokio::time::sleep(FIRST_REQUEST).await,
+                Stage::Stopping | Stage::Hammered => {}
+            }
+        };
+        tokio::select! {
+            biased;
+            () = time => return,
+            _ = stage.changed() => {}
+        }
     }
 }
 
@@ -135,9 +174,6 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.connection.heard();
         let version = request.version();
-        if version == Version::HTTP_2 {
-            self.connection.saw_http2();
-        }
         Answer { answer: self.service.call(request), version, connection: self.connection.clone() }
     }
 }

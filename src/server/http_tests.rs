@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::*;
 use crate::runtime::connections::Connections;
@@ -268,4 +269,45 @@ async fn a_header_that_does_not_come_is_not_waited_for() {
     client.send("GET / HTTP/1.1\r\n").await;
     client.is_closed().await;
     assert!(began.elapsed() >= header_read_timeout);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_is_not_kept() {
+    let header_read_timeout = Duration::from_millis(200);
+    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    bench.client().await.is_closed().await;
+    let bench = Bench::start().await;
+    let mut silent = bench.client().await;
+    let retired = Instant::now();
+    bench.retire();
+    silent.is_closed().await;
+    assert!(retired.elapsed() >= GRACE);
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_request_may_come_byte_by_byte_and_begin_like_http2() {
+    let bench = Bench::start().await;
+    for request in ["GET / HTTP/1.1\r\nhost: x\r\n\r\n", "PRI / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut client = bench.client().await;
+        client.0.set_nodelay(true).expect("set");
+        for byte in request.chars() {
+            client.send(&byte.to_string()).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(client.read_to("hello").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused() {
+    let bench = Bench::start().await;
+    let mut client = bench.client().await;
+    client.send("\x16\x03\x01 hello\r\n\r\n").await;
+    assert!(client.read_to("\r\n").await.contains("400"));
+    let mut closed = bench.client().await;
+    closed.0.shutdown().await.expect("closed");
+    closed.is_closed().await;
+    drop(client);
+    bench.all_gone().await;
 }

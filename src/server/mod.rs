@@ -4,6 +4,7 @@ pub(crate) mod events;
 pub(crate) mod handle;
 pub(crate) mod http;
 pub(crate) mod listener;
+mod sniff;
 mod sockets;
 mod start;
 

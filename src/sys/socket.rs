@@ -1,12 +1,14 @@
-//! The listening sockets: bound alone or beside another generation, and asked about.
+//! Sockets: listening ones, bound alone or beside another generation, and accepted ones.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{RecvFlags, SocketFlags, accept_with};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::ReadBuf;
 
 use super::during;
 use crate::model::identity::Inode;
@@ -92,6 +94,18 @@ pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<TcpStream>> {
             Err(error) => return Err(during("accept", error)),
         }
     }
+}
+
+/// Reads what is there into the rest of `buffer`, once; 0 at the end.
+pub(crate) fn read(stream: impl AsFd, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: nothing is de-initialised: the slice is only handed to recv(2), which writes to it.
+    let rest = unsafe { buffer.unfilled_mut() };
+    let (filled, _) = rustix::net::recv(stream, rest, RecvFlags::empty())?;
+    let count = filled.0.len();
+    // SAFETY: recv(2) has just written this many bytes from the start of the rest on.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Ok(count)
 }
 
 /// Whether bytes of the peer wait to be read.

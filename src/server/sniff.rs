@@ -1,0 +1,42 @@
+//! Which HTTP a client speaks, by its first bytes.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+
+use crate::runtime::stream::Stream;
+
+/// What a client of HTTP/2 sends first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Most requests have come whole when as much has.
+const FIRST: usize = 2048;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    One,
+    Two,
+}
+
+/// Reads the first bytes and puts them back; `None` if none come. What is neither is taken for HTTP/1, which refuses it.
+///
+/// In one read, where hyper-util's `auto` needs two: it looks at 24 bytes, and then reads the rest. Not cancel safe.
+pub(super) async fn version(stream: &mut Stream) -> io::Result<Option<Version>> {
+    // No memory for a connection on which nothing comes.
+    stream.readable().await?;
+    let mut first = BytesMut::with_capacity(FIRST);
+    let version = loop {
+        let ended = stream.read_buf(&mut first).await? == 0;
+        if first.starts_with(PREFACE) {
+            break Version::Two;
+        }
+        if ended || !PREFACE.starts_with(&first) {
+            break Version::One;
+        }
+    };
+    if first.is_empty() {
+        return Ok(None);
+    }
+    stream.put_back(first.freeze());
+    Ok(Some(version))
+}
