@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -22,20 +22,31 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     /// Bytes have come since the last request was handed to the application.
     unheard: AtomicBool,
-    /// A request was handed to the application, ever.
-    served: AtomicBool,
+    /// Requests that were handed to the application, ever.
+    requests: AtomicU32,
+    /// Requests whose answers are not sent yet.
+    answering: AtomicU32,
 }
 
 impl Shared {
-    /// A request was handed to the application: what has come so far is heard.
-    pub(crate) fn heard(&self) {
+    fn heard(&self) {
         self.unheard.store(false, Ordering::Relaxed);
-        self.served.store(true, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests have come so far; it may wrap.
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request is being answered.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 0
     }
 
     /// No request has come yet.
     pub(crate) fn is_fresh(&self) -> bool {
-        !self.served.load(Ordering::Relaxed)
+        self.requests() == 0
     }
 
     /// Nothing of a next request has come, neither to us nor to the kernel.
@@ -62,6 +73,25 @@ impl Shared {
     }
 }
 
+/// One request that is being answered, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Answering(pub(crate) Arc<Shared>);
+
+impl Answering {
+    /// A request was handed to the application: what has come so far is heard.
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Answering {
+        shared.heard();
+        shared.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(shared.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A TCP connection that counts as one of its generation's until it is dropped.
 ///
 /// A generation that retires is gone when the last of its streams is dropped, or when the drain timeout is over.
@@ -74,8 +104,9 @@ pub struct Stream {
 
 impl Stream {
     pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, guard: Guard) -> Stream {
-        let (unheard, served) = (AtomicBool::new(false), AtomicBool::new(false));
-        Stream { shared: Arc::new(Shared { tcp, peer, guard, unheard, served }), first: Bytes::new() }
+        let (unheard, requests, answering) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+        let shared = Arc::new(Shared { tcp, peer, guard, unheard, requests, answering });
+        Stream { shared, first: Bytes::new() }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -19,7 +19,7 @@ use super::{BoxError, sniff};
 use crate::config::Config;
 use crate::runtime::accept::Sink;
 use crate::runtime::connections::Stage;
-use crate::runtime::stream::{Shared, Stream};
+use crate::runtime::stream::{Answering, Shared, Stream};
 
 /// How long a connection that was closed by us is listened to, so that the close does not overtake the answer.
 const READ_TO_NOWHERE: Duration = Duration::from_secs(1);
@@ -46,7 +46,8 @@ where
 {
     let header_read_timeout = config.header_read_timeout;
     let mut one = http1::Builder::new();
-    one.timer(TokioTimer::new()).header_read_timeout(header_read_timeout).max_buf_size(config.max_header_size);
+    // hyper's own header timeout sets a timer anew for each request; ours looks at the connection now and then.
+    one.header_read_timeout(None).max_buf_size(config.max_header_size);
     let mut two = http2::Builder::new(TokioExecutor::new());
     two.timer(TokioTimer::new()).max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
     let http = Arc::new(Http { one, two, header_read_timeout });
@@ -77,12 +78,15 @@ where
         Some(Ok(Some(sniff::Version::One))) => {
             let connection = http.one.serve_connection(TokioIo::new(stream), service).with_upgrades();
             let say = http1::UpgradeableConnection::graceful_shutdown;
-            finish(connection, say, &shared, &mut stage, Goodbye::WhenIdle).await;
+            let silent = no_header_comes(&shared, http.header_read_timeout);
+            finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
         }
         Some(Ok(Some(sniff::Version::Two))) => {
             let connection = http.two.serve_connection(TokioIo::new(stream), service);
             let say = http2::Connection::graceful_shutdown;
-            finish(connection, say, &shared, &mut stage, Goodbye::AtOnce).await;
+            // An idle connection is nothing unusual in HTTP/2.
+            let silent = std::future::pending();
+            finish(connection, say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }
@@ -101,19 +105,21 @@ enum Goodbye {
     AtOnce,
 }
 
-/// Runs a connection to its end; `say` tells it to end when nothing is under way on it.
+/// Runs a connection to its end; `say` tells it to end when nothing is under way on it, `silent` when to give it up.
 async fn finish<C: Future>(
     connection: C,
     say: impl FnOnce(Pin<&mut C>),
+    silent: impl Future<Output = ()>,
     shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
     goodbye: Goodbye,
 ) {
-    tokio::pin!(connection);
+    tokio::pin!(connection, silent);
     tokio::select! {
         biased;
         _ = connection.as_mut() => return,
         () = time_to_leave(shared, stage, goodbye) => {}
+        () = silent.as_mut() => return,
     }
     // A request that is on its way is answered, and the answer says `Connection: close`.
     if goodbye == Goodbye::AtOnce || shared.is_quiet() {
@@ -123,6 +129,19 @@ async fn finish<C: Future>(
         biased;
         _ = connection => {}
         _ = stage.wait_for(|stage| *stage == Stage::Hammered) => {}
+        () = silent => {}
+    }
+}
+
+/// Waits until the header of a request has been waited for as long as `timeout`, or up to a quarter more.
+async fn no_header_comes(shared: &Shared, timeout: Duration) {
+    const LOOKS: u32 = 4;
+    let (mut requests, mut silent) = (shared.requests(), 0);
+    while silent < LOOKS {
+        tokio::time::sleep(timeout / LOOKS).await;
+        let still = !shared.is_answering() && shared.requests() == requests;
+        requests = shared.requests();
+        silent = if still { silent + 1 } else { 0 };
     }
 }
 
@@ -167,14 +186,13 @@ impl<S, B> Service<Request<Incoming>> for Marked<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
 {
-    type Response = Response<B>;
+    type Response = Response<Counted<B>>;
     type Error = S::Error;
     type Future = Answer<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.connection.heard();
-        let version = request.version();
-        Answer { answer: self.service.call(request), version, connection: self.connection.clone() }
+        let answering = Some(Answering::begin(&self.connection));
+        Answer { version: request.version(), answer: self.service.call(request), answering }
     }
 }
 
@@ -184,7 +202,7 @@ pin_project! {
         #[pin]
         answer: F,
         version: Version,
-        connection: Arc<Shared>,
+        answering: Option<Answering>,
     }
 }
 
@@ -192,18 +210,44 @@ impl<F, B, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = F::Output;
+    type Output = Result<Response<Counted<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut answer = ready!(this.answer.poll(cx));
-        if let Ok(response) = &mut answer {
-            let upgrades = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-            if this.connection.guard.connections().is_leaving() && *this.version <= Version::HTTP_11 && !upgrades {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
+        let mut response = ready!(this.answer.poll(cx))?;
+        let answering = this.answering.take();
+        let is_leaving = answering.as_ref().is_some_and(|a| a.0.guard.connections().is_leaving());
+        let upgrades = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        if is_leaving && *this.version <= Version::HTTP_11 && !upgrades {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(answer)
+        Poll::Ready(Ok(response.map(|body| Counted { body, _answering: answering })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, which is being answered until it is dropped.
+    struct Counted<B> {
+        #[pin]
+        body: B,
+        _answering: Option<Answering>,
+    }
+}
+
+impl<B: Body> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

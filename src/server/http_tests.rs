@@ -311,3 +311,15 @@ async fn what_is_no_http_is_refused() {
     drop(client);
     bench.all_gone().await;
 }
+
+#[tokio::test]
+async fn a_slow_answer_is_not_taken_for_a_slow_header() {
+    let header_read_timeout = Duration::from_millis(100);
+    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let mut client = bench.client().await;
+    client.get("/slow").await;
+    tokio::time::sleep(header_read_timeout * 4).await;
+    bench.go.notify_one();
+    client.read_to("hello").await;
+    client.is_closed().await;
+}

@@ -149,7 +149,8 @@ impl Server {
         self
     }
 
-    /// How long a client may take to send the header of a request, from the end of the last one on. Default: 30 s.
+    /// How long a client of HTTP/1 may take to send the header of a request, from the end of the last answer on. Default:
+    /// 30 s. The connection is closed then, or up to a quarter of this time later.
     pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
         self.config.header_read_timeout = timeout;
         self
