@@ -68,10 +68,11 @@ impl Connections {
     }
 
     async fn until(&self, enough: impl Fn(usize) -> bool) {
-        loop {
+        // Most often there is nothing to wait for.
+        while !enough(self.open.load(Ordering::Acquire)) {
             let ended = self.ended.notified();
             tokio::pin!(ended);
-            // Registered before the look, so that an end between the look and the wait is not missed.
+            // Registered before another look, so that an end between the look and the wait is not missed.
             ended.as_mut().enable();
             if enough(self.open.load(Ordering::Acquire)) {
                 return;

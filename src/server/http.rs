@@ -1,6 +1,6 @@
 //! HTTP on accepted connections, and its end: no request is lost when a generation retires.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -76,17 +76,18 @@ where
     // An error is the client's: it went away, or sent what is no HTTP.
     match version {
         Some(Ok(Some(sniff::Version::One))) => {
-            let connection = http.one.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let connection = pin!(http.one.serve_connection(TokioIo::new(stream), service).with_upgrades());
+            let silent = pin!(no_header_comes(&shared, http.header_read_timeout));
             let say = http1::UpgradeableConnection::graceful_shutdown;
-            let silent = no_header_comes(&shared, http.header_read_timeout);
             finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
         }
         Some(Ok(Some(sniff::Version::Two))) => {
-            let connection = http.two.serve_connection(TokioIo::new(stream), service);
-            let say = http2::Connection::graceful_shutdown;
+            // Boxed, so that the task of an HTTP/1 connection is not as large as it.
+            let mut connection = Box::pin(http.two.serve_connection(TokioIo::new(stream), service));
             // An idle connection is nothing unusual in HTTP/2.
-            let silent = std::future::pending();
-            finish(connection, say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
+            let silent = pin!(std::future::pending());
+            let say = http2::Connection::graceful_shutdown;
+            finish(connection.as_mut(), say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }
@@ -107,14 +108,13 @@ enum Goodbye {
 
 /// Runs a connection to its end; `say` tells it to end when nothing is under way on it, `silent` when to give it up.
 async fn finish<C: Future>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     say: impl FnOnce(Pin<&mut C>),
-    silent: impl Future<Output = ()>,
+    mut silent: Pin<&mut impl Future<Output = ()>>,
     shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
     goodbye: Goodbye,
 ) {
-    tokio::pin!(connection, silent);
     tokio::select! {
         biased;
         _ = connection.as_mut() => return,
