@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::Birth;
-use crate::sys::process::Origin;
+use crate::sys::origin::Origin;
 
 /// The variable in which green finds its [`Birth`], as JSON.
 pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";

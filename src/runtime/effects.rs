@@ -23,7 +23,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, FromBlue, GroupOrder, PROTOCOL};
 use crate::model::rollout::{Effect, Event};
 use crate::sys::notify_socket::unique_name;
-use crate::sys::process::Origin;
+use crate::sys::origin::Origin;
 
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;

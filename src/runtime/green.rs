@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,7 +20,9 @@ use crate::model::message::Birth;
 use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
 use crate::sys::notify_socket;
-use crate::sys::process::{self, Origin, Process};
+use crate::sys::origin::Origin;
+use crate::sys::process::Process;
+use crate::sys::spawn;
 
 /// What the next generation is started with.
 pub(crate) struct Plan {
@@ -47,7 +49,7 @@ pub(crate) struct Newborn {
 pub(crate) struct Green {
     pub(crate) generation: Generation,
     pub(crate) pid: Pid,
-    process: Arc<Mutex<Process>>,
+    process: Arc<Process>,
     pub(crate) handover: ToGreen,
     notify: AbortHandle,
 }
@@ -70,10 +72,10 @@ impl Newborn {
         }
         let origin = plan.origin.clone();
         // fork copies the page tables of a process that may be large, and exec may wait for a disk.
-        let process = tokio::task::spawn_blocking(move || Process::spawn(&origin, path.as_ref(), &OWN, &added))
+        let process = tokio::task::spawn_blocking(move || spawn::spawn(&origin, path.as_ref(), &OWN, &added))
             .await
             .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
-        let (pid, ended) = (process.pid(), process.end()?);
+        let (pid, ended) = (process.pid, process.end()?);
         let source = Source { green, pid, inputs: plan.inputs };
         Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
@@ -82,7 +84,7 @@ impl Newborn {
     /// the sockets, so that the event of its birth can go first.
     pub(crate) fn listen_to(self) -> Green {
         let (generation, pid) = (self.source.green, self.pid);
-        let process = Arc::new(Mutex::new(self.process));
+        let process = Arc::new(self.process);
         let notify = tokio::spawn(self.source.clone().read_notifications(self.notify)).abort_handle();
         tokio::spawn(self.source.wait_for_end(self.ended, process.clone()));
         Green { generation, pid, process, handover: ToGreen::start(self.handover, pid), notify }
@@ -92,7 +94,7 @@ impl Newborn {
 impl Green {
     /// Kills it. That it is gone comes as an event.
     pub(crate) fn kill(&self) {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).kill();
+        self.process.kill();
     }
 }
 
@@ -154,11 +156,11 @@ impl Source {
         }
     }
 
-    async fn wait_for_end(self, pidfd: AsyncFd<OwnedFd>, process: Arc<Mutex<Process>>) {
+    async fn wait_for_end(self, pidfd: AsyncFd<OwnedFd>, process: Arc<Process>) {
         let how = loop {
             let Ok(mut ready) = pidfd.readable().await else { return };
-            match process.lock().unwrap_or_else(PoisonError::into_inner).reap() {
-                Ok(Some(status)) => break process::describe(status),
+            match process.reap() {
+                Ok(Some(how)) => break how,
                 Ok(None) => ready.clear_ready(),
                 // Somebody else has reaped it (SIGCHLD ignored, or a waitpid(-1) in the application).
                 Err(_) => break "ended".to_owned(),

@@ -11,7 +11,7 @@ use tokio_stream::StreamExt as _;
 
 use super::driver::Input;
 use crate::model::rollout::Event;
-use crate::sys::{during, process};
+use crate::sys::{during, spawn};
 
 /// Remembers a SIGHUP that comes before the server is ready for it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl EarlyHup {
     pub(crate) fn remember() -> io::Result<EarlyHup> {
         let came = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGHUP, came.clone()).map_err(|e| during("handle SIGHUP", e))?;
-        process::unblock_hup().map_err(|e| during("unblock SIGHUP", e))?;
+        spawn::unblock_hup().map_err(|e| during("unblock SIGHUP", e))?;
         Ok(EarlyHup(came))
     }
 }

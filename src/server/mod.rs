@@ -31,7 +31,7 @@ use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::effects::BeforeReload;
 use crate::runtime::signals::EarlyHup;
 use crate::sys::limits;
-use crate::sys::process::Origin;
+use crate::sys::origin::Origin;
 
 use self::events::Events;
 use self::handle::Handle;

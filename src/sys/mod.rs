@@ -4,10 +4,12 @@ pub(crate) mod diag;
 pub(crate) mod limits;
 pub(crate) mod netlink;
 pub(crate) mod notify_socket;
+pub(crate) mod origin;
 pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod rcu;
 pub(crate) mod socket;
+pub(crate) mod spawn;
 pub(crate) mod steering;
 
 /// Puts the operation and its object before the system's own words, and keeps the kind.

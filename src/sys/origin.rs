@@ -1,0 +1,116 @@
+//! How this process was started, so that the next generation can be started the same way.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+/// How this process was started, taken once, before the application changes anything.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(super) arguments: Vec<OsString>,
+    pub(super) environment: Vec<(OsString, OsString)>,
+    /// The directory's *path*: if it leads through a symlink that is flipped, the next generation follows it anew.
+    pub(super) directory: Option<PathBuf>,
+}
+
+impl Origin {
+    /// Takes it from the running process.
+    pub(crate) fn capture() -> Origin {
+        Origin {
+            arguments: std::env::args_os().collect(),
+            environment: std::env::vars_os().collect(),
+            directory: start_directory(),
+        }
+    }
+
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Finds the executable by the name that this process was started with, and looks whether it can be executed.
+    ///
+    /// Never through /proc/self/exe, which is the *old* file after a deploy has replaced it. A name without a slash is
+    /// looked up in PATH, as it was at the start; symlinks are followed anew each time.
+    ///
+    /// # Errors
+    /// Names the path, and what is wrong with it or with the start directory.
+    pub(crate) fn executable(&self) -> Result<PathBuf, String> {
+        let name = self.arguments.first().filter(|name| !name.is_empty());
+        let name =
+            Path::new(name.ok_or("the process was started without a name (argv[0]), so its executable is not known")?);
+        let directory =
+            self.directory.as_deref().ok_or("the directory that the process was started in was gone already then")?;
+        std::fs::metadata(directory)
+            .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
+        if name.components().count() > 1 || name.is_absolute() {
+            let path = directory.join(name);
+            return can_execute(&path).map(|()| path);
+        }
+        let path = self.variable("PATH").unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
+        std::env::split_paths(path)
+            .map(|folder| directory.join(folder).join(name))
+            .find(|candidate| can_execute(candidate).is_ok())
+            .ok_or_else(|| format!("the executable {} is not in PATH", name.display()))
+    }
+}
+
+fn start_directory() -> Option<PathBuf> {
+    let real = std::env::current_dir().ok()?;
+    let same = |a: &Path, b: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        let key = |p: &Path| std::fs::metadata(p).map(|m| (m.dev(), m.ino())).ok();
+        key(a).is_some() && key(a) == key(b)
+    };
+    let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+    Some(named.filter(|path| same(path, &real)).unwrap_or(real))
+}
+
+fn can_execute(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| format!("the executable {} cannot be found: {error}", path.display()))?;
+    if !metadata.is_file() {
+        return Err(format!("the executable {} is not a file", path.display()));
+    }
+    access(path, Access::EXEC_OK).map_err(|error| format!("{} is not executable: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started_as(name: &str, directory: &Path) -> Origin {
+        Origin {
+            arguments: vec![name.into()],
+            environment: vec![("PATH".into(), "/nowhere:/bin:/usr/bin".into())],
+            directory: Some(directory.to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_executable_is_found_by_its_path_or_in_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink("/bin/sh", folder.path().join("server")).expect("a symlink");
+        let found = started_as("./server", folder.path()).executable().expect("there");
+        assert_eq!(found, folder.path().join("./server"), "the symlink itself, not where it leads");
+        assert!(started_as("sh", folder.path()).executable().expect("in PATH").ends_with("sh"));
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("plain"), "text").expect("write");
+        for (name, why) in [
+            ("./gone", "cannot be found"),
+            ("./plain", "not executable"),
+            ("/", "not a file"),
+            ("no-such-program", "not in PATH"),
+            ("", "argv[0]"),
+        ] {
+            let error = started_as(name, folder.path()).executable().expect_err(name);
+            assert!(error.contains(why), "{name}: {error}");
+        }
+        let gone = folder.path().join("gone");
+        assert!(started_as("/bin/sh", &gone).executable().expect_err("no directory").contains("start directory"));
+    }
+}
