@@ -1,4 +1,4 @@
-//! What a server costs that can restart itself, and what a restart costs: `cargo bench`, in some seven minutes, or
+//! What a server costs that can restart itself, and what a restart costs: `cargo bench`, in some eight minutes, or
 //! `cargo bench -- --quick`, in less than one. Words such as `throughput` or `handover` choose among the measurements.
 //!
 //! No number makes it fail; a lost request does. Builds and others share the machine, so runs of what is compared are

@@ -39,7 +39,7 @@ struct Turns {
 
 pub(crate) fn measure(extent: Extent) {
     let turns = |seconds, pairs| Turns { length: Duration::from_secs(seconds), pairs };
-    for turns in extent.choose(&[turns(1, 15), turns(10, 4)][..], &[turns(1, 3)][..]) {
+    for turns in extent.choose(&[turns(1, 10), turns(10, 6)][..], &[turns(1, 3)][..]) {
         let Turns { length, pairs } = turns;
         println!(
             "Latency: {CLIENTS} clients that pause {PAUSE:?}, {pairs} windows of {length:?} at rest and {pairs} with a reload, in turn; µs"
