@@ -1,14 +1,14 @@
 //! Addresses that cannot be had, that somebody else has, or that change.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::deployed::{Deployed, GREEN, Trial};
-use crate::support::http_get;
 use crate::support::process::Start;
+use crate::support::{http_get, join_group};
 
 const SOON: Duration = Duration::from_secs(10);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
@@ -104,7 +104,7 @@ fn two_copies_started_at_once_never_share_the_port() {
 #[test]
 fn a_stranger_in_the_group_is_named_and_gets_no_connection_by_a_reload() {
     let trial = Trial::begin("", &["--listeners-per-address", "2"]);
-    let stranger = join(trial.server.addr());
+    let stranger = join_group(trial.server.addr());
     let line = trial.server.wait_log("has joined the group of", SOON);
     assert!(line.contains(&format!("(pid {}", std::process::id())), "{line}");
     for generation in 2..6 {
@@ -124,21 +124,12 @@ fn a_stranger_that_joins_with_green_is_not_steered_to_by_mistake() {
     deployed.put(GREEN);
     server.hup();
     server.wait_log(" spawned generation=2 ", SOON);
-    let _stranger = join(server.addr());
+    let _stranger = join_group(server.addr());
     std::fs::write(deployed.out(), "go on").expect("green may go on");
     server.wait_log("not steered, working on without", SOON);
     let line = server.wait_log("go to the next generation generation=2 ", SOON);
     assert!(line.contains("tier=best effort"), "{line}");
     server.wait_log("reload done: generation 2 is live", SOON);
-}
-
-/// A listener of the same uid, by SO_REUSEPORT, that is no generation of ours.
-fn join(address: SocketAddr) -> socket2::Socket {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");
-    socket.set_reuse_port(true).expect("set");
-    socket.bind(&address.into()).expect("bound");
-    socket.listen(16).expect("listens");
-    socket
 }
 
 #[test]

@@ -57,12 +57,7 @@ fn listen_beside_blue() -> socket2::Socket {
     let birth = std::env::var("CUTOVER_BIRTH").expect("blue's certificate");
     let birth: serde_json::Value = serde_json::from_str(&birth).expect("JSON");
     let address = birth["addresses"][0]["bound"].as_str().expect("an address");
-    let address: std::net::SocketAddr = address.parse().expect("an address");
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");
-    socket.set_reuse_port(true).expect("set");
-    socket.bind(&address.into()).expect("bound");
-    socket.listen(16).expect("listens");
-    socket
+    super::join_group(address.parse().expect("an address"))
 }
 
 fn blue() -> SocketAddr {

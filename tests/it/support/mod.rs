@@ -17,6 +17,15 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// A listener that joins the group of `address` by SO_REUSEPORT, as a next generation does, or a stranger.
+pub fn join_group(address: SocketAddr) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");
+    socket.set_reuse_port(true).expect("set");
+    socket.bind(&address.into()).expect("bound");
+    socket.listen(16).expect("listens");
+    socket
+}
+
 /// Waits until the live generation of `server` has just so many connections: it is asked by SIGUSR1, and says it.
 #[track_caller]
 pub fn wait_connections(server: &process::Instance, connections: usize) {
