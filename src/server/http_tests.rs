@@ -127,7 +127,6 @@ async fn an_answer_under_way_says_goodbye_if_its_head_is_not_sent() {
     let bench = Bench::start().await;
     let mut client = bench.client().await;
     client.get("/slow").await;
-    // Answered on another connection, so the request before it has been taken.
     bench.retire();
     bench.go.notify_one();
     assert!(client.read_to("hello").await.contains("connection: close"));
