@@ -24,8 +24,10 @@ mod server;
 mod sys;
 
 pub use error::{Error, ErrorKind};
+pub use model::control::{ConnectionKinds, GenerationStatus, LastReload, Progress, RolloutStatus, Status};
 pub use model::event::{Event, Outcome, Phase};
 pub use model::identity::{Generation, Pid};
+pub use model::share::Share;
 pub use model::steering::Tier;
 pub use runtime::stream::Stream;
 pub use server::events::Events;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::control::seconds;
 use super::identity::{Generation, Pid};
+use super::share::Share;
 
 /// Where a generation stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
@@ -20,8 +22,14 @@ pub enum Phase {
     Starting,
     /// The next generation said that it is ready; blue looks whether it really listens.
     Verifying,
+    /// The next generation is asked whether it serves, by a request of blue's own; no user reaches it yet.
+    Probing,
+    /// The next generation gets a part of the new connections.
+    Canary,
     /// New connections are being moved to the next generation.
     CuttingOver,
+    /// All new connections go to the next generation, and can still be taken back.
+    Soaking,
     /// The rollout failed; the next generation is being ended, this one serves on.
     RollingBack,
     /// No new connections come any more; those under way are being taken in, and the listeners closed.
@@ -40,7 +48,10 @@ impl fmt::Display for Phase {
             Phase::Preflight => "preflight",
             Phase::Starting => "starting",
             Phase::Verifying => "verifying",
+            Phase::Probing => "probing",
+            Phase::Canary => "canary",
             Phase::CuttingOver => "cutting over",
+            Phase::Soaking => "soaking",
             Phase::RollingBack => "rolling back",
             Phase::Retiring => "retiring",
             Phase::Draining => "draining",
@@ -50,7 +61,7 @@ impl fmt::Display for Phase {
 }
 
 /// How a reload ended. Each reload that was begun has exactly one.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -61,7 +72,8 @@ pub enum Outcome {
         generation: Generation,
         /// Its process.
         pid: Pid,
-        /// From the request to the moment at which all new connections went to it.
+        /// From the request to the point of no return: all new connections go to it.
+        #[serde(with = "seconds")]
         took: Duration,
     },
     /// The next generation did not make it; this one serves on, with nothing lost.
@@ -72,6 +84,7 @@ pub enum Outcome {
         /// What failed, on which object.
         reason: String,
         /// From the request to the end of the attempt.
+        #[serde(with = "seconds")]
         took: Duration,
     },
 }
@@ -88,8 +101,16 @@ pub enum Event {
         /// The phase now.
         to: Phase,
     },
+    /// A step of the canary began: the next generation gets this part of the new connections, for this long.
+    #[non_exhaustive]
+    Canary {
+        /// The part.
+        share: Share,
+        /// How long.
+        time: Duration,
+    },
     /// A reload ended.
     Reload(Outcome),
-    /// A reload was asked for and not begun, because of this.
+    /// What was asked for (a reload, a promotion, a rollback) was not done, because of this.
     Refused(String),
 }

@@ -1,10 +1,12 @@
 //! What must be true of a restart, without I/O and without a clock: time is an argument everywhere.
 
 pub(crate) mod addresses;
+pub(crate) mod control;
 pub(crate) mod event;
 pub(crate) mod identity;
 pub(crate) mod message;
 pub(crate) mod notify;
 pub(crate) mod rollout;
+pub(crate) mod share;
 pub(crate) mod slots;
 pub(crate) mod steering;
