@@ -1,6 +1,22 @@
 //! Steering programs: classic BPF that picks, for each new connection, the slot of the listener that gets it.
 
+mod instruction;
+#[allow(dead_code, reason = "the probe and the canary steps use it")]
+mod split;
+
+#[cfg(test)]
+mod interpreter;
+
 use std::fmt;
+
+use instruction::{
+    ADD_CONSTANT, AND_CONSTANT, JUMP_EQUAL, LOAD_BYTE_ABSOLUTE, LOAD_WORD_ABSOLUTE, MODULO_CONSTANT, RANDOM,
+    RETURN_ACCUMULATOR, RETURN_CONSTANT, if_true, plain, return_constant,
+};
+
+pub(crate) use instruction::Instruction;
+#[allow(unused_imports, reason = "the probe and the canary steps use it")]
+pub(crate) use split::Split;
 
 /// How new connections are moved from one generation to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,29 +43,13 @@ impl fmt::Display for Tier {
     }
 }
 
-/// One instruction of classic BPF, laid out as `struct sock_filter` (include/uapi/linux/filter.h, Linux 6.18).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Instruction {
-    pub(crate) code: u16,
-    pub(crate) jump_true: u8,
-    pub(crate) jump_false: u8,
-    pub(crate) k: u32,
-}
-
-// BPF_LD|BPF_W|BPF_ABS and so on, from include/uapi/linux/bpf_common.h and filter.h.
-const LOAD_WORD_ABSOLUTE: u16 = 0x20;
-const ADD_CONSTANT: u16 = 0x04;
-const MODULO_CONSTANT: u16 = 0x94;
-const JUMP_EQUAL: u16 = 0x15;
-const RETURN_CONSTANT: u16 = 0x06;
-const RETURN_ACCUMULATOR: u16 = 0x16;
-const LOAD_BYTE_ABSOLUTE: u16 = 0x30;
-const AND_CONSTANT: u16 = 0x54;
-/// SKF_AD_OFF + SKF_AD_RANDOM: a random word, new for each packet.
-const RANDOM: u32 = 0xffff_f000 + 56;
-
-/// The most slots that one program names: a chain of as many jumps stays far below BPF_MAXINSNS (4096).
-pub(crate) const SLOTS_MAX: usize = 1024;
+/// The most slots of one side that a program names. Slots that do not follow one another are a chain of two instructions
+/// each, so that two sides of them and what tells the sides apart stay below BPF_MAXINSNS (4096).
+///
+/// `net.core.optmem_max` may be the narrower limit (`sk_reuseport_attach_filter` in net/core/filter.c, Linux 6.18): 128 kB,
+/// as it is there, takes them all; 20 kB, as in older kernels, some 840 such slots on both sides together, and attaching
+/// more fails with `ENOMEM`.
+pub(crate) const SLOTS_MAX: usize = 1000;
 
 /// A program that picks one of some slots for each new connection, evenly and at random.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,16 +66,13 @@ impl Program {
         if rest.is_empty() {
             return Some(Program(vec![return_constant(first)]));
         }
-        let mut program = vec![
-            Instruction { code: LOAD_WORD_ABSOLUTE, jump_true: 0, jump_false: 0, k: RANDOM },
-            Instruction { code: MODULO_CONSTANT, jump_true: 0, jump_false: 0, k: count },
-        ];
+        let mut program = vec![plain(LOAD_WORD_ABSOLUTE, RANDOM), plain(MODULO_CONSTANT, count)];
         if slots.windows(2).all(|pair| u32::from(pair[0]) + 1 == u32::from(pair[1])) {
-            program.push(Instruction { code: ADD_CONSTANT, jump_true: 0, jump_false: 0, k: first.into() });
-            program.push(Instruction { code: RETURN_ACCUMULATOR, jump_true: 0, jump_false: 0, k: 0 });
+            program.push(plain(ADD_CONSTANT, first.into()));
+            program.push(plain(RETURN_ACCUMULATOR, 0));
         } else {
             for (index, &slot) in (0..).zip(slots) {
-                program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: index });
+                program.push(if_true(JUMP_EQUAL, index, 1));
                 program.push(return_constant(slot));
             }
             // Not reached, but the kernel's checker wants every path to end in a return.
@@ -91,13 +88,12 @@ impl Program {
         const FLAGS: u32 = 13;
         const SYN: u32 = 0x02;
         const ACK: u32 = 0x10;
-        let pass = Instruction { code: RETURN_CONSTANT, jump_true: 0, jump_false: 0, k: u32::MAX };
         Program(vec![
-            Instruction { code: LOAD_BYTE_ABSOLUTE, jump_true: 0, jump_false: 0, k: FLAGS },
-            Instruction { code: AND_CONSTANT, jump_true: 0, jump_false: 0, k: SYN | ACK },
-            Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: SYN },
+            plain(LOAD_BYTE_ABSOLUTE, FLAGS),
+            plain(AND_CONSTANT, SYN | ACK),
+            if_true(JUMP_EQUAL, SYN, 1),
             return_constant(0),
-            pass,
+            plain(RETURN_CONSTANT, u32::MAX),
         ])
     }
 
@@ -107,38 +103,16 @@ impl Program {
     }
 }
 
-fn return_constant(slot: u16) -> Instruction {
-    Instruction { code: RETURN_CONSTANT, jump_true: 0, jump_false: 0, k: slot.into() }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::interpreter::run;
     use super::*;
-
-    /// What the kernel's interpreter does with the few instructions that we use.
-    fn run(program: &Program, random: u32) -> u32 {
-        let mut accumulator = 0;
-        let mut at = 0;
-        loop {
-            let i = program.0[at];
-            at += 1;
-            match i.code {
-                LOAD_WORD_ABSOLUTE if i.k == RANDOM => accumulator = random,
-                MODULO_CONSTANT => accumulator %= i.k,
-                ADD_CONSTANT => accumulator += i.k,
-                JUMP_EQUAL => at += usize::from(if accumulator == i.k { i.jump_true } else { i.jump_false }),
-                RETURN_CONSTANT => return i.k,
-                RETURN_ACCUMULATOR => return accumulator,
-                other => panic!("an instruction that the kernel would refuse: {other:#x}"),
-            }
-        }
-    }
 
     #[test]
     fn every_slot_named_is_picked_and_no_other() {
         for slots in [vec![0], vec![7], vec![0, 1, 2], vec![3, 4, 5], vec![0, 3], vec![5, 1, 4]] {
             let program = Program::one_of(&slots).expect("a few slots");
-            let picked: Vec<u32> = (0..slots.len() as u32).map(|random| run(&program, random)).collect();
+            let picked: Vec<u32> = (0..slots.len() as u32).map(|random| run(&program, &[], &[random])).collect();
             assert_eq!(picked, slots.iter().map(|&s| u32::from(s)).collect::<Vec<_>>());
         }
     }
