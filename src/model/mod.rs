@@ -4,6 +4,7 @@ pub(crate) mod addresses;
 pub(crate) mod control;
 pub(crate) mod event;
 pub(crate) mod identity;
+pub(crate) mod instance_name;
 pub(crate) mod message;
 pub(crate) mod notify;
 pub(crate) mod rollout;

@@ -1,0 +1,172 @@
+//! Where control sockets are: the folder that a server puts its own into, and those that a client looks in.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::during;
+
+/// The folder of the system's services.
+const OF_THE_SYSTEM: &str = "/run/cutover";
+
+/// `sun_path` of `struct sockaddr_un` has 108 bytes, the last of which is 0 (unix(7)).
+const PATH_MAX: usize = 107;
+
+/// What decides where control sockets are.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// `RUNTIME_DIRECTORY` of systemd.exec(5), the first of them.
+    runtime: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR/cutover`.
+    of_the_user: Option<PathBuf>,
+    of_the_system: PathBuf,
+    is_root: bool,
+}
+
+impl Surroundings {
+    /// Of this process, with the environment that it is told.
+    pub(crate) fn new(variable: impl Fn(&str) -> Option<OsString>) -> Surroundings {
+        Surroundings::with(variable, rustix::process::geteuid().is_root(), OF_THE_SYSTEM.into())
+    }
+
+    fn with(variable: impl Fn(&str) -> Option<OsString>, is_root: bool, of_the_system: PathBuf) -> Surroundings {
+        // A relative one would be another folder in each process; the XDG specification wants it ignored as well.
+        let folder = |path: PathBuf| Some(path).filter(|path| path.is_absolute());
+        let runtime = variable("RUNTIME_DIRECTORY").and_then(|list| {
+            let first = list.as_bytes().split(|byte| *byte == b':').next()?;
+            folder(std::ffi::OsStr::from_bytes(first).into())
+        });
+        let of_the_user = variable("XDG_RUNTIME_DIR").and_then(|path| folder(path.into()));
+        Surroundings { runtime, of_the_user: of_the_user.map(|path| path.join("cutover")), of_the_system, is_root }
+    }
+
+    /// The folder that a server puts its control socket into; `None` if there is no place for it. It need not exist yet.
+    pub(crate) fn own(&self) -> Option<&Path> {
+        let of_the_system = self.is_root.then_some(&self.of_the_system);
+        self.runtime.as_ref().or(of_the_system).or(self.of_the_user.as_ref()).map(PathBuf::as_path)
+    }
+
+    /// The folders that a client looks in, as far as they exist, each of them once: wherever a server may have put its
+    /// socket, and what is one level deeper, because a template unit of systemd has a folder for each instance.
+    pub(crate) fn candidates(&self) -> Vec<PathBuf> {
+        let top = [self.runtime.as_deref(), Some(&self.of_the_system), self.of_the_user.as_deref()];
+        let mut seen = BTreeSet::new();
+        let mut found = Vec::new();
+        for folder in top.into_iter().flatten() {
+            let mut deeper: Vec<PathBuf> = match fs::read_dir(folder) {
+                Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect(),
+                Err(_) => Vec::new(),
+            };
+            deeper.sort();
+            for folder in std::iter::once(folder.to_owned()).chain(deeper) {
+                // One that leads to the same place would name the same instance twice.
+                if folder.is_dir() && fs::canonicalize(&folder).is_ok_and(|path| seen.insert(path)) {
+                    found.push(folder);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Looks whether a socket can have this path.
+///
+/// # Errors
+/// Names the path if it is too long.
+pub(crate) fn check_length(path: &Path) -> io::Result<()> {
+    let length = path.as_os_str().len();
+    if length <= PATH_MAX {
+        return Ok(());
+    }
+    let why = format!("the path {} is too long for a socket: {length} bytes of at most {PATH_MAX}", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// Whether somebody listens on this socket. Does not wait.
+///
+/// # Errors
+/// `ENOENT` if there is none, `EACCES` if it belongs to somebody else.
+pub(crate) fn is_living(path: &Path) -> io::Result<bool> {
+    check_length(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(|e| during("make a socket", e))?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        // Its accept queue is full, but it has one.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn surroundings(variables: &[(&str, &str)], is_root: bool, of_the_system: &Path) -> Surroundings {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        Surroundings::with(variable, is_root, of_the_system.to_owned())
+    }
+
+    #[test]
+    fn a_server_has_one_folder_by_who_runs_it() {
+        let xdg = ("XDG_RUNTIME_DIR", "/run/user/7");
+        for (variables, is_root, own) in [
+            (&[("RUNTIME_DIRECTORY", "/run/web:/run/more"), xdg][..], true, Some("/run/web")),
+            (&[("RUNTIME_DIRECTORY", ""), xdg], true, Some("/run/cutover")),
+            (&[xdg], true, Some("/run/cutover")),
+            (&[xdg], false, Some("/run/user/7/cutover")),
+            (&[("XDG_RUNTIME_DIR", "relative")], false, None),
+            (&[("RUNTIME_DIRECTORY", "relative")], false, None),
+            (&[], false, None),
+        ] {
+            let surroundings = surroundings(variables, is_root, Path::new(OF_THE_SYSTEM));
+            assert_eq!(surroundings.own(), own.map(Path::new), "{variables:?}, root {is_root}");
+        }
+    }
+
+    #[test]
+    fn a_client_looks_in_each_folder_that_exists_and_one_level_deeper_once() {
+        let place = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| place.path().join(name);
+        for folder in ["system/web@b", "system/web@a", "user/cutover"] {
+            fs::create_dir_all(at(folder)).expect("a folder");
+        }
+        fs::write(at("system/file"), "").expect("a file");
+        std::os::unix::fs::symlink(at("system"), at("user/cutover/again")).expect("a symlink");
+        let runtime = at("system/web@a");
+        let variables = [
+            ("RUNTIME_DIRECTORY", runtime.to_str().expect("text")),
+            ("XDG_RUNTIME_DIR", &at("user").to_str().expect("text").to_owned()),
+        ];
+        let found = surroundings(&variables, false, &at("system")).candidates();
+        assert_eq!(found, [at("system/web@a"), at("system"), at("system/web@b"), at("user/cutover")]);
+        assert_eq!(surroundings(&[], true, &at("nowhere")).candidates(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_path_that_does_not_fit_is_named() {
+        let longest = Path::new("/").join("x".repeat(106));
+        check_length(&longest).expect("fits");
+        assert!(SockAddr::unix(&longest).is_ok(), "the system agrees");
+        let longer = Path::new("/").join("x".repeat(107));
+        let error = check_length(&longer).expect_err("too long").to_string();
+        assert!(error.contains(longer.to_str().expect("text")) && error.contains("108 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_stale_socket_is_told_from_a_living_one() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join("web.sock");
+        assert_eq!(is_living(&path).expect_err("none").kind(), io::ErrorKind::NotFound);
+        let listener = UnixListener::bind(&path).expect("bound");
+        assert!(is_living(&path).expect("there"));
+        drop(listener);
+        assert!(!is_living(&path).expect("a file is left"));
+    }
+}
