@@ -16,6 +16,7 @@
 //!
 //! Linux only. The process must keep the path that it was started by (its argv 0), and must not ignore SIGCHLD.
 
+mod client;
 mod config;
 mod error;
 mod model;
@@ -23,6 +24,7 @@ mod runtime;
 mod server;
 mod sys;
 
+pub use client::{Control, ControlError, ControlErrorKind, Following, Until};
 pub use error::{Error, ErrorKind};
 pub use model::control::{ConnectionKinds, GenerationStatus, LastReload, Progress, RolloutStatus, Status};
 pub use model::event::{Event, Outcome, Phase};

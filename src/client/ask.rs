@@ -1,0 +1,195 @@
+//! One request on the control socket, and its answer. Asks again where the socket was just handed on.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::error::{ControlError, ControlErrorKind};
+use crate::model::control::Refusal;
+use crate::model::identity::Pid;
+use crate::sys::control_folder;
+
+/// The largest answer that is taken, where it is not a stream.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// Between two attempts. The next generation has bound its socket by then, or will soon.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For an answer, or for the head of one that is a stream.
+    pub(super) answer: Duration,
+    /// For a generation that does not retire.
+    pub(super) again: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { answer: Duration::from_secs(10), again: Duration::from_secs(5) }
+    }
+}
+
+/// An answer of which only the head is here.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Incoming,
+    /// The process that answers.
+    pub(super) peer: Pid,
+    /// Drives the connection, which ends when this is dropped.
+    pub(super) connection: JoinSet<()>,
+    by: Instant,
+}
+
+/// What one attempt brought, where it was no error.
+enum Attempt {
+    Answered(Response<Incoming>, Pid, JoinSet<()>),
+    /// The process that has just been asked hands the socket on, or has died.
+    Again(ControlError),
+}
+
+/// Asks, and takes the head of the answer if that says yes.
+pub(super) async fn ask(path: &Path, how: Patience, method: Method, target: &str) -> Result<Answer, ControlError> {
+    let again_until = Instant::now() + how.again;
+    loop {
+        let by = Instant::now() + how.answer;
+        let attempt =
+            timeout_at(by, attempt(path, &method, target)).await.unwrap_or_else(|_| Err(silent(path, how)))?;
+        let again = match attempt {
+            Attempt::Answered(response, peer, connection) if response.status().is_success() => {
+                return Ok(Answer { body: response.into_body(), peer, connection, by });
+            }
+            Attempt::Answered(response, _, _connection) => {
+                let status = response.status();
+                let body = whole(path, how, response.into_body(), by).await?;
+                let refusal = refusal(path, status, &body);
+                if status != StatusCode::SERVICE_UNAVAILABLE {
+                    return Err(refusal);
+                }
+                refusal
+            }
+            Attempt::Again(error) => error,
+        };
+        if Instant::now() >= again_until {
+            return Err(again);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Asks, and takes all of the answer.
+pub(super) async fn ask_whole(path: &Path, how: Patience, method: Method, target: &str) -> Result<Bytes, ControlError> {
+    let answer = ask(path, how, method, target).await?;
+    whole(path, how, answer.body, answer.by).await
+}
+
+async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, ControlError> {
+    let stream = connect(path).await?;
+    // SO_PEERCRED tells who called listen(2) (unix(7)): the generation whose socket it is.
+    let peer = stream.peer_cred().map_err(|error| of_system(path, error))?;
+    let peer = Pid::new(peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
+    let lost = |error: hyper::Error| {
+        let message = format!("process {peer} closed the connection on {} without an answer", path.display());
+        ControlError::because(ControlErrorKind::Lost, message, error)
+    };
+    let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
+        Ok(pair) => pair,
+        Err(error) => return Ok(Attempt::Again(lost(error))),
+    };
+    let mut driving = JoinSet::new();
+    driving.spawn(async move {
+        // What goes wrong here is told where the answer is read.
+        let _ = connection.await;
+    });
+    let request = Request::builder().method(method).uri(target).header(hyper::header::HOST, "cutover");
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| of_protocol(path, error))?;
+    match sender.send_request(request).await {
+        Ok(response) => Ok(Attempt::Answered(response, peer, driving)),
+        Err(error) if is_end(&error) => Ok(Attempt::Again(lost(error))),
+        Err(error) => Err(of_protocol(path, error)),
+    }
+}
+
+/// The connection ended before an answer.
+fn is_end(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || cause.is_some()
+}
+
+async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
+    control_folder::check_length(path)
+        .map_err(|error| ControlError::new(ControlErrorKind::NoInstance, error.to_string()))?;
+    loop {
+        let before = file(path);
+        let error = match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        match error.kind() {
+            // The accept queue is full, and connect(2) says nothing about when there is room. The caller limits the time.
+            io::ErrorKind::WouldBlock => sleep(PAUSE).await,
+            // Another generation renamed its socket over the one that was looked up, and that one was closed.
+            io::ErrorKind::ConnectionRefused if file(path) != before => {}
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+                let message = format!("no instance runs at {}", path.display());
+                return Err(ControlError::because(ControlErrorKind::NoInstance, message, error));
+            }
+            io::ErrorKind::PermissionDenied => {
+                let message = format!("{} belongs to another user", path.display());
+                return Err(ControlError::because(ControlErrorKind::Denied, message, error));
+            }
+            _ => return Err(of_system(path, error)),
+        }
+    }
+}
+
+/// What tells one file from another that was renamed over it.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+async fn whole(path: &Path, how: Patience, body: Incoming, by: Instant) -> Result<Bytes, ControlError> {
+    let collected = timeout_at(by, Limited::new(body, ANSWER_MAX).collect()).await.map_err(|_| silent(path, how))?;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        let kind = if error.is::<hyper::Error>() { ControlErrorKind::Lost } else { ControlErrorKind::Protocol };
+        ControlError::because(kind, format!("the answer on {} has no end", path.display()), error)
+    })
+}
+
+fn refusal(path: &Path, status: StatusCode, body: &[u8]) -> ControlError {
+    let kind = match status {
+        StatusCode::FORBIDDEN => ControlErrorKind::Denied,
+        StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE => ControlErrorKind::Refused,
+        _ => ControlErrorKind::Protocol,
+    };
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => ControlError::new(kind, refusal.error),
+        Err(_) => ControlError::new(kind, format!("the answer on {} is {status}", path.display())),
+    }
+}
+
+fn silent(path: &Path, how: Patience) -> ControlError {
+    let message = format!("no answer on {} in {:?}: the process hangs", path.display(), how.answer);
+    ControlError::new(ControlErrorKind::Lost, message)
+}
+
+fn of_system(path: &Path, error: io::Error) -> ControlError {
+    ControlError::because(ControlErrorKind::System, format!("cannot connect to {}", path.display()), error)
+}
+
+pub(super) fn of_protocol(path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ControlError {
+    let message = format!("the answer on {} is not that of an instance", path.display());
+    ControlError::because(ControlErrorKind::Protocol, message, error)
+}

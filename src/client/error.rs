@@ -1,0 +1,66 @@
+//! What can go wrong when an instance is asked for something: opaque, with a kind.
+
+use std::fmt;
+
+/// Why an instance could not be asked, or did not do what it was asked for.
+///
+/// A reload that was rolled back is no error: it is an [`Outcome`](crate::Outcome).
+#[derive(Debug)]
+pub struct ControlError {
+    kind: ControlErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What sort of thing a [`ControlError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControlErrorKind {
+    /// No such instance runs.
+    NoInstance,
+    /// Several instances run, and none was named. The message lists them.
+    Several,
+    /// This cannot be the name of an instance.
+    Name,
+    /// The instance belongs to another user.
+    Denied,
+    /// It cannot be done now; the message says why.
+    Refused,
+    /// No answer came, or the connection ended before the outcome: the process died, or hangs.
+    Lost,
+    /// The answer was not understood.
+    Protocol,
+    /// The system refused something that is needed.
+    System,
+}
+
+impl ControlError {
+    pub(super) fn new(kind: ControlErrorKind, message: impl Into<String>) -> ControlError {
+        ControlError { kind, message: message.into(), source: None }
+    }
+
+    pub(super) fn because(
+        kind: ControlErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ControlError {
+        ControlError { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// What sort of thing it is.
+    pub fn kind(&self) -> ControlErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ControlError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

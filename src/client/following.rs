@@ -1,0 +1,130 @@
+//! A reload that is followed: its lines, one by one, until the end.
+
+use std::path::{Path, PathBuf};
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::task::JoinSet;
+
+use super::ask::{Answer, of_protocol};
+use super::error::{ControlError, ControlErrorKind};
+use crate::model::control::Progress;
+use crate::model::identity::Pid;
+
+/// The longest line that is taken.
+const LINE_MAX: usize = 1 << 20;
+
+/// How far a reload is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until it is decided.
+    Outcome,
+    /// Until the old generation is gone as well, if the reload is done.
+    Gone,
+}
+
+/// A reload that is followed. To drop it ends the following, not the reload.
+///
+/// Not `Clone`: each line is told once.
+#[derive(Debug)]
+pub struct Following {
+    path: PathBuf,
+    body: Incoming,
+    /// What has come and was not told yet, from `told` on.
+    received: Vec<u8>,
+    told: usize,
+    line: String,
+    peer: Pid,
+    is_decided: bool,
+    _connection: JoinSet<()>,
+}
+
+impl Following {
+    pub(super) fn new(path: &Path, answer: Answer) -> Following {
+        Following {
+            path: path.to_owned(),
+            body: answer.body,
+            received: Vec::new(),
+            told: 0,
+            line: String::new(),
+            peer: answer.peer,
+            is_decided: false,
+            _connection: answer.connection,
+        }
+    }
+
+    /// Waits for the next thing that happens; `None` at the end, which comes after the outcome only. Waits as long as
+    /// nothing happens. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Lost`](ControlErrorKind::Lost) if the connection ends before the outcome,
+    /// [`Protocol`](ControlErrorKind::Protocol) for what is not understood, and for a line of more than 1 MB.
+    pub async fn next(&mut self) -> Result<Option<Progress>, ControlError> {
+        loop {
+            if let Some(line) = self.take_line()? {
+                let progress = understand(&line).map_err(|error| of_protocol(&self.path, error))?;
+                self.is_decided |= matches!(progress, Progress::Outcome(_));
+                self.line = line;
+                return Ok(Some(progress));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.received.extend(frame.data_ref().into_iter().flatten()),
+                // Whatever ended it: the outcome is known.
+                _ if self.is_decided => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(ControlError::because(ControlErrorKind::Lost, self.lost(), error));
+                }
+                None => return Err(ControlError::new(ControlErrorKind::Lost, self.lost())),
+            }
+        }
+    }
+
+    /// The line, as it came, of what [`next`](Following::next) told last: one JSON object. Empty before the first.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// The process that runs the reload, as this process's pid namespace numbers it; 0 if it is outside of that.
+    pub fn pid(&self) -> Pid {
+        self.peer
+    }
+
+    /// The next whole line that is not empty.
+    fn take_line(&mut self) -> Result<Option<String>, ControlError> {
+        loop {
+            let rest = &self.received[self.told..];
+            let end = rest.iter().position(|byte| *byte == b'\n');
+            if end.unwrap_or(rest.len()) > LINE_MAX {
+                return Err(of_protocol(&self.path, format!("a line of more than {LINE_MAX} bytes")));
+            }
+            let Some(end) = end else {
+                self.received.drain(..self.told);
+                self.told = 0;
+                return Ok(None);
+            };
+            let line = std::str::from_utf8(&rest[..end]).map(|line| line.trim().to_owned());
+            self.told += end + 1;
+            let line = line.map_err(|error| of_protocol(&self.path, error))?;
+            if !line.is_empty() {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    fn lost(&self) -> String {
+        format!("the connection to process {} ended before the outcome", self.peer)
+    }
+}
+
+/// What a line says. One of a later version may name a phase that is not known here: that is nothing to give up for.
+fn understand(line: &str) -> serde_json::Result<Progress> {
+    #[derive(serde::Deserialize)]
+    struct Any {
+        #[serde(rename = "event")]
+        _event: String,
+    }
+    serde_json::from_str(line).or_else(|error| match serde_json::from_str::<Any>(line) {
+        Ok(_) => Ok(Progress::Unknown),
+        Err(_) => Err(error),
+    })
+}

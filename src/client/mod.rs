@@ -1,0 +1,143 @@
+//! The control client: finds an instance by its socket, and asks it.
+
+use std::path::{Path, PathBuf};
+
+use hyper::Method;
+
+use crate::model::control::Status;
+use crate::sys::control_folder::Surroundings;
+
+mod ask;
+mod error;
+mod find;
+mod following;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ControlError, ControlErrorKind};
+pub use following::{Following, Until};
+
+use ask::{Patience, ask, ask_whole, of_protocol};
+
+/// The control socket of one instance, whichever generation of it is live. Each call connects anew.
+///
+/// ```no_run
+/// use cutover::{Control, ControlError, Outcome, Progress, Until};
+///
+/// # async fn example() -> Result<(), ControlError> {
+/// let mut following = Control::find(Some("web"))?.reload(Until::Outcome).await?;
+/// while let Some(progress) = following.next().await? {
+///     match progress {
+///         Progress::Outcome(Outcome::Done { generation, .. }) => println!("generation {generation} is live"),
+///         Progress::Outcome(outcome) => println!("the old generation serves on: {outcome:?}"),
+///         other => println!("{other:?}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// All calls that ask have these: [`NoInstance`](ControlErrorKind::NoInstance) if nobody listens on the socket (any more),
+/// [`Denied`](ControlErrorKind::Denied) if it belongs to another user, [`Lost`](ControlErrorKind::Lost) if no answer comes
+/// in 10 s or it breaks off, [`Protocol`](ControlErrorKind::Protocol) if it is not understood,
+/// [`System`](ControlErrorKind::System) if no connection can be made. A generation that is just being replaced is asked
+/// again, for 5 s at most.
+///
+/// # Cancel safety
+/// A call that is dropped may have been heard or not.
+///
+/// # Panics
+/// All calls that ask need a tokio runtime with I/O and time.
+#[derive(Debug, Clone)]
+pub struct Control {
+    path: PathBuf,
+    patience: Patience,
+}
+
+impl Control {
+    /// The living instance with this name; without a name, the only one that lives.
+    ///
+    /// Looks in `$RUNTIME_DIRECTORY`, `/run/cutover` and `$XDG_RUNTIME_DIR/cutover`, and in the folders in those. A socket
+    /// file whose process is gone does not count.
+    ///
+    /// # Errors
+    /// [`NoInstance`](ControlErrorKind::NoInstance), [`Several`](ControlErrorKind::Several) (also if several have the name,
+    /// in different folders), [`Denied`](ControlErrorKind::Denied) if there are only those of other users,
+    /// [`Name`](ControlErrorKind::Name).
+    pub fn find(name: Option<&str>) -> Result<Control, ControlError> {
+        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
+        find::find(name, &surroundings.candidates()).map(Control::at)
+    }
+
+    /// The instance whose control socket has this path. Whether it lives shows when it is asked.
+    pub fn at(path: impl Into<PathBuf>) -> Control {
+        Control { path: path.into(), patience: Patience::default() }
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What there is, and how it stands.
+    ///
+    /// # Errors
+    /// Those of [all calls](Control#errors).
+    pub async fn status(&self) -> Result<Status, ControlError> {
+        let text = ask_whole(&self.path, self.patience, Method::GET, "/v1/status").await?;
+        serde_json::from_slice(&text).map_err(|error| of_protocol(&self.path, error))
+    }
+
+    /// The metrics, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// Those of [all calls](Control#errors).
+    pub async fn metrics(&self) -> Result<String, ControlError> {
+        let text = ask_whole(&self.path, self.patience, Method::GET, "/metrics").await?;
+        String::from_utf8(text.into()).map_err(|error| of_protocol(&self.path, error))
+    }
+
+    /// Starts the next generation, as SIGHUP does, and follows what becomes of it.
+    ///
+    /// # Errors
+    /// [`Refused`](ControlErrorKind::Refused) while a rollout is under way, and those of [all calls](Control#errors).
+    pub async fn reload(&self, until: Until) -> Result<Following, ControlError> {
+        let target = match until {
+            Until::Outcome => "/v1/reload",
+            Until::Gone => "/v1/reload?drain=true",
+        };
+        let answer = ask(&self.path, self.patience, Method::POST, target).await?;
+        Ok(Following::new(&self.path, answer))
+    }
+
+    /// Goes ahead: ends the canary or the soak of the rollout that is under way.
+    ///
+    /// # Errors
+    /// [`Refused`](ControlErrorKind::Refused) at any other time, and those of [all calls](Control#errors).
+    pub async fn promote(&self) -> Result<(), ControlError> {
+        self.tell("/v1/promote").await
+    }
+
+    /// Goes back: gives up the rollout that is under way, and the old generation has everything again.
+    ///
+    /// # Errors
+    /// [`Refused`](ControlErrorKind::Refused) where none is, or none that can be given up, and those of
+    /// [all calls](Control#errors).
+    pub async fn rollback(&self) -> Result<(), ControlError> {
+        self.tell("/v1/rollback").await
+    }
+
+    /// Stops the instance gracefully, as SIGTERM does.
+    ///
+    /// # Errors
+    /// Those of [all calls](Control#errors).
+    pub async fn stop(&self) -> Result<(), ControlError> {
+        self.tell("/v1/stop").await
+    }
+
+    async fn tell(&self, target: &str) -> Result<(), ControlError> {
+        ask_whole(&self.path, self.patience, Method::POST, target).await.map(drop)
+    }
+}
