@@ -10,6 +10,10 @@ pub(crate) mod groups;
 pub(crate) mod handover;
 pub(crate) mod pid_file;
 pub(crate) mod predecessors;
+#[allow(dead_code, reason = "a rollout that probes uses it")]
+pub(crate) mod probe;
+#[cfg(feature = "tls")]
+mod probe_tls;
 pub(crate) mod retire;
 pub(crate) mod service_manager;
 pub(crate) mod signals;

@@ -1,0 +1,322 @@
+//! The probe: a request to green on the real address, through the real stack, while every user is still on blue.
+//!
+//! It has a source (address and port) that nobody else can have while it lasts, and just that source is steered to green.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpSocket;
+
+use crate::model::probe::{Scheme, Target};
+use crate::sys::during;
+
+/// A try that is not the only one left has at least this long.
+const TRY_AT_LEAST: Duration = Duration::from_secs(2);
+/// The wait after the first try that failed; it doubles up to the next.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The largest header of an answer.
+const HEADER_MAX: usize = 64 * 1024;
+
+/// Tries until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
+///
+/// Each connection has its own source: before it, `steer` is called with `Some(source)`, to lead just that source to green;
+/// after it with `None`. An error of `steer` is final. A connection waits for its answer for half of the time that is left,
+/// but not less than 2 s, so that neither one hanging answer eats all of `timeout` nor a slow one never comes.
+///
+/// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once, and once it has spoken
+/// HTTP one way it is asked that way only.
+///
+/// # Errors
+/// What the last try met that was not cut short.
+///
+/// # Cancel safety
+/// When the future is dropped, `steer` is called with `None` if a source is steered.
+pub(crate) async fn pass<S>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String>
+where
+    S: Fn(Option<SocketAddr>) -> Result<(), String>,
+{
+    target.check().map_err(|error| error.to_string())?;
+    let to = reached(listener);
+    let mut probe = Probe { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
+    let mut pause = FIRST_PAUSE;
+    let mut met: Option<(Scheme, Miss)> = None;
+    loop {
+        let Err((scheme, miss)) = probe.once().await else { return Ok(()) };
+        match miss {
+            Miss::Steering(why) => {
+                return Err(format!("the probe {} cannot be steered: {why}", target.url(scheme, to)));
+            }
+            // Cut short by the end of all, it says less than the one before.
+            Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
+            miss => met = Some((scheme, miss)),
+        }
+        tokio::time::sleep(pause.min(probe.left())).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        if let Some((scheme, miss)) = &met
+            && probe.left().is_zero()
+        {
+            return Err(format!("did not pass the probe {} in {}: {miss}", target.url(*scheme, to), shown(timeout)));
+        }
+    }
+}
+
+/// Where a listener is reached from this host: one on all addresses by loopback, any other by its own.
+fn reached(listener: SocketAddr) -> SocketAddr {
+    let port = listener.port();
+    match listener.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, port).into(),
+        // A host with net.ipv6.conf.lo.disable_ipv6=1, as many a container is, has no ::1.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if bound((Ipv6Addr::LOCALHOST, 0).into()).is_err() => {
+            (Ipv4Addr::LOCALHOST, port).into()
+        }
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => (Ipv6Addr::LOCALHOST, port).into(),
+        IpAddr::V4(ip) => (ip, port).into(),
+        IpAddr::V6(_) => listener,
+    }
+}
+
+/// A socket with a source that nobody else has.
+///
+/// Without SO_REUSEADDR and SO_REUSEPORT nobody can bind the same port beside it, and connect(2) passes over a port that
+/// somebody has bound (`__inet_hash_connect` in net/ipv4/inet_hashtables.c, Linux 6.18).
+fn bound(source: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(|error| during("make a socket", error))?;
+    socket.bind(source).map_err(|error| during(format_args!("bind {}", source.ip()), error))?;
+    Ok(socket)
+}
+
+/// How long a connection waits for its answer.
+fn limit(left: Duration) -> Duration {
+    (left / 2).max(TRY_AT_LEAST).min(left)
+}
+
+/// Rounded for people.
+fn shown(duration: Duration) -> String {
+    let exact = duration < Duration::from_millis(10);
+    let rounded = if exact { duration } else { Duration::from_millis((duration.as_millis() as u64 + 5) / 10 * 10) };
+    format!("{rounded:?}")
+}
+
+struct Probe<'a, S> {
+    target: &'a Target,
+    to: SocketAddr,
+    steer: S,
+    /// What is known of the listener by now.
+    speaks: Scheme,
+    started: Instant,
+    timeout: Duration,
+}
+
+impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
+    fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
+
+    /// One try: one connection, or two if it must be found out what the listener speaks. The more telling failure is told.
+    async fn once(&mut self) -> Result<(), (Scheme, Miss)> {
+        let scheme = match self.speaks {
+            Scheme::Any => Scheme::Http,
+            known @ (Scheme::Http | Scheme::Https) => known,
+        };
+        let Err(plain) = self.connect_and_ask(scheme).await else { return Ok(()) };
+        match plain {
+            _ if self.speaks != Scheme::Any => return Err((scheme, plain)),
+            // A TLS server closes, sends an alert, or says 400 in plain HTTP.
+            Miss::Foreign(_) | Miss::Status(StatusCode::BAD_REQUEST) if cfg!(feature = "tls") => {}
+            Miss::Status(_) | Miss::TooLarge => {
+                self.speaks = Scheme::Http;
+                return Err((Scheme::Http, plain));
+            }
+            Miss::Foreign(_) | Miss::NoTls(_) | Miss::Unreachable(_) | Miss::Silence(_) | Miss::Steering(_) => {
+                return Err((Scheme::Http, plain));
+            }
+        }
+        let Err(tls) = self.connect_and_ask(Scheme::Https).await else { return Ok(()) };
+        match tls {
+            Miss::Status(_) | Miss::TooLarge | Miss::Foreign(_) => {
+                self.speaks = Scheme::Https;
+                Err((Scheme::Https, tls))
+            }
+            Miss::Steering(_) => Err((Scheme::Https, tls)),
+            Miss::NoTls(_) => {
+                if let Miss::Status(_) = plain {
+                    self.speaks = Scheme::Http;
+                }
+                Err((Scheme::Http, plain))
+            }
+            Miss::Unreachable(_) | Miss::Silence(_) => Err((Scheme::Http, plain)),
+        }
+    }
+
+    /// One connection, from a source of its own that is steered as long as it is under way.
+    async fn connect_and_ask(&self, scheme: Scheme) -> Result<(), Miss> {
+        let limit = limit(self.left());
+        let mut source = self.to;
+        source.set_port(0);
+        let socket = bound(source).map_err(Miss::Unreachable)?;
+        let source = socket.local_addr().map_err(Miss::Unreachable)?;
+        // The port is ours for as long as it is steered: this is closed after steering has ended, also when the future is
+        // dropped, because what is declared first is dropped last.
+        let _held = socket.as_fd().try_clone_to_owned().map_err(Miss::Unreachable)?;
+        let steered = Steered::to(source, &self.steer).map_err(Miss::Steering)?;
+        let answer = tokio::time::timeout(limit, self.ask(scheme, socket)).await;
+        steered.end().map_err(Miss::Steering)?;
+        match answer.unwrap_or(Err(Miss::Silence(limit)))? {
+            status if status.is_success() || status.is_redirection() => Ok(()),
+            status => Err(Miss::Status(status)),
+        }
+    }
+
+    async fn ask(&self, scheme: Scheme, socket: TcpSocket) -> Result<StatusCode, Miss> {
+        let stream = socket.connect(self.to).await.map_err(Miss::Unreachable)?;
+        match scheme {
+            Scheme::Any | Scheme::Http => self.request(stream).await,
+            #[cfg(feature = "tls")]
+            Scheme::Https => {
+                let stream = super::probe_tls::connect(stream, self.target.host(), self.to.ip()).await;
+                self.request(stream.map_err(|error| no_handshake(&error))?).await
+            }
+            #[cfg(not(feature = "tls"))]
+            Scheme::Https => Err(Miss::NoTls("this build has none".into())),
+        }
+    }
+
+    /// Sends the request, and reads the head of the answer.
+    async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<StatusCode, Miss> {
+        let address = || SocketAddr::new(self.to.ip(), self.to.port()).to_string();
+        let request = Request::get(self.target.path())
+            .header(HOST, self.target.host().map_or_else(address, str::to_owned))
+            .header(USER_AGENT, concat!("cutover-probe/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT, "*/*")
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Miss::Foreign(error.to_string()))?;
+        let (mut sender, connection) =
+            http1::Builder::new().max_buf_size(HEADER_MAX).handshake(TokioIo::new(stream)).await?;
+        // When the connection ends, the sender says why.
+        let driven = async {
+            let _ = connection.await;
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            answer = sender.send_request(request) => Ok(answer?.status()),
+            never = driven => match never {},
+        }
+    }
+}
+
+/// A source is steered to green, until the end or the drop of this.
+struct Steered<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> {
+    steer: Option<&'a S>,
+}
+
+impl<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> Steered<'a, S> {
+    fn to(source: SocketAddr, steer: &'a S) -> Result<Steered<'a, S>, String> {
+        // Made before it is steered: what fails half way is taken back as well.
+        let steered = Steered { steer: Some(steer) };
+        steer(Some(source))?;
+        Ok(steered)
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        self.steer.take().map_or(Ok(()), |steer| steer(None))
+    }
+}
+
+impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Drop for Steered<'_, S> {
+    fn drop(&mut self) {
+        if let Some(steer) = self.steer {
+            // There is nobody left to tell; who steers knows its own error.
+            let _ = steer(None);
+        }
+    }
+}
+
+/// What a connection met instead of an answer that passes.
+#[derive(Debug)]
+enum Miss {
+    /// There was no connection.
+    Unreachable(io::Error),
+    /// It speaks HTTP, and says no.
+    Status(StatusCode),
+    /// It speaks HTTP, but too much.
+    TooLarge,
+    /// What came back, if anything, is no HTTP; or it speaks TLS, but not with us.
+    Foreign(String),
+    /// What came back, if anything, is no TLS.
+    NoTls(String),
+    /// Nothing came back for this long.
+    Silence(Duration),
+    /// It could not be steered. This is final.
+    Steering(String),
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Miss::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                f.write_str("connection refused")
+            }
+            Miss::Unreachable(error) => error.fmt(f),
+            Miss::Status(status) => match status.canonical_reason() {
+                Some(reason) => write!(f, "it answered {} {reason}", status.as_u16()),
+                None => write!(f, "it answered {}", status.as_u16()),
+            },
+            Miss::TooLarge => {
+                write!(f, "the header of its answer is larger than {} kB or 100 fields", HEADER_MAX / 1024)
+            }
+            Miss::Foreign(what) | Miss::Steering(what) => f.write_str(what),
+            Miss::NoTls(what) => write!(f, "it speaks no TLS: {what}"),
+            Miss::Silence(limit) => write!(f, "no answer in {}", shown(*limit)),
+        }
+    }
+}
+
+impl From<hyper::Error> for Miss {
+    fn from(error: hyper::Error) -> Miss {
+        let io = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        if error.is_parse_too_large() {
+            Miss::TooLarge
+        } else if error.is_incomplete_message() || io.is_some_and(is_closed) {
+            Miss::Foreign("it closed the connection before it answered".into())
+        } else if error.is_parse() {
+            Miss::Foreign("what it answered is no HTTP/1.1".into())
+        } else {
+            Miss::Foreign(io.map_or_else(|| error.to_string(), io::Error::to_string))
+        }
+    }
+}
+
+/// Closed by the other end: whether that comes as a reset hangs on what it had read by then, and says nothing.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+}
+
+/// What a TLS handshake met.
+#[cfg(feature = "tls")]
+fn no_handshake(error: &io::Error) -> Miss {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => Miss::NoTls("what it answered is something else".into()),
+        Some(error) => Miss::Foreign(format!("the TLS handshake failed: {error}")),
+        None if is_closed(error) => Miss::NoTls("it closed the connection in the handshake".into()),
+        None => Miss::NoTls(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod tests;
