@@ -1,15 +1,32 @@
 //! What a user can set, with its defaults.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
+/// Whether there is a control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ControlSocket {
+    Wanted,
+    Unwanted,
+}
+
 /// The settings of a server.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) control: ControlSocket,
+    pub(crate) metrics: Option<io::Result<Vec<SocketAddr>>>,
+    /// What is asked of the next generation, as the user wrote it.
+    pub(crate) probe: Option<String>,
+    pub(crate) probe_timeout: Duration,
+    /// Percent of new connections, and how long.
+    pub(crate) canary: Vec<(f64, Duration)>,
+    pub(crate) soak: Duration,
     pub(crate) ready_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) idle_grace: Duration,
@@ -26,6 +43,12 @@ impl Default for Config {
         Config {
             name: None,
             pid_file: None,
+            control: ControlSocket::Wanted,
+            metrics: None,
+            probe: None,
+            probe_timeout: Duration::from_secs(5),
+            canary: Vec::new(),
+            soak: Duration::ZERO,
             ready_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(5),
             idle_grace: Duration::from_secs(10),
@@ -51,16 +74,22 @@ impl Config {
         let wrong = |what: String| Err(Error::new(ErrorKind::Config, what));
         let durations = [
             ("ready timeout", self.ready_timeout),
+            ("probe timeout", self.probe_timeout),
+            ("soak", self.soak),
             ("linger", self.linger),
             ("idle grace", self.idle_grace),
             ("drain timeout", self.drain_timeout),
             ("header read timeout", self.header_read_timeout),
         ];
-        if let Some((what, long)) = durations.into_iter().find(|(_, duration)| *duration > LONGEST) {
+        let steps = self.canary.iter().map(|(_, time)| ("canary step", *time));
+        if let Some((what, long)) = durations.into_iter().chain(steps).find(|(_, duration)| *duration > LONGEST) {
             return wrong(format!("the {what} is {long:?}, more than a year"));
         }
         if self.ready_timeout.is_zero() {
             return wrong("the ready timeout is 0, so that no generation could ever become ready".into());
+        }
+        if self.probe_timeout.is_zero() {
+            return wrong("the probe timeout is 0, so that no probe could ever pass".into());
         }
         if self.header_read_timeout.is_zero() {
             return wrong("the header read timeout is 0, so that no request could ever be read".into());

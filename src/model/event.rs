@@ -109,6 +109,12 @@ pub enum Event {
         /// How long.
         time: Duration,
     },
+    /// All new connections go to the next generation, and can be taken back for this long.
+    #[non_exhaustive]
+    Soak {
+        /// How long.
+        time: Duration,
+    },
     /// A reload ended.
     Reload(Outcome),
     /// What was asked for (a reload, a promotion, a rollback) was not done, because of this.

@@ -41,7 +41,7 @@ pub struct Pid(u32);
 
 impl Pid {
     /// Names the process with this id.
-    pub fn new(pid: u32) -> Pid {
+    pub const fn new(pid: u32) -> Pid {
         Pid(pid)
     }
 

@@ -3,8 +3,10 @@
 //! Versions of both ends may differ: unknown fields and kinds are ignored, and a field that is missing has a default.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::addresses::Bound;
+use super::control::LastReload;
 use super::identity::{Generation, Inode, Pid};
 
 /// Raised when a change is more than a field that an older generation can ignore.
@@ -23,6 +25,9 @@ pub(crate) struct Birth {
     pub(crate) handover: String,
     #[serde(default)]
     pub(crate) addresses: Vec<Bound>,
+    /// The control socket that it takes over when it is live.
+    #[serde(default)]
+    pub(crate) control: Option<PathBuf>,
 }
 
 /// The listeners of one group, in the order of their slots.
@@ -39,6 +44,15 @@ pub(crate) struct Drainer {
     pub(crate) pid: Pid,
 }
 
+/// What an instance remembers of its reloads, from generation to generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct History {
+    pub(crate) done: u64,
+    pub(crate) rolled_back: u64,
+    pub(crate) last: Option<LastReload>,
+}
+
 /// One line from green to blue.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -48,6 +62,8 @@ pub(crate) enum FromGreen {
         #[serde(default)]
         groups: Vec<GroupOrder>,
     },
+    /// It has taken its office: the control socket, the PID file and the service manager are its own.
+    Live,
     /// A kind that a later version has.
     #[serde(other)]
     Unknown,
@@ -61,7 +77,11 @@ pub(crate) enum FromBlue {
     Live {
         #[serde(default)]
         draining: Vec<Drainer>,
+        #[serde(default)]
+        history: History,
     },
+    /// Blue has taken all new connections back: finish what there is, and go.
+    TakenBack,
     /// Blue has closed its listeners: the slots as they are now.
     Closed {
         #[serde(default)]
@@ -84,10 +104,11 @@ mod tests {
     fn an_older_and_a_newer_version_are_understood() {
         assert_eq!(
             serde_json::from_str::<FromBlue>(r#"{"kind":"live"}"#).ok(),
-            Some(FromBlue::Live { draining: vec![] })
+            Some(FromBlue::Live { draining: vec![], history: History::default() })
         );
+        let live = FromBlue::Live { draining: vec![], history: History::default() };
         let newer = r#"{"kind":"live","draining":[],"tickets":"abc"}"#;
-        assert_eq!(serde_json::from_str::<FromBlue>(newer).ok(), Some(FromBlue::Live { draining: vec![] }));
+        assert_eq!(serde_json::from_str::<FromBlue>(newer).ok(), Some(live));
         assert_eq!(serde_json::from_str::<FromBlue>(r#"{"kind":"sing","song":1}"#).ok(), Some(FromBlue::Unknown));
         assert_eq!(serde_json::from_str::<FromGreen>(r#"{"kind":"dance"}"#).ok(), Some(FromGreen::Unknown));
     }
@@ -101,6 +122,7 @@ mod tests {
             blue_generation: Generation::new(2),
             handover: "cutover-12-4".into(),
             addresses: vec![],
+            control: None,
         };
         let text = serde_json::to_string(&birth).expect("plain data");
         assert_eq!(serde_json::from_str::<Birth>(&text).ok(), Some(birth));

@@ -7,7 +7,6 @@ pub(crate) mod identity;
 pub(crate) mod instance_name;
 pub(crate) mod message;
 pub(crate) mod notify;
-#[allow(dead_code, reason = "a rollout that probes uses it")]
 pub(crate) mod probe;
 pub(crate) mod rollout;
 pub(crate) mod share;

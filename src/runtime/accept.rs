@@ -22,66 +22,62 @@ const SAID_AGAIN: Duration = Duration::from_secs(60);
 /// Where accepted connections go.
 pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
 
-/// The tasks that accept, one for each listener.
-pub(crate) struct Acceptors {
-    tasks: Vec<JoinHandle<Arc<TcpListener>>>,
-    stop: watch::Sender<bool>,
-    connections: Arc<Connections>,
+/// A listener, and where its connections go.
+pub(crate) struct Door {
+    pub(crate) listener: Arc<TcpListener>,
     sink: Sink,
 }
 
+/// The tasks that accept, one for each listener.
+pub(crate) struct Acceptors {
+    tasks: Vec<JoinHandle<Door>>,
+    stop: watch::Sender<bool>,
+    connections: Arc<Connections>,
+}
+
 impl Acceptors {
-    /// Begins to accept. `room` is waited for before each connection, beside the limit of connections.
-    pub(crate) fn start<R>(
-        listeners: &[Arc<TcpListener>],
-        connections: &Arc<Connections>,
-        sink: &Sink,
-        room: R,
-    ) -> Acceptors
-    where
-        R: Room,
-    {
-        let stop = watch::Sender::new(false);
-        let tasks = listeners
-            .iter()
-            .map(|listener| {
-                let (listener, connections, sink) = (listener.clone(), connections.clone(), sink.clone());
-                let (mut stopped, room) = (stop.subscribe(), room.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        _ = stopped.wait_for(|stopped| *stopped) => {}
-                        () = accept_all(&listener, &connections, &sink, &room) => {}
-                    }
-                    listener
-                })
-            })
-            .collect();
-        Acceptors { tasks, stop, connections: connections.clone(), sink: sink.clone() }
+    pub(crate) fn new(connections: &Arc<Connections>) -> Acceptors {
+        Acceptors { tasks: Vec::new(), stop: watch::Sender::new(false), connections: connections.clone() }
+    }
+
+    /// Begins to accept. `room` is waited for before each connection.
+    pub(crate) fn open(&mut self, listeners: &[Arc<TcpListener>], sink: &Sink, room: &impl Room) {
+        for listener in listeners {
+            let (door, room) = (Door { listener: listener.clone(), sink: sink.clone() }, room.clone());
+            let (connections, mut stopped) = (self.connections.clone(), self.stop.subscribe());
+            self.tasks.push(tokio::spawn(async move {
+                tokio::select! {
+                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                    () = accept_all(&door, &connections, &room) => {}
+                }
+                door
+            }));
+        }
     }
 
     /// Stops to accept and gives the listeners back; they still listen.
-    pub(crate) async fn stop(&mut self) -> Vec<Arc<TcpListener>> {
+    pub(crate) async fn stop(&mut self) -> Vec<Door> {
         self.stop.send_replace(true);
-        let mut listeners = Vec::new();
+        let mut doors = Vec::new();
         for task in self.tasks.drain(..) {
             // A task that panicked has dropped its listener already.
-            if let Ok(listener) = task.await {
-                listeners.push(listener);
+            if let Ok(door) = task.await {
+                doors.push(door);
             }
         }
-        listeners
+        doors
     }
 
     /// Takes all that waits in the queue of one listener, beyond every limit: it would be reset by the close.
     ///
     /// # Errors
     /// When accept(2) fails; what is still in the queue then stays there.
-    pub(crate) fn empty(&self, listener: &TcpListener) -> io::Result<usize> {
+    pub(crate) fn empty(&self, door: &Door) -> io::Result<usize> {
         let mut taken = 0;
-        while let Some(stream) = crate::sys::socket::accept_now(listener)? {
+        while let Some(stream) = crate::sys::socket::accept_now(&door.listener)? {
             // One that was reset in the meantime has no peer any more, and needs no answer.
             if let Ok((stream, peer)) = TcpStream::from_std(stream).and_then(|s| s.peer_addr().map(|peer| (s, peer))) {
-                take(stream, peer, &self.connections, &self.sink);
+                take(stream, peer, &self.connections, &door.sink);
                 taken += 1;
             }
         }
@@ -103,14 +99,28 @@ impl Room for Unbounded {
     async fn wait(&self) {}
 }
 
-async fn accept_all(listener: &TcpListener, connections: &Arc<Connections>, sink: &Sink, room: &impl Room) {
+/// Room within the limit of connections.
+impl Room for Arc<Connections> {
+    async fn wait(&self) {
+        self.room().await;
+    }
+}
+
+/// Room for the one and for the other.
+impl<A: Room, B: Room> Room for (A, B) {
+    async fn wait(&self) {
+        self.0.wait().await;
+        self.1.wait().await;
+    }
+}
+
+async fn accept_all(door: &Door, connections: &Arc<Connections>, room: &impl Room) {
     let mut said: Option<Instant> = None;
     loop {
-        connections.room().await;
         room.wait().await;
-        match listener.accept().await {
+        match door.listener.accept().await {
             Ok((stream, peer)) => {
-                take(stream, peer, connections, sink);
+                take(stream, peer, connections, &door.sink);
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
@@ -150,7 +160,8 @@ mod tests {
         let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
         let sink: Sink = Arc::new(move |stream| sender.send(stream).expect("received"));
         let connections = Connections::new(2);
-        let mut acceptors = Acceptors::start(&[listener], &connections, &sink, Unbounded);
+        let mut acceptors = Acceptors::new(&connections);
+        acceptors.open(&[listener], &sink, &(connections.clone(), Unbounded));
         let mut clients = Vec::new();
         for _ in 0..5 {
             clients.push(TcpStream::connect(address).await.expect("queued"));
@@ -162,8 +173,8 @@ mod tests {
         assert!(accepted.try_recv().is_err(), "three of two");
         drop(first);
         let _third = accepted.recv().await.expect("there is room again");
-        let listeners = acceptors.stop().await;
-        assert_eq!(acceptors.empty(&listeners[0]).expect("accept"), 2, "the last ones would be reset by the close");
+        let doors = acceptors.stop().await;
+        assert_eq!(acceptors.empty(&doors[0]).expect("accept"), 2, "the last ones would be reset by the close");
         assert_eq!(connections.open(), 4);
     }
 }

@@ -1,11 +1,13 @@
 //! Counts the connections of this generation, and tells them when it retires.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+
+use crate::model::control::ConnectionKinds;
 
 /// What the connections have to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +23,26 @@ pub(crate) enum Stage {
     Hammered,
 }
 
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Fresh,
+    Http1,
+    Http2,
+    Upgraded,
+    Tcp,
+}
+
+/// How many kinds there are.
+const KINDS: usize = Kind::Tcp as usize + 1;
+
 /// The connections of one generation.
 #[derive(Debug)]
 pub(crate) struct Connections {
     open: AtomicUsize,
     accepted: AtomicUsize,
+    kinds: [AtomicUsize; KINDS],
     limit: usize,
     /// One ended: there is room again, or nobody is left.
     ended: Notify,
@@ -39,6 +56,7 @@ impl Connections {
         Arc::new(Connections {
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
+            kinds: Default::default(),
             limit,
             ended: Notify::new(),
             stage: watch::Sender::new(Stage::Serving),
@@ -49,7 +67,26 @@ impl Connections {
     /// Counts one more, until the guard is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Guard {
         self.open.fetch_add(1, Ordering::Relaxed);
-        Guard { number: self.accepted.fetch_add(1, Ordering::Relaxed), connections: self.clone() }
+        self.kinds[Kind::Fresh as usize].fetch_add(1, Ordering::Relaxed);
+        let (number, kind) = (self.accepted.fetch_add(1, Ordering::Relaxed), AtomicU8::new(Kind::Fresh as u8));
+        Guard { number, kind, connections: self.clone() }
+    }
+
+    /// How many were accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many are open, by kind.
+    pub(crate) fn kinds(&self) -> ConnectionKinds {
+        let of = |kind: Kind| u64::try_from(self.kinds[kind as usize].load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        ConnectionKinds {
+            fresh: of(Kind::Fresh),
+            http1: of(Kind::Http1),
+            http2: of(Kind::Http2),
+            upgraded: of(Kind::Upgraded),
+            tcp: of(Kind::Tcp),
+        }
     }
 
     /// How many are open.
@@ -113,12 +150,20 @@ impl Connections {
 #[derive(Debug)]
 pub(crate) struct Guard {
     number: usize,
+    kind: AtomicU8,
     connections: Arc<Connections>,
 }
 
 impl Guard {
     pub(crate) fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// From now on it counts as one of these.
+    pub(crate) fn becomes(&self, kind: Kind) {
+        let before = self.kind.swap(kind as u8, Ordering::Relaxed);
+        self.connections.kinds[usize::from(before)].fetch_sub(1, Ordering::Relaxed);
+        self.connections.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A part of `whole` that is spread evenly over the connections: consecutive ones lie far apart.
@@ -132,6 +177,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.connections.kinds[usize::from(*self.kind.get_mut())].fetch_sub(1, Ordering::Relaxed);
         let before = self.connections.open.fetch_sub(1, Ordering::Release);
         // Nobody waits for another number than these.
         if before == 1 || before >= self.connections.limit {
@@ -159,6 +205,19 @@ mod tests {
         drop(b);
         connections.gone().await;
         assert_eq!(connections.open(), 0);
+    }
+
+    #[test]
+    fn each_is_counted_as_what_it_is_now() {
+        let connections = Connections::new(10);
+        let (a, b) = (connections.enter(), connections.enter());
+        a.becomes(Kind::Http1);
+        a.becomes(Kind::Upgraded);
+        b.becomes(Kind::Http2);
+        let kinds = connections.kinds();
+        assert_eq!((kinds.fresh, kinds.http1, kinds.http2, kinds.upgraded), (0, 0, 1, 1));
+        drop((a, b));
+        assert_eq!((connections.kinds(), connections.accepted()), (ConnectionKinds::default(), 2));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::effects::Host;
 use super::green::Newborn;
+use super::host::{Depth, Draft, Host};
+use crate::model::control::RolloutStatus;
 use crate::model::event::{Event as Told, Phase};
 use crate::model::identity::Generation;
-use crate::model::message::{Drainer, GroupOrder};
+use crate::model::message::{Drainer, GroupOrder, History};
 use crate::model::rollout::{Effect, Event, Rollout};
 
 /// How many inputs may wait: their sources wait when there is no room.
@@ -23,14 +24,41 @@ pub(crate) enum Input {
     Spawned { green: Generation, result: Result<Box<Newborn>, String> },
     /// What green says about itself, for people.
     GreenStatus { green: Generation, text: String },
-    /// The generations that drain, as the one before knows them.
-    Draining(Vec<Drainer>),
+    /// What the generation before knew, which passes the office on.
+    Inherited { draining: Vec<Drainer>, history: History },
     /// The generation before has closed its listeners; the order of the slots.
     BlueClosed(Vec<GroupOrder>),
+    /// Somebody wants an answer.
+    Ask(Ask),
     /// SIGUSR1.
     LogStatus,
     /// Has somebody joined our groups?
     LookForStrangers,
+}
+
+/// A question, with the way back for the answer.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// How it stands.
+    Status { depth: Depth, reply: oneshot::Sender<Result<Draft, Refused>> },
+    /// Does the machine take this event? With the rollout that is under way then.
+    Do { event: Event, reply: oneshot::Sender<Result<Option<RolloutStatus>, Refused>> },
+}
+
+/// Why an answer is no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Not now.
+    WrongTime(String),
+    /// Not this generation: the next one has the office, or is about to.
+    Retired(String),
+}
+
+impl Refused {
+    /// What is said when nobody answers any more.
+    pub(crate) fn gone() -> Refused {
+        Refused::Retired("this generation is gone: ask again".into())
+    }
 }
 
 /// One generation's machine and its host.
@@ -50,8 +78,8 @@ impl Driver {
             let (after, now) = (self.rollout.phase(), Instant::now());
             if after != before {
                 let elapsed = now.duration_since(since);
-                let (generation, pid) = (self.host.generation, std::process::id());
-                tracing::info!(%generation, pid, from = %before, to = %after, ?elapsed, "rollout");
+                let (generation, pid) = (self.host.generation, self.host.pid);
+                tracing::info!(%generation, %pid, from = %before, to = %after, ?elapsed, "rollout");
                 self.host.tell(Told::Phase { from: before, to: after });
                 since = now;
             }
@@ -59,7 +87,9 @@ impl Driver {
                 self.host.perform(effect);
             }
         }
-        self.host.close();
+        // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.
+        drop(self.inputs);
+        self.host.close().await;
     }
 
     async fn next(&mut self) -> Vec<Effect> {
@@ -82,8 +112,11 @@ impl Driver {
                 return self.rollout.handle(Event::Spawned { green, result }, Instant::now());
             }
             Some(Input::GreenStatus { green, text }) => tracing::info!(generation = %green, "{text:?}"),
-            Some(Input::Draining(drainers)) => self.host.predecessors.learn(&drainers),
-            Some(Input::BlueClosed(groups)) => self.host.take_over_groups(&groups),
+            Some(Input::Inherited { draining, history }) => self.host.inherit(&draining, history),
+            // One that was sent away steers nothing any more, whatever becomes of blue.
+            Some(Input::BlueClosed(groups)) if !self.rollout.is_leaving() => self.host.take_over_groups(&groups),
+            Some(Input::BlueClosed(_)) => {}
+            Some(Input::Ask(ask)) => return self.answer(ask),
             Some(Input::LogStatus) => self.host.log_status(self.rollout.phase()),
             Some(Input::LookForStrangers) if self.rollout.phase() == Phase::Serving => self.host.look_for_strangers(),
             Some(Input::LookForStrangers) => {}
@@ -91,5 +124,34 @@ impl Driver {
             None => {}
         }
         vec![]
+    }
+
+    /// Whoever asks may have gone away in the meantime, which is nothing to us.
+    fn answer(&mut self, ask: Ask) -> Vec<Effect> {
+        if let Some(next) = self.rollout.successor() {
+            let (me, pid) = (self.host.generation, self.host.pid);
+            let why = format!("generation {me} (pid {pid}) retires, and generation {next} is live: ask again");
+            match ask {
+                Ask::Status { reply, .. } => drop(reply.send(Err(Refused::Retired(why)))),
+                Ask::Do { reply, .. } => drop(reply.send(Err(Refused::Retired(why)))),
+            }
+            return vec![];
+        }
+        match ask {
+            Ask::Status { depth, reply } => {
+                let _ = reply.send(Ok(self.host.status(&self.rollout, depth)));
+                vec![]
+            }
+            Ask::Do { event, reply } => {
+                let now = Instant::now();
+                let effects = self.rollout.handle(event, now);
+                let refused = effects.iter().find_map(|effect| match effect {
+                    Effect::Refuse { reason, .. } => Some(Refused::WrongTime(reason.clone())),
+                    _ => None,
+                });
+                let _ = reply.send(refused.map_or_else(|| Ok(self.rollout.status(now)), Err));
+                effects
+            }
+        }
     }
 }

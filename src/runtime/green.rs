@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -16,7 +17,7 @@ use super::birth::{BIRTH, MANAGER, OWN};
 use super::driver::Input;
 use super::handover::{self, ToGreen};
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::Birth;
+use crate::model::message::{Birth, FromBlue};
 use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
 use crate::sys::notify_socket;
@@ -94,6 +95,30 @@ impl Newborn {
 impl Green {
     /// Kills it. That it is gone comes as an event.
     pub(crate) fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Sends it away: it closes its listeners without losing what is on its way, finishes what it has, and goes. It is
+    /// killed if it is still there after `patience`.
+    pub(crate) fn release(self, patience: Duration) {
+        match self.handover.is_heard() {
+            true => self.handover.send(&FromBlue::TakenBack),
+            // Any other program knows this one.
+            false => self.process.terminate(),
+        }
+        let process = self.process.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(patience, process.gone()).await.is_err() {
+                tracing::warn!(generation = %self.generation, pid = %self.pid, ?patience, "was sent away and is not gone, killing it");
+                process.kill();
+            }
+        });
+    }
+}
+
+impl Newborn {
+    /// Ends it before anything was heard of it.
+    pub(crate) fn kill(self) {
         self.process.kill();
     }
 }

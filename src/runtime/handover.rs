@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::driver::Input;
 use crate::model::identity::Pid;
-use crate::model::message::{FromBlue, FromGreen, GroupOrder};
+use crate::model::message::{Birth, FromBlue, FromGreen, GroupOrder};
 use crate::model::rollout::Event;
 use crate::sys::during;
 use crate::sys::process::Stranger;
@@ -27,10 +27,15 @@ const LINE_MAX: u64 = 1 << 20;
 /// generation after it does not know the order of the slots.
 const TOLD: Duration = Duration::from_millis(20);
 
+/// How long a green that is live may take to say so. A program that does not speak this protocol never does.
+const OFFICE: Duration = Duration::from_secs(1);
+
 /// Blue's end.
 #[derive(Debug, Clone)]
 pub(crate) struct ToGreen {
     told: watch::Receiver<Option<Vec<GroupOrder>>>,
+    /// Becomes true when green has said that it is live.
+    live: watch::Receiver<bool>,
     lines: mpsc::UnboundedSender<String>,
 }
 
@@ -46,6 +51,7 @@ impl ToGreen {
     /// Waits for green, and for nobody else, in the background.
     pub(crate) fn start(listener: UnixListener, green: Pid) -> ToGreen {
         let (told, told_here) = watch::channel(None);
+        let (live, live_here) = watch::channel(false);
         let (lines, to_write) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let Some(stream) = accept_from(listener, green).await else { return };
@@ -54,14 +60,19 @@ impl ToGreen {
             let mut read = BufReader::new(read);
             while let Ok(Some(message)) = read_line(&mut read).await {
                 match message {
-                    FromGreen::Listening { groups } => told.send_replace(Some(groups)),
-                    FromGreen::Unknown => None,
-                };
+                    FromGreen::Listening { groups } => {
+                        told.send_replace(Some(groups));
+                    }
+                    FromGreen::Live => {
+                        live.send_replace(true);
+                    }
+                    FromGreen::Unknown => {}
+                }
             }
             // Green may have closed only its own direction; ours stays open until this process ends.
             let _ = writer.await;
         });
-        ToGreen { told: told_here, lines }
+        ToGreen { told: told_here, live: live_here, lines }
     }
 
     /// The order in which green's listeners joined, if it tells: it does so just before it says READY=1, on another
@@ -71,6 +82,19 @@ impl ToGreen {
         async move {
             let waited = tokio::time::timeout(TOLD, told.wait_for(Option::is_some)).await;
             waited.ok().and_then(|told| told.ok()?.clone()).unwrap_or_default()
+        }
+    }
+
+    /// Whether green speaks this protocol: it has told its listeners before it said READY=1.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.told.borrow().is_some()
+    }
+
+    /// Waits until green has said that it is live, or will not say it any more, or [`OFFICE`] is over. Cancel safe.
+    pub(crate) fn live(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut live = self.live.clone();
+        async move {
+            let _ = tokio::time::timeout(OFFICE, live.wait_for(|live| *live)).await;
         }
     }
 
@@ -122,8 +146,8 @@ pub(crate) struct ToBlue {
 
 impl ToBlue {
     /// Begins to read what blue says; by its end of file green learns that blue is gone.
-    pub(crate) fn start(blue: StdStream, pid: Pid, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
-        let process = Stranger::hold(pid);
+    pub(crate) fn start(blue: StdStream, birth: &Birth, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
+        let (process, by) = (Stranger::hold(birth.blue), birth.blue_generation);
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
         let mut read = BufReader::new(UnixStream::from_std(blue)?);
@@ -131,12 +155,13 @@ impl ToBlue {
         tokio::spawn(async move {
             loop {
                 let input = match read_line(&mut read).await {
-                    Ok(Some(FromBlue::Live { draining })) => {
-                        if inputs.send(Input::Draining(draining)).await.is_err() {
+                    Ok(Some(FromBlue::Live { draining, history })) => {
+                        if inputs.send(Input::Inherited { draining, history }).await.is_err() {
                             return;
                         }
                         Input::Rollout(Event::Live)
                     }
+                    Ok(Some(FromBlue::TakenBack)) => Input::Rollout(Event::TakenBack { by }),
                     Ok(Some(FromBlue::Closed { groups })) => {
                         let sent = inputs.send(Input::BlueClosed(groups)).await;
                         closed.send_replace(true);
@@ -171,8 +196,17 @@ impl ToBlue {
 
     /// Tells blue in which order the listeners joined. That blue is gone is learned elsewhere.
     pub(crate) fn listening(&self, groups: Vec<GroupOrder>) {
+        self.send(&FromGreen::Listening { groups });
+    }
+
+    /// Tells blue that this generation has taken its office.
+    pub(crate) fn live(&self) {
+        self.send(&FromGreen::Live);
+    }
+
+    fn send(&self, message: &FromGreen) {
         use std::io::Write as _;
-        if let Ok(mut line) = serde_json::to_vec(&FromGreen::Listening { groups }) {
+        if let Ok(mut line) = serde_json::to_vec(message) {
             line.push(b'\n');
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = stream.write_all(&line);

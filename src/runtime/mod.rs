@@ -3,14 +3,14 @@
 pub(crate) mod accept;
 pub(crate) mod birth;
 pub(crate) mod connections;
+pub(crate) mod control;
 pub(crate) mod driver;
-pub(crate) mod effects;
 pub(crate) mod green;
 pub(crate) mod groups;
 pub(crate) mod handover;
+pub(crate) mod host;
 pub(crate) mod pid_file;
 pub(crate) mod predecessors;
-#[allow(dead_code, reason = "a rollout that probes uses it")]
 pub(crate) mod probe;
 #[cfg(feature = "tls")]
 mod probe_tls;

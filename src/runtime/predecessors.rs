@@ -25,16 +25,37 @@ impl Predecessors {
         self.0.iter().map(|(drainer, _)| *drainer).collect()
     }
 
-    /// Makes room for one more that begins to drain, and returns all of them, it included.
+    /// Makes room for this generation, which begins to drain, and returns all of them, it included.
     pub(crate) fn join(&mut self, generation: Generation, pid: Pid) -> Vec<Drainer> {
+        self.make_room();
         let mut all = self.draining();
-        while all.len() >= MAX {
-            let (oldest, held) = (all.remove(0), self.0.remove(0).1);
+        all.push(Drainer { generation, pid });
+        all
+    }
+
+    /// One more drains, that is not this generation.
+    pub(crate) fn add(&mut self, generation: Generation, pid: Pid) {
+        self.make_room();
+        self.0.extend(Stranger::hold(pid).map(|held| (Drainer { generation, pid }, held)));
+    }
+
+    fn make_room(&mut self) {
+        while self.draining().len() >= MAX {
+            let (oldest, held) = self.0.remove(0);
             tracing::warn!(generation = %oldest.generation, pid = %oldest.pid, "{MAX} generations drain already, ending the oldest");
             held.signal(Signal::USR2);
         }
-        all.push(Drainer { generation, pid });
-        all
+    }
+
+    /// Waits until all of them are gone. Cancel safe.
+    pub(crate) fn gone(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.draining();
+        let held: Vec<Stranger> = self.0.iter().filter_map(|(_, held)| held.again()).collect();
+        async move {
+            for process in held {
+                process.gone().await;
+            }
+        }
     }
 
     /// Tells all of them to end now.

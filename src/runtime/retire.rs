@@ -8,11 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::accept::Acceptors;
+use super::accept::{Acceptors, Door};
 use super::groups::Groups;
 use crate::model::steering::Tier;
 use crate::sys::diag::{self, Knock};
@@ -69,10 +68,10 @@ impl Retirement {
                 tracing::warn!(handshakes = left, linger = ?self.linger, "handshakes in flight when the linger time was over, closing");
             }
         }
-        let listeners = self.acceptors.stop().await;
-        let left_in_first_round = listeners.len();
-        for (closed, listener) in listeners.into_iter().enumerate() {
-            let unsafe_close = self.close_one(listener, deadline).await;
+        let doors = self.acceptors.stop().await;
+        let left_in_first_round = doors.len();
+        for (closed, door) in doors.into_iter().enumerate() {
+            let unsafe_close = self.close_one(door, deadline).await;
             // A close that had to let the kernel hash for a moment may have brought new handshakes to those that are left.
             if unsafe_close && waits && closed + 1 < left_in_first_round {
                 self.in_flight(still_hit, deadline).await;
@@ -98,24 +97,24 @@ impl Retirement {
     }
 
     /// Returns whether the kernel had to choose for itself for a moment.
-    async fn close_one(&mut self, listener: Arc<TcpListener>, deadline: Instant) -> bool {
-        let Ok(inode) = socket::inode(&listener) else { return false };
+    async fn close_one(&mut self, door: Door, deadline: Instant) -> bool {
+        let Ok(inode) = socket::inode(&door.listener) else { return false };
         let right_throughout = lock(&self.groups).before_close(inode);
         if !self.linger.is_zero() {
-            self.empty(&listener, deadline).await;
+            self.empty(&door, deadline).await;
         }
         // The table's share of the listener goes first: the close is the drop of the last one, here.
-        let shared = Arc::downgrade(&listener);
+        let shared = Arc::downgrade(&door.listener);
         lock(&self.groups).let_go(inode);
-        drop(listener);
+        drop(door);
         debug_assert_eq!(shared.strong_count(), 0, "somebody else holds the listener");
         lock(&self.groups).after_close(inode);
         !right_throughout
     }
 
     /// Empties the accept queue; where descriptors are short, as they become free, until the deadline.
-    async fn empty(&self, listener: &TcpListener, deadline: Instant) {
-        while let Err(error) = self.acceptors.empty(listener) {
+    async fn empty(&self, door: &Door, deadline: Instant) {
+        while let Err(error) = self.acceptors.empty(door) {
             if Instant::now() >= deadline || *self.now.borrow() {
                 tracing::warn!(%error, "the accept queue could not be emptied, closing");
                 return;

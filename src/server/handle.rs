@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
 
-/// Asks a server for the same things that signals ask for. Cheap to clone.
+/// Asks a server for the same things that signals and the control socket ask for. Cheap to clone.
 ///
 /// What comes of it is told by the [event stream](crate::Server::events). All calls are cancel safe, and do nothing once
 /// the server is gone.
@@ -20,6 +20,16 @@ impl Handle {
     /// Starts the next generation, as SIGHUP does.
     pub async fn reload(&self) {
         self.ask(Event::ReloadRequested).await;
+    }
+
+    /// Jumps ahead in a rollout: from the canary to all, from the soak to the point of no return.
+    pub async fn promote(&self) {
+        self.ask(Event::PromoteRequested).await;
+    }
+
+    /// Gives the rollout up that is under way: everything comes back to this generation.
+    pub async fn rollback(&self) {
+        self.ask(Event::RollbackRequested).await;
     }
 
     /// Stops gracefully, as SIGTERM does; a second call stops at once.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{BoxError, sniff};
 use crate::config::Config;
 use crate::runtime::accept::Sink;
-use crate::runtime::connections::Stage;
+use crate::runtime::connections::{Kind, Stage};
 use crate::runtime::stream::{Answering, Shared, Stream};
 
 /// How long a connection that was closed by us is listened to, so that the close does not overtake the answer.
@@ -76,12 +76,14 @@ where
     // An error is the client's: it went away, or sent what is no HTTP.
     match version {
         Some(Ok(Some(sniff::Version::One))) => {
+            shared.guard.becomes(Kind::Http1);
             let connection = pin!(http.one.serve_connection(TokioIo::new(stream), service).with_upgrades());
             let silent = pin!(no_header_comes(&shared, http.header_read_timeout));
             let say = http1::UpgradeableConnection::graceful_shutdown;
             finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
         }
         Some(Ok(Some(sniff::Version::Two))) => {
+            shared.guard.becomes(Kind::Http2);
             // Boxed, so that the task of an HTTP/1 connection is not as large as it.
             let mut connection = Box::pin(http.two.serve_connection(TokioIo::new(stream), service));
             // An idle connection is nothing unusual in HTTP/2.
@@ -218,6 +220,9 @@ where
         let answering = this.answering.take();
         let is_leaving = answering.as_ref().is_some_and(|a| a.0.guard.connections().is_leaving());
         let upgrades = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        if let (true, Some(Answering(connection))) = (upgrades, &answering) {
+            connection.guard.becomes(Kind::Upgraded);
+        }
         if is_leaving && *this.version <= Version::HTTP_11 && !upgrades {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::start::Running;
 use crate::model::identity::Generation;
 use crate::runtime::accept::{Room, Sink};
+use crate::runtime::connections::Kind;
 use crate::runtime::stream::Stream;
 
 /// How many connections are accepted ahead of the application; the rest waits in the kernel, where it can be counted.
@@ -51,6 +52,7 @@ impl Room for Ahead {
 pub(crate) fn queue() -> (Sink, Ahead, mpsc::UnboundedReceiver<Stream>) {
     let (sender, accepted) = mpsc::unbounded_channel();
     let sink: Sink = Arc::new(move |stream| {
+        stream.shared().guard.becomes(Kind::Tcp);
         // The application has dropped its listener: the connection is closed, as it would be by the kernel.
         let _ = sender.send(stream);
     });

@@ -1,9 +1,12 @@
 //! The library's face: a server that restarts itself.
 
+mod control;
 pub(crate) mod events;
 pub(crate) mod handle;
 pub(crate) mod http;
 pub(crate) mod listener;
+mod options;
+mod plan;
 mod sniff;
 mod sockets;
 mod start;
@@ -11,9 +14,7 @@ mod start;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http_body::Body;
 use hyper::body::Incoming;
@@ -28,7 +29,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::accept::Unbounded;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Input, QUEUE};
-use crate::runtime::effects::BeforeReload;
+use crate::runtime::host::BeforeReload;
 use crate::runtime::signals::EarlyHup;
 use crate::sys::limits;
 use crate::sys::origin::Origin;
@@ -50,6 +51,8 @@ const EVENTS: usize = 256;
 pub struct Begin {
     /// The addresses, with the real ports where 0 was asked for.
     pub addresses: Vec<SocketAddr>,
+    /// Where metrics are offered.
+    pub metrics: Vec<SocketAddr>,
     /// This process.
     pub pid: Pid,
     /// This generation.
@@ -64,8 +67,7 @@ pub struct Begin {
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
-/// use std::time::Duration;
-/// let server = cutover::Server::bind("127.0.0.1:0")
+/// /// let server = cutover::Server::bind("127.0.0.1:0")
 ///     .ready_timeout(Duration::from_secs(10))
 ///     .before_begin(|begin| println!("http://{} pid {}", begin.addresses[0], begin.pid));
 /// server.serve(axum::Router::new()).await
@@ -105,81 +107,6 @@ impl Server {
     /// One more address.
     pub fn and_bind(mut self, address: impl ToSocketAddrs) -> Server {
         self.addresses.push(address.to_socket_addrs().map(Iterator::collect));
-        self
-    }
-
-    /// The name of this instance in messages. Default: none.
-    pub fn name(mut self, name: impl Into<String>) -> Server {
-        self.config.name = Some(name.into());
-        self
-    }
-
-    /// A file that always names the process of the live generation. Default: none.
-    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Server {
-        self.config.pid_file = Some(path.into());
-        self
-    }
-
-    /// How long the next generation may take to become ready, before it is killed and this one serves on. Default: 30 s.
-    pub fn ready_timeout(mut self, timeout: Duration) -> Server {
-        self.config.ready_timeout = timeout;
-        self
-    }
-
-    /// How long a retiring generation waits for handshakes in flight. Default: 5 s.
-    ///
-    /// It waits only as long as there are any that were in flight when new connections were moved away. Zero closes at
-    /// once, and **loses** what waits.
-    pub fn linger(mut self, linger: Duration) -> Server {
-        self.config.linger = linger;
-        self
-    }
-
-    /// How long a kept-alive connection of a retiring generation may be idle before it is closed. Default: 10 s.
-    ///
-    /// The closes are spread over a quarter of this time more, so that clients do not all come back at once.
-    pub fn idle_grace(mut self, grace: Duration) -> Server {
-        self.config.idle_grace = grace;
-        self
-    }
-
-    /// How long a retiring generation may take to finish its connections, before it closes what is left. Default: 60 s.
-    pub fn drain_timeout(mut self, timeout: Duration) -> Server {
-        self.config.drain_timeout = timeout;
-        self
-    }
-
-    /// How long a client of HTTP/1 may take to send the header of a request, from the end of the last answer on. Default:
-    /// 30 s. The connection is closed then, or up to a quarter of this time later.
-    pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
-        self.config.header_read_timeout = timeout;
-        self
-    }
-
-    /// The largest header of a request, in bytes; a larger one gets status 431. Default: 65,536. Least: 8,192.
-    pub fn max_header_size(mut self, bytes: usize) -> Server {
-        self.config.max_header_size = bytes;
-        self
-    }
-
-    /// How many connections may be open at once; more wait in the kernel's queue. Default: the limit of descriptors
-    /// (RLIMIT_NOFILE) less 64.
-    pub fn max_connections(mut self, limit: usize) -> Server {
-        self.config.max_connections = Some(limit);
-        self
-    }
-
-    /// How many connections may wait in the kernel's accept queue of one listener; the kernel cuts it to
-    /// `net.core.somaxconn`. Default: 4096.
-    pub fn backlog(mut self, connections: u32) -> Server {
-        self.config.backlog = connections;
-        self
-    }
-
-    /// How many listening sockets each address has, 1 to 256. Default: 1, which is right unless one accept queue is too
-    /// slow for your machine.
-    pub fn listeners_per_address(mut self, listeners: usize) -> Server {
-        self.config.listeners_per_address = listeners;
         self
     }
 

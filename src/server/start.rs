@@ -2,23 +2,25 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::sockets::Sockets;
-use super::{Begin, Server};
-use crate::config::Config;
+use super::{Begin, Server, http, plan};
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::Bound;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Rollout, Times};
-use crate::runtime::accept::{Acceptors, Room, Sink};
+use crate::model::message::History;
+use crate::model::rollout::Rollout;
+use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::birth::{MANAGER, Role};
 use crate::runtime::connections::Connections;
+use crate::runtime::control::{Asks, metrics_service};
 use crate::runtime::driver::Driver;
-use crate::runtime::effects::Host;
 use crate::runtime::groups::{Groups, Own, Steering};
 use crate::runtime::handover::ToBlue;
+use crate::runtime::host::{Host, Office, Probe};
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::retire::lock;
 use crate::runtime::service_manager::{Notifier, NotifyState};
@@ -29,6 +31,9 @@ const STEERING: &str = "CUTOVER_STEERING";
 
 /// Where whoever started this process wants to hear READY=1 (sd_notify(3)).
 const OF_STARTER: &str = "NOTIFY_SOCKET";
+
+/// How much longer than linger and drain a next generation that was sent away may take, before it is killed.
+const RELEASE_MORE: Duration = Duration::from_secs(15);
 
 /// A generation whose driver runs.
 #[derive(Debug)]
@@ -58,6 +63,8 @@ impl Running {
 struct Begun {
     role: Role,
     addresses: Vec<Bound>,
+    /// How many of them are the application's; the others are for metrics.
+    offered: usize,
     listeners: Vec<(SocketAddr, Vec<Own>)>,
 }
 
@@ -68,41 +75,62 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 impl Server {
     pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R) -> Result<Running, Error> {
         self.config.check()?;
+        let (plan, target) = (plan::plan(&self.config)?, plan::target(&self.config)?);
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
-        let Begun { role, addresses, listeners } = self.begin()?;
-        let generation = role.generation();
-        let all: Vec<_> = listeners.iter().flat_map(|(_, own)| own.iter().map(|o| o.listener.clone())).collect();
-        let groups = self.groups(listeners, &role);
+        let role = Role::find(&self.origin);
+        let sockets = self.bind_all(&role)?;
         let connections = self.connections();
-        let acceptors = Acceptors::start(&all, &connections, &sink, room);
+        let passed_on = watch::Sender::new(false);
+        let asks = Asks {
+            inputs: self.inputs.0.clone(),
+            events: self.events.clone(),
+            connections: connections.clone(),
+            passed_on: passed_on.subscribe(),
+        };
+        // Before it listens: a second one by the same name takes nothing from the first.
+        let first = sockets.addresses.first().map(|address| address.bound);
+        let (name, control) = self.control(&role, first, &asks)?;
+        let Begun { role, addresses, offered, listeners } = self.begin_to_listen(role, sockets)?;
+        let generation = role.generation();
+        let acceptors = self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &asks);
+        let groups = self.groups(listeners, &role);
         let (inputs, received) = self.inputs;
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
         watch_groups::start(inputs.clone());
 
-        let Config { ready_timeout: ready, linger, drain_timeout: drain, .. } = self.config;
-        let times = Times { ready, linger, drain };
+        let pid = Pid::new(std::process::id());
+        let (release, needs_steering) = (plan.linger + plan.drain + RELEASE_MORE, plan.needs_steering());
+        let asked: Vec<SocketAddr> = addresses[..offered].iter().map(|address| address.bound).collect();
+        let timeout = self.config.probe_timeout;
         // The starter of a first generation is the service manager; that of any other is the generation before.
         let starter = Notifier::new(self.origin.variable(OF_STARTER));
+        let of_manager = || Notifier::new(self.origin.variable(MANAGER));
         let (rollout, manager, to_blue) = match role {
-            Role::First => (Rollout::serving(generation, times), starter.clone(), None),
-            Role::Orphan { .. } => {
-                (Rollout::serving(generation, times), Notifier::new(self.origin.variable(MANAGER)), None)
-            }
+            Role::First => (Rollout::serving(generation, pid, plan), starter.clone(), None),
+            Role::Orphan { .. } => (Rollout::serving(generation, pid, plan), of_manager(), None),
             Role::Green { birth, blue } => {
-                let to_blue = ToBlue::start(blue, birth.blue, inputs.clone());
+                let to_blue = ToBlue::start(blue, &birth, inputs.clone());
                 let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
                 to_blue.listening(groups.joined());
-                (Rollout::standby(generation, times), Notifier::new(self.origin.variable(MANAGER)), Some(to_blue))
+                (Rollout::standby(generation, pid, plan), of_manager(), Some(to_blue))
             }
         };
-        let host = Host {
+        let mut host = Host {
+            name,
             generation,
+            pid,
             origin: self.origin,
             addresses,
-            linger,
+            offered,
+            linger: self.config.linger,
             idle_grace: self.config.idle_grace,
+            release,
+            needs_steering,
+            probe: target.map(|target| Probe { target, timeout, addresses: asked }),
+            probing: None,
             pid_file: self.config.pid_file,
+            control,
             before_reload: self.before_reload,
             groups: Arc::new(Mutex::new(groups)),
             connections: connections.clone(),
@@ -111,9 +139,12 @@ impl Server {
             green: None,
             to_blue,
             predecessors: Predecessors::default(),
+            history: History::default(),
+            office: Office::Never,
             manager,
             events: self.events,
             close_now: watch::Sender::new(false),
+            passed_on,
         };
         match host.to_blue {
             Some(_) => starter.send(&[NotifyState::Ready]),
@@ -130,37 +161,56 @@ impl Server {
         Ok(Running { generation, connections, gone })
     }
 
-    /// Binds, asks the application, and listens.
-    fn begin(&mut self) -> Result<Begun, Error> {
-        let role = Role::find(&self.origin);
-        let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
-        let sockets = Sockets::bind(&self.resolve()?, self.config.listeners_per_address, &role)?;
-        let addresses = sockets.addresses.clone();
-        if let Some(hook) = self.before_begin.take() {
-            hook(&Begin { addresses: addresses.iter().map(|a| a.bound).collect(), pid, generation });
+    /// Binds the addresses of the application, and behind them those of the metrics.
+    fn bind_all(&self, role: &Role) -> Result<Sockets, Error> {
+        let mut asked = Vec::new();
+        for address in self.addresses.iter().chain(&self.config.metrics) {
+            resolved(address, &mut asked)?;
         }
-        let listeners = sockets.listen(self.config.backlog)?;
-        for (address, _) in &listeners {
-            tracing::info!(%generation, %pid, %address, name = self.config.name, "listening");
-        }
-        Ok(Begun { role, addresses, listeners })
+        Sockets::bind(&asked, self.config.listeners_per_address, role)
     }
 
-    fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
-        let mut all = Vec::new();
-        for address in &self.addresses {
-            match address {
-                Ok(resolved) if resolved.is_empty() => {
-                    return Err(Error::new(ErrorKind::Address, "an address that has no IP address"));
-                }
-                Ok(resolved) => all.extend_from_slice(resolved),
-                Err(error) => {
-                    let why = std::io::Error::new(error.kind(), error.to_string());
-                    return Err(Error::io(ErrorKind::Address, "an address cannot be understood", why));
-                }
-            }
+    /// Asks the application, and listens.
+    fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
+        let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
+        let addresses = sockets.addresses.clone();
+        let of_metrics = self.config.metrics.as_ref().map_or(0, |metrics| metrics.as_ref().map_or(0, Vec::len));
+        let offered = addresses.len().saturating_sub(of_metrics);
+        let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
+        let (mine, metrics) = (bound(&addresses[..offered]), bound(&addresses[offered..]));
+        if let Some(hook) = self.before_begin.take() {
+            hook(&Begin { addresses: mine.clone(), metrics: metrics.clone(), pid, generation });
         }
-        Ok(all)
+        let listeners = sockets.listen(self.config.backlog)?;
+        for address in mine {
+            tracing::info!(%generation, %pid, %address, name = self.config.name, "listening");
+        }
+        for address in metrics {
+            tracing::info!(%generation, %pid, %address, "offering metrics");
+        }
+        Ok(Begun { role, addresses, offered, listeners })
+    }
+
+    /// Begins to take connections.
+    fn accept<R: Room>(
+        &self,
+        offered: &[(SocketAddr, Vec<Own>)],
+        metrics: &[(SocketAddr, Vec<Own>)],
+        connections: &Arc<Connections>,
+        (sink, room): (Sink, R),
+        asks: &Asks,
+    ) -> Acceptors {
+        let all = |of: &[(SocketAddr, Vec<Own>)]| -> Vec<_> {
+            of.iter().flat_map(|(_, own)| own.iter().map(|o| o.listener.clone())).collect()
+        };
+        let mut acceptors = Acceptors::new(connections);
+        acceptors.open(&all(offered), &sink, &(connections.clone(), room));
+        if !metrics.is_empty() {
+            // Beyond the limit of connections: when that is reached, metrics are what is wanted.
+            let sink = http::sink(metrics_service(asks.clone()), &self.config);
+            acceptors.open(&all(metrics), &sink, &Unbounded);
+        }
+        acceptors
     }
 
     fn groups(&self, listeners: Vec<(SocketAddr, Vec<Own>)>, role: &Role) -> Groups {
@@ -171,5 +221,19 @@ impl Server {
             Role::Green { .. } => groups.forget_order(),
         }
         groups
+    }
+}
+
+fn resolved(address: &std::io::Result<Vec<SocketAddr>>, all: &mut Vec<SocketAddr>) -> Result<(), Error> {
+    match address {
+        Ok(resolved) if resolved.is_empty() => Err(Error::new(ErrorKind::Address, "an address that has no IP address")),
+        Ok(resolved) => {
+            all.extend_from_slice(resolved);
+            Ok(())
+        }
+        Err(error) => {
+            let why = std::io::Error::new(error.kind(), error.to_string());
+            Err(Error::io(ErrorKind::Address, "an address cannot be understood", why))
+        }
     }
 }

@@ -139,11 +139,9 @@ mod tests {
         }
         fs::write(at("system/file"), "").expect("a file");
         std::os::unix::fs::symlink(at("system"), at("user/cutover/again")).expect("a symlink");
-        let runtime = at("system/web@a");
-        let variables = [
-            ("RUNTIME_DIRECTORY", runtime.to_str().expect("text")),
-            ("XDG_RUNTIME_DIR", &at("user").to_str().expect("text").to_owned()),
-        ];
+        let (runtime, user) = (at("system/web@a"), at("user"));
+        let variables =
+            [("RUNTIME_DIRECTORY", runtime.to_str().expect("text")), ("XDG_RUNTIME_DIR", user.to_str().expect("text"))];
         let found = surroundings(&variables, false, &at("system")).candidates();
         assert_eq!(found, [at("system/web@a"), at("system"), at("system/web@b"), at("user/cutover")]);
         assert_eq!(surroundings(&[], true, &at("nowhere")).candidates(), Vec::<PathBuf>::new());

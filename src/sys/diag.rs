@@ -52,6 +52,19 @@ pub(crate) fn knocks(port: u16) -> io::Result<BTreeSet<Knock>> {
     Ok(found)
 }
 
+/// The sockets of all connections to `port` that a process has, in whatever state but the handshake and TIME_WAIT.
+pub(crate) fn connections(port: u16) -> io::Result<BTreeSet<Inode>> {
+    let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::SYN_RECV - StateFlags::TIME_WAIT;
+    let mut found = BTreeSet::new();
+    dump(port, states, |row| {
+        // No inode: it waits in an accept queue, or its process has closed it.
+        if row.inode != 0 {
+            found.insert(Inode(row.inode.into()));
+        }
+    })?;
+    Ok(found)
+}
+
 fn here(row: &InetResponseHeader) -> SocketAddr {
     SocketAddr::new(row.socket_id.source_address, row.socket_id.source_port)
 }
@@ -93,6 +106,17 @@ mod tests {
             assert_eq!(group.len(), 1, "{address}: {group:?}");
             assert_eq!(group.values().next(), Some(&rustix::process::geteuid().as_raw()));
         }
+    }
+
+    #[test]
+    fn an_accepted_connection_is_seen_and_one_in_the_queue_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let _client = std::net::TcpStream::connect(address).expect("the queue takes it");
+        assert_eq!(connections(address.port()).expect("sock_diag"), BTreeSet::new());
+        let (accepted, _) = listener.accept().expect("one");
+        let inode = crate::sys::socket::inode(&accepted).expect("fstat");
+        assert_eq!(connections(address.port()).expect("sock_diag"), BTreeSet::from([inode]));
     }
 
     #[test]

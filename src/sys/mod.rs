@@ -1,6 +1,8 @@
 //! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
 
+pub(crate) mod age;
 pub(crate) mod control_folder;
+pub(crate) mod control_socket;
 pub(crate) mod diag;
 pub(crate) mod limits;
 pub(crate) mod netlink;

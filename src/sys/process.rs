@@ -40,6 +40,16 @@ impl Process {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Asks it to end, with SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
+    }
+
+    /// Waits until it has ended. Needs a tokio runtime. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        ended(&self.pidfd).await;
+    }
+
     /// Reaps it, and says how it has ended; `None` while it runs.
     ///
     /// # Errors
@@ -58,6 +68,12 @@ impl Process {
 fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd answers with the same open descriptor for as long as it lives, and it moves into the AsyncFd.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(|e| during("watch a pidfd", e))
+}
+
+async fn ended(pidfd: &OwnedFd) {
+    let Ok(end) = pidfd.try_clone().and_then(watch) else { return };
+    // An error is one of the runtime that shuts down.
+    let _ = end.readable().await;
 }
 
 /// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant.
@@ -79,9 +95,12 @@ impl Stranger {
     /// Waits until it is gone, and with it every descriptor that it had: `exit_files` comes before `exit_notify` in do_exit
     /// (kernel/exit.c, Linux 6.18). Needs a tokio runtime. Cancel safe.
     pub(crate) async fn gone(&self) {
-        let Ok(end) = self.0.try_clone().and_then(watch) else { return };
-        // An error is one of the runtime that shuts down.
-        let _ = end.readable().await;
+        ended(&self.0).await;
+    }
+
+    /// Holds it a second time.
+    pub(crate) fn again(&self) -> Option<Stranger> {
+        self.0.try_clone().ok().map(Stranger)
     }
 
     pub(crate) fn is_alive(&self) -> bool {

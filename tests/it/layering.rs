@@ -31,7 +31,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// The code of a file without its tests and comments.
 fn code(path: &Path) -> String {
-    if path.to_string_lossy().ends_with("tests.rs") {
+    let is_test = |part: &std::ffi::OsStr| part.to_string_lossy().ends_with("tests.rs") || part == "tests";
+    if path.strip_prefix(source()).unwrap_or(path).iter().any(is_test) {
         return String::new();
     }
     let text = fs::read_to_string(path).expect("text");

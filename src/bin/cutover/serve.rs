@@ -21,15 +21,33 @@ pub(crate) struct Serve {
     /// Listen here; may be given more than once. Port 0: the system chooses, and it is kept through restarts.
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: Vec<Addresses>,
-    /// The name of this instance in messages.
+    /// The name of this instance, for `cutover reload --name`. Default: its first address.
     #[arg(long)]
     name: Option<String>,
+    /// Offer /metrics on this address too, and not only on the control socket.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    metrics: Option<Addresses>,
+    /// Work without a control socket: then only signals reach the server.
+    #[arg(long)]
+    no_control: bool,
     /// A file that always names the live process.
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
     /// How long the next generation may take to become ready, before it is killed and this one serves on.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
     ready_timeout: Duration,
+    /// Ask the next generation before any user gets to it: /PATH, https:/PATH, https://NAME/PATH. 2xx and 3xx pass.
+    #[arg(long, value_name = "TARGET")]
+    probe: Option<String>,
+    /// How long to ask before the probe counts as failed.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    probe_timeout: Duration,
+    /// Give the next generation a part of the new connections first, for some time: 5%:30s,50%:30s.
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = canary_step)]
+    canary: Vec<CanaryStep>,
+    /// Keep the old process ready to have everything back, so long after all new connections went to the next one.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+    soak: Duration,
     /// How long to wait for handshakes in flight before the listeners are closed. 0s closes at once, and loses them.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
     linger: Duration,
@@ -50,6 +68,20 @@ struct Addresses(Vec<SocketAddr>);
 fn address(text: &str) -> Result<Addresses, String> {
     let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
     if found.is_empty() { Err("it has no IP address".into()) } else { Ok(Addresses(found)) }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CanaryStep {
+    percent: f64,
+    time: Duration,
+}
+
+fn canary_step(text: &str) -> Result<CanaryStep, String> {
+    let (percent, time) = text.split_once(':').ok_or("a step is a percentage and a time: 5%:30s")?;
+    let percent = percent.strip_suffix('%').ok_or_else(|| format!("{percent} is no percentage: write 5%"))?;
+    let percent = percent.trim().parse().map_err(|_| format!("{percent} is no number of percent"))?;
+    let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
+    Ok(CanaryStep { percent, time })
 }
 
 impl Serve {
@@ -88,9 +120,23 @@ impl Serve {
             .linger(self.linger)
             .idle_grace(self.idle_grace)
             .drain_timeout(self.drain_timeout)
+            .probe_timeout(self.probe_timeout)
+            .soak(self.soak)
             .listeners_per_address(self.listeners_per_address);
         if let Some(name) = self.name {
             server = server.name(name);
+        }
+        for CanaryStep { percent, time } in self.canary {
+            server = server.canary_step(percent, time);
+        }
+        if let Some(target) = self.probe {
+            server = server.probe(target);
+        }
+        if let Some(metrics) = self.metrics {
+            server = server.metrics(&metrics.0[..]);
+        }
+        if self.no_control {
+            server = server.without_control();
         }
         if let Some(path) = self.pid_file {
             server = server.pid_file(path);

@@ -6,6 +6,25 @@ use super::state::{State, Step, Then};
 use super::{Effect, KILL, Rollout};
 use crate::model::event::Outcome;
 
+/// What users have of green.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// No program was attached.
+    Untouched,
+    /// None of them has met it.
+    Hidden,
+    /// Some may be on it.
+    Met,
+}
+
+fn reach(step: Step) -> Reach {
+    match step {
+        Step::Preflight => Reach::Untouched,
+        Step::Gate | Step::Spawn | Step::Ready | Step::Verify | Step::Probe => Reach::Hidden,
+        Step::Canary { .. } | Step::CutOver | Step::Soak => Reach::Met,
+    }
+}
+
 impl Rollout {
     /// There is no process, and no word of one to wait for: back to the step before.
     pub(super) fn nothing_spawned(&mut self) {
@@ -17,21 +36,27 @@ impl Rollout {
         }
     }
 
-    /// Gives the attempt up: everything is steered back, and green, if there is one, killed.
+    /// Gives the attempt up: everything is steered back, and green, if there is one, killed; but one that users have met
+    /// finishes what it has of them.
     pub(super) fn roll_back(&mut self, reason: String, then: Then, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         let (green, step) = (attempt.green, *step);
         attempt.deadline = now + KILL;
         let alive = attempt.pid.is_some();
         self.state = State::RollingBack { attempt: attempt.clone(), reason, then };
-        let mut effects = match step {
-            Step::Preflight => vec![],
-            Step::Gate | Step::Spawn | Step::Ready | Step::Verify | Step::CutOver => vec![Effect::SteerBack],
+        let mut effects = match reach(step) {
+            Reach::Untouched => vec![],
+            Reach::Hidden | Reach::Met => vec![Effect::SteerBack],
         };
-        if alive {
-            effects.push(Effect::Kill { green });
-        } else if step != Step::Spawn {
-            effects.extend(self.rolled_back(now));
+        match (alive, reach(step)) {
+            (true, Reach::Met) => {
+                effects.push(Effect::Release { green });
+                effects.extend(self.rolled_back(now));
+            }
+            (true, Reach::Untouched | Reach::Hidden) => effects.push(Effect::Kill { green }),
+            // It is being spawned: what comes of that is waited for.
+            (false, _) if step == Step::Spawn => {}
+            (false, _) => effects.extend(self.rolled_back(now)),
         }
         effects
     }
@@ -49,6 +74,7 @@ impl Rollout {
         match then {
             Then::Serve => {}
             Then::Stop => effects.extend(self.stop_accepting(now)),
+            Then::Finish => effects.extend(self.finish()),
         }
         effects
     }

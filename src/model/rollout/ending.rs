@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::state::{State, Then};
-use super::{Effect, HAMMER, Rollout, STEP};
+use super::state::{State, Step, Then};
+use super::{Effect, HAMMER, KILL, Rollout, STEP, Whose};
 use crate::model::event::Outcome;
+use crate::model::identity::Generation;
 
 impl Rollout {
     pub(super) fn stop_accepting(&mut self, now: Instant) -> Vec<Effect> {
@@ -14,11 +15,30 @@ impl Rollout {
 
     pub(super) fn listeners_closed(&mut self, now: Instant) -> Vec<Effect> {
         let State::Retiring { successor, hammer, .. } = self.state else { return vec![] };
-        let wait = if hammer { HAMMER } else { self.times.drain };
+        let wait = if hammer { HAMMER } else { self.plan.drain };
         self.state = State::Draining { successor, deadline: now + wait, hammered: hammer };
-        match hammer {
-            true => vec![Effect::AwaitConnections, Effect::Hammer],
-            false => vec![Effect::AwaitConnections],
+        let whose = if successor.is_some() { Whose::Own } else { Whose::All };
+        let mut effects = vec![Effect::AwaitConnections(whose)];
+        if hammer {
+            effects.extend(hammering(successor));
+        }
+        effects
+    }
+
+    /// Everything is back with the generation before: this one, which was never live, finishes what it has.
+    pub(super) fn taken_back(&mut self, by: Generation, now: Instant) -> Vec<Effect> {
+        match self.state {
+            State::Standby { .. } => {
+                let deadline = now + self.plan.linger + STEP;
+                self.state = State::Retiring { successor: Some(by), deadline, forced: false, hammer: false };
+                vec![Effect::Retire]
+            }
+            State::Serving
+            | State::Rolling { .. }
+            | State::RollingBack { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => vec![],
         }
     }
 
@@ -46,18 +66,29 @@ impl Rollout {
                 *then = Then::Stop;
                 vec![]
             }
-            State::Retiring { .. } | State::Draining { .. } | State::Gone => vec![],
+            // Its idle connections are waited for no longer; if nobody comes after it that is so already.
+            State::Retiring { .. } | State::Draining { .. } => vec![Effect::CloseIdle],
+            State::Gone => vec![],
         }
     }
 
     pub(super) fn stop_at_once(&mut self, now: Instant) -> Vec<Effect> {
-        let mut effects = match &self.state {
+        const REASON: &str = "was given up: a stop at once was asked for";
+        let mut effects = match &mut self.state {
+            // It is being spawned: if nobody waited for it, it would be left behind.
+            State::Rolling { attempt, step: Step::Spawn } => {
+                attempt.deadline = now + KILL;
+                let attempt = attempt.clone();
+                self.state = State::RollingBack { attempt, reason: REASON.into(), then: Then::Finish };
+                return vec![];
+            }
+            State::RollingBack { attempt, then, .. } if attempt.pid.is_none() => {
+                *then = Then::Finish;
+                return vec![];
+            }
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
-                let outcome = Outcome::RolledBack {
-                    generation: attempt.green,
-                    reason: "was given up: a stop at once was asked for".into(),
-                    took: now.duration_since(attempt.began),
-                };
+                let (generation, took) = (attempt.green, now.duration_since(attempt.began));
+                let outcome = Outcome::RolledBack { generation, reason: REASON.into(), took };
                 vec![Effect::Kill { green: attempt.green }, Effect::Report(outcome)]
             }
             State::Gone => return vec![],
@@ -75,10 +106,10 @@ impl Rollout {
                 vec![]
             }
             State::Draining { hammered: true, .. } | State::Gone => vec![],
-            State::Draining { hammered, deadline, .. } => {
+            State::Draining { successor, hammered, deadline } => {
                 *hammered = true;
                 *deadline = now + HAMMER;
-                vec![Effect::Hammer]
+                hammering(*successor)
             }
             State::Standby { .. } | State::Serving | State::Rolling { .. } | State::RollingBack { .. } => {
                 vec![Effect::HammerPredecessors]
@@ -89,5 +120,13 @@ impl Rollout {
     pub(super) fn finish(&mut self) -> Vec<Effect> {
         self.state = State::Gone;
         vec![Effect::Finish]
+    }
+}
+
+/// Ends a drain. Where nobody comes after, those before do not stay either.
+pub(super) fn hammering(successor: Option<Generation>) -> Vec<Effect> {
+    match successor {
+        Some(_) => vec![Effect::Hammer],
+        None => vec![Effect::Hammer, Effect::HammerPredecessors],
     }
 }

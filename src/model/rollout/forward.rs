@@ -1,9 +1,10 @@
-//! The way forward: from the request to the cut-over, step by step.
+//! The way forward: from the spawn to the point of no return, step by step.
 
 use std::time::{Duration, Instant};
 
+use super::plan::CanaryStep;
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, KILL, Rollout, STEP};
+use super::{Effect, KILL, PROBE_PAUSE, Rollout, STEP, Turn};
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 
@@ -31,11 +32,8 @@ impl Rollout {
     ) -> Vec<Effect> {
         match result {
             Ok(()) => {
-                if let State::Rolling { attempt, step } = &mut self.state {
-                    // The gate waits until the generation before has closed its listeners, which may linger.
-                    attempt.deadline = now + if to == Step::Gate { self.times.linger + STEP } else { STEP };
-                    *step = to;
-                }
+                // The gate waits until others have closed their listeners, which may linger.
+                self.enter(to, now + if to == Step::Gate { self.plan.linger + STEP } else { STEP });
                 vec![effect]
             }
             Err(reason) => self.roll_back(reason, Then::Serve, now),
@@ -52,41 +50,14 @@ impl Rollout {
                 }
                 effects
             }
-            // It was told to stop before it became live.
+            // It was told to stop, or sent away, before it became live.
             State::Retiring { .. } | State::Draining { .. } | State::Gone => vec![],
             State::Serving | State::Rolling { .. } | State::RollingBack { .. } => vec![],
         }
     }
 
-    pub(super) fn reload_requested(&mut self, now: Instant) -> Vec<Effect> {
-        let me = self.me;
-        let reason = match &mut self.state {
-            State::Serving => {
-                let green = self.last.next();
-                self.last = green;
-                let attempt = Attempt { green, pid: None, began: now, deadline: now + self.times.ready };
-                self.state = State::Rolling { attempt, step: Step::Preflight };
-                return vec![Effect::Preflight { green }];
-            }
-            State::Standby { reload } => {
-                *reload = true;
-                return vec![];
-            }
-            State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
-                format!("the rollout of generation {} is under way in generation {me}", attempt.green)
-            }
-            State::Retiring { successor: Some(green), .. } | State::Draining { successor: Some(green), .. } => {
-                format!("generation {me} retires, and generation {green} is live: ask that one")
-            }
-            State::Retiring { successor: None, .. } | State::Draining { successor: None, .. } | State::Gone => {
-                format!("generation {me} is stopping")
-            }
-        };
-        vec![Effect::Refuse { reason }]
-    }
-
     pub(super) fn spawned(&mut self, green: Generation, result: Result<Pid, String>, now: Instant) -> Vec<Effect> {
-        let ready = self.times.ready;
+        let ready = self.plan.ready;
         if let Some(attempt) = self.attempt_at(green, Step::Spawn) {
             return match result {
                 Ok(pid) => {
@@ -105,10 +76,14 @@ impl Rollout {
         }
         // It was given up while it was being spawned.
         match (&mut self.state, result) {
-            (State::RollingBack { attempt, .. }, Ok(pid)) if attempt.green == green => {
+            (State::RollingBack { attempt, then, .. }, Ok(pid)) if attempt.green == green => {
                 attempt.pid = Some(pid);
                 attempt.deadline = now + KILL;
-                vec![Effect::Kill { green }]
+                let mut effects = vec![Effect::Kill { green }];
+                if *then == Then::Finish {
+                    effects.extend(self.rolled_back(now));
+                }
+                effects
             }
             (State::RollingBack { attempt, .. }, Err(_)) if attempt.green == green => self.rolled_back(now),
             (_, Ok(_)) => vec![Effect::Kill { green }],
@@ -135,7 +110,11 @@ impl Rollout {
             State::Rolling { attempt, step } if attempt.green == green => {
                 let when = match step {
                     Step::Preflight | Step::Gate | Step::Spawn | Step::Ready => "before it was ready",
-                    Step::Verify | Step::CutOver => "as soon as it was ready",
+                    Step::Verify => "as soon as it was ready",
+                    Step::Probe => "while it was probed",
+                    Step::Canary { .. } => "in the canary",
+                    Step::CutOver => "while it was cut over to",
+                    Step::Soak => "in the soak",
                 };
                 self.nothing_spawned();
                 self.roll_back(format!("{how} {when}"), Then::Serve, now)
@@ -154,18 +133,119 @@ impl Rollout {
         }
     }
 
-    pub(super) fn cut_over(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
-        let Some(attempt) = self.attempt_at(green, Step::CutOver) else { return vec![] };
-        let (began, pid) = (attempt.began, attempt.pid);
-        match (result, pid) {
-            (Ok(()), Some(pid)) => {
-                let deadline = now + self.times.linger + STEP;
-                self.state = State::Retiring { successor: Some(green), deadline, forced: false, hammer: false };
-                let outcome = Outcome::Done { generation: green, pid, took: now.duration_since(began) };
-                vec![Effect::HandOver { green }, Effect::Report(outcome), Effect::Retire]
+    pub(super) fn verified(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+        if self.attempt_at(green, Step::Verify).is_none() {
+            return vec![];
+        }
+        match (result, self.plan.probe) {
+            (Ok(()), Some(patience)) => {
+                self.enter(Step::Probe, now + patience + STEP);
+                self.probe_after(Duration::ZERO)
             }
-            (Ok(()), None) => self.roll_back("is gone".into(), Then::Serve, now),
+            (Ok(()), None) => self.begin_canary(0, now),
             (Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+        }
+    }
+
+    /// A probe has ended. It is repeated for as long as users are on green and could be had back.
+    pub(super) fn probed(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
+        if attempt.green != green {
+            return vec![];
+        }
+        attempt.probing = false;
+        match (result, *step) {
+            (Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+            (Ok(()), Step::Probe) => self.begin_canary(0, now),
+            (Ok(()), Step::Canary { .. } | Step::CutOver | Step::Soak) => self.probe_after(PROBE_PAUSE),
+            (Ok(()), Step::Preflight | Step::Gate | Step::Spawn | Step::Ready | Step::Verify) => vec![],
+        }
+    }
+
+    /// Begins this step of the canary; cuts over if there is none.
+    pub(super) fn begin_canary(&mut self, index: usize, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, .. } = &self.state else { return vec![] };
+        let green = attempt.green;
+        let Some(&CanaryStep { share, time }) = self.plan.canary.get(index) else { return self.begin_cut_over(now) };
+        self.enter(Step::Canary { index, shared: false }, now + STEP);
+        vec![Effect::Share { green, share, time }]
+    }
+
+    /// The kernel has the share of a canary step, or refuses it.
+    pub(super) fn shared(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, step: Step::Canary { index, shared: false } } = &self.state else {
+            return vec![];
+        };
+        let (same, index) = (attempt.green == green, *index);
+        match (same, result, self.plan.canary.get(index)) {
+            (true, Ok(()), Some(canary)) => {
+                let deadline = now + canary.time;
+                self.enter(Step::Canary { index, shared: true }, deadline);
+                self.probe_after(PROBE_PAUSE)
+            }
+            (true, Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+            (true, Ok(()), None) | (false, _, _) => vec![],
+        }
+    }
+
+    pub(super) fn begin_cut_over(&mut self, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, .. } = &self.state else { return vec![] };
+        let green = attempt.green;
+        let turn = if self.plan.soak.is_zero() { Turn::Final } else { Turn::Revocable };
+        self.enter(Step::CutOver, now + STEP);
+        vec![Effect::CutOver { green, turn }]
+    }
+
+    pub(super) fn cut_over(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+        if self.attempt_at(green, Step::CutOver).is_none() {
+            return vec![];
+        }
+        let soak = self.plan.soak;
+        match result {
+            Ok(()) if soak.is_zero() => self.retire(now),
+            Ok(()) => {
+                self.enter(Step::Soak, now + soak);
+                let mut effects = vec![Effect::Soak { time: soak }];
+                effects.extend(self.probe_after(PROBE_PAUSE));
+                effects
+            }
+            Err(reason) => self.roll_back(reason, Then::Serve, now),
+        }
+    }
+
+    /// The point of no return.
+    pub(super) fn retire(&mut self, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, .. } = &self.state else { return vec![] };
+        let (green, began) = (attempt.green, attempt.began);
+        let Some(pid) = attempt.pid else { return self.roll_back("is gone".into(), Then::Serve, now) };
+        let deadline = now + self.plan.linger + STEP;
+        self.state = State::Retiring { successor: Some(green), deadline, forced: false, hammer: false };
+        let took = now.duration_since(began);
+        let outcome = Outcome::Done { generation: green, pid, took };
+        vec![Effect::HandOver { green, took }, Effect::Report(outcome), Effect::Retire]
+    }
+
+    fn enter(&mut self, to: Step, until: Instant) {
+        if let State::Rolling { attempt, step } = &mut self.state {
+            attempt.deadline = until;
+            *step = to;
+        }
+    }
+
+    /// Probes green, unless that is under way already, or not wanted at all.
+    fn probe_after(&mut self, after: Duration) -> Vec<Effect> {
+        match &mut self.state {
+            State::Rolling { attempt, .. } if self.plan.probe.is_some() && !attempt.probing => {
+                attempt.probing = true;
+                vec![Effect::Probe { green: attempt.green, after }]
+            }
+            State::Rolling { .. }
+            | State::Standby { .. }
+            | State::Serving
+            | State::RollingBack { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => vec![],
         }
     }
 }

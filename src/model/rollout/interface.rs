@@ -4,19 +4,27 @@ use std::time::Duration;
 
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
+use crate::model::share::Share;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The generation before this one retires, or is gone: this one is live.
     Live,
+    /// The generation before this one has taken everything back.
+    TakenBack {
+        by: Generation,
+    },
     ReloadRequested,
+    PromoteRequested,
+    RollbackRequested,
     PreflightDone {
         green: Generation,
         result: Result<(), String>,
     },
     Gated {
         green: Generation,
+        result: Result<(), String>,
     },
     Spawned {
         green: Generation,
@@ -41,6 +49,15 @@ pub(crate) enum Event {
         green: Generation,
         result: Result<(), String>,
     },
+    Probed {
+        green: Generation,
+        result: Result<(), String>,
+    },
+    /// A step of the canary is in force.
+    Shared {
+        green: Generation,
+        result: Result<(), String>,
+    },
     CutOver {
         green: Generation,
         result: Result<(), String>,
@@ -49,6 +66,32 @@ pub(crate) enum Event {
     ConnectionsGone,
     StopRequested,
     HammerRequested,
+}
+
+/// What was asked for and refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Reload,
+    Promotion,
+    Rollback,
+}
+
+/// Whether a cut-over can be taken back, which takes steering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// A soak follows.
+    Revocable,
+    /// This generation retires at once.
+    Final,
+}
+
+/// Which connections are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of this generation.
+    Own,
+    /// Nobody comes after it, so it waits for the generations before it too.
+    All,
 }
 
 /// What the host has to do. Those that bring something back name the event.
@@ -62,14 +105,22 @@ pub(crate) enum Effect {
     Spawn { green: Generation },
     /// Does green listen on each address? → [`Event::Verified`]
     Verify { green: Generation },
+    /// Does green answer, on each address, after this pause? → [`Event::Probed`]
+    Probe { green: Generation, after: Duration },
+    /// Steer a part of the new connections to green, for this time. → [`Event::Shared`]
+    Share { green: Generation, share: Share, time: Duration },
     /// Steer all new connections to green. → [`Event::CutOver`]
-    CutOver { green: Generation },
+    CutOver { green: Generation, turn: Turn },
+    /// Everybody is on green, and can be had back for this time.
+    Soak { time: Duration },
     /// Steer all new connections back to this generation.
     SteerBack,
     /// Kill green. → [`Event::GreenExited`]
     Kill { green: Generation },
-    /// Green is the live generation: tell it, the PID file and the service manager.
-    HandOver { green: Generation },
+    /// Users are on green, and are steered back: it finishes what it has, and goes.
+    Release { green: Generation },
+    /// Green is the live generation, this long after it was asked for: tell it, the PID file and the service manager.
+    HandOver { green: Generation, took: Duration },
     /// Take in what is on its way, close the listeners. → [`Event::ListenersClosed`]
     Retire,
     /// There is no next generation: take in what is in the accept queues, close the listeners. → [`Event::ListenersClosed`]
@@ -77,7 +128,9 @@ pub(crate) enum Effect {
     /// Close the listeners without waiting any longer. → [`Event::ListenersClosed`]
     CloseNow,
     /// Wait for the last connection. → [`Event::ConnectionsGone`]
-    AwaitConnections,
+    AwaitConnections(Whose),
+    /// Close the connections on which nothing is under way.
+    CloseIdle,
     /// Close the connections that are left. → [`Event::ConnectionsGone`]
     Hammer,
     /// End the drain of the generations before this one.
@@ -86,8 +139,8 @@ pub(crate) enum Effect {
     BecomeLive,
     /// A reload has ended.
     Report(Outcome),
-    /// A reload was asked for at the wrong time.
-    Refuse { reason: String },
+    /// Something was asked for at the wrong time.
+    Refuse { asked: Asked, reason: String },
     /// Green died after it had become the live generation: nothing can be taken back.
     GreenLost { green: Generation, how: String },
     /// The end.

@@ -6,17 +6,20 @@
 
 use std::time::{Duration, Instant};
 
+mod asked;
 mod back;
 mod ending;
 mod forward;
 mod interface;
+mod plan;
 mod state;
+mod view;
 
-pub(crate) use interface::{Effect, Event};
+pub(crate) use interface::{Asked, Effect, Event, Turn, Whose};
+pub(crate) use plan::{CanaryStep, Plan};
 use state::{State, Step, Then};
 
-use super::event::Phase;
-use super::identity::Generation;
+use super::identity::{Generation, Pid};
 
 /// How long one step that should take milliseconds may take.
 const STEP: Duration = Duration::from_secs(10);
@@ -24,50 +27,29 @@ const STEP: Duration = Duration::from_secs(10);
 const KILL: Duration = Duration::from_secs(5);
 /// How long connections that were told to close at once may take.
 const HAMMER: Duration = Duration::from_secs(1);
-
-/// The durations that a user sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Times {
-    pub(crate) ready: Duration,
-    pub(crate) linger: Duration,
-    pub(crate) drain: Duration,
-}
+/// Between two probes of a green that users are on.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The life of one generation. See the module's text.
 #[derive(Debug, Clone)]
 pub(crate) struct Rollout {
     me: Generation,
+    pid: Pid,
     last: Generation,
-    times: Times,
+    plan: Plan,
     state: State,
     stops: u8,
 }
 
 impl Rollout {
     /// A generation that listens and has nobody before it.
-    pub(crate) fn serving(me: Generation, times: Times) -> Rollout {
-        Rollout { me, last: me, times, state: State::Serving, stops: 0 }
+    pub(crate) fn serving(me: Generation, pid: Pid, plan: Plan) -> Rollout {
+        Rollout { me, pid, last: me, plan, state: State::Serving, stops: 0 }
     }
 
     /// A generation that listens while another one is live.
-    pub(crate) fn standby(me: Generation, times: Times) -> Rollout {
-        Rollout { me, last: me, times, state: State::Standby { reload: false }, stops: 0 }
-    }
-
-    /// Where it stands.
-    pub(crate) fn phase(&self) -> Phase {
-        match &self.state {
-            State::Standby { .. } => Phase::Standby,
-            State::Serving => Phase::Serving,
-            State::Rolling { step: Step::Preflight | Step::Gate, .. } => Phase::Preflight,
-            State::Rolling { step: Step::Spawn | Step::Ready, .. } => Phase::Starting,
-            State::Rolling { step: Step::Verify, .. } => Phase::Verifying,
-            State::Rolling { step: Step::CutOver, .. } => Phase::CuttingOver,
-            State::RollingBack { .. } => Phase::RollingBack,
-            State::Retiring { .. } => Phase::Retiring,
-            State::Draining { .. } => Phase::Draining,
-            State::Gone => Phase::Gone,
-        }
+    pub(crate) fn standby(me: Generation, pid: Pid, plan: Plan) -> Rollout {
+        Rollout { me, pid, last: me, plan, state: State::Standby { reload: false }, stops: 0 }
     }
 
     /// When [`Rollout::handle_timeout`] has to be called, if nothing happens before.
@@ -84,13 +66,16 @@ impl Rollout {
     pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match event {
             Event::Live => self.live(now),
+            Event::TakenBack { by } => self.taken_back(by, now),
             Event::ReloadRequested => self.reload_requested(now),
+            Event::PromoteRequested => self.promote_requested(now),
+            Event::RollbackRequested => self.rollback_requested(now),
             Event::PreflightDone { green, result } => match self.attempt_at(green, Step::Preflight) {
                 Some(_) => self.advance(Step::Gate, Effect::Gate { green }, result, now),
                 None => vec![],
             },
-            Event::Gated { green } => match self.attempt_at(green, Step::Gate) {
-                Some(_) => self.advance(Step::Spawn, Effect::Spawn { green }, Ok(()), now),
+            Event::Gated { green, result } => match self.attempt_at(green, Step::Gate) {
+                Some(_) => self.advance(Step::Spawn, Effect::Spawn { green }, result, now),
                 None => vec![],
             },
             Event::Spawned { green, result } => self.spawned(green, result, now),
@@ -101,10 +86,9 @@ impl Rollout {
             Event::GreenExtends { green, by } => self.extended(green, by, now),
             Event::GreenFailed { green, reason } => self.failed(green, reason, now),
             Event::GreenExited { green, how } => self.exited(green, how, now),
-            Event::Verified { green, result } => match self.attempt_at(green, Step::Verify) {
-                Some(_) => self.advance(Step::CutOver, Effect::CutOver { green }, result, now),
-                None => vec![],
-            },
+            Event::Verified { green, result } => self.verified(green, result, now),
+            Event::Probed { green, result } => self.probed(green, result, now),
+            Event::Shared { green, result } => self.shared(green, result, now),
             Event::CutOver { green, result } => self.cut_over(green, result, now),
             Event::ListenersClosed => self.listeners_closed(now),
             Event::ConnectionsGone => self.connections_gone(),
@@ -121,35 +105,42 @@ impl Rollout {
         }
         match &mut self.state {
             State::Rolling { step, .. } => {
-                let reason = match step {
-                    Step::Ready => format!("did not become ready in {:?}", self.times.ready),
-                    Step::Preflight => format!("was not agreed to by the application in {:?}", self.times.ready),
-                    Step::Gate | Step::Spawn => format!("could not be started in {STEP:?}"),
-                    Step::Verify => format!("could not be looked at in {STEP:?}"),
-                    Step::CutOver => format!("could not be steered to in {STEP:?}"),
-                };
-                self.roll_back(reason, Then::Serve, now)
+                let step = *step;
+                self.rolling_timed_out(step, now)
             }
             State::RollingBack { reason, .. } => {
                 reason.push_str(&format!("; its process is not gone {KILL:?} after it was killed"));
                 self.rolled_back(now)
             }
-            State::Retiring { forced: false, deadline, .. } => {
+            State::Retiring { forced, deadline, .. } if !*forced => {
+                *forced = true;
                 *deadline = now + STEP;
-                if let State::Retiring { forced, .. } = &mut self.state {
-                    *forced = true;
-                }
                 vec![Effect::CloseNow]
             }
-            State::Retiring { forced: true, .. } => self.listeners_closed(now),
-            State::Draining { hammered, deadline, .. } if !*hammered => {
+            State::Retiring { .. } => self.listeners_closed(now),
+            State::Draining { successor, hammered, deadline } if !*hammered => {
                 *hammered = true;
                 *deadline = now + HAMMER;
-                vec![Effect::Hammer]
+                ending::hammering(*successor)
             }
             State::Draining { .. } => self.finish(),
             State::Standby { .. } | State::Serving | State::Gone => vec![],
         }
+    }
+
+    fn rolling_timed_out(&mut self, step: Step, now: Instant) -> Vec<Effect> {
+        let reason = match step {
+            Step::Ready => format!("did not become ready in {:?}", self.plan.ready),
+            Step::Preflight => format!("was not agreed to by the application in {:?}", self.plan.ready),
+            Step::Gate => "could not be started: a generation before it still listens".into(),
+            Step::Spawn => format!("could not be started in {STEP:?}"),
+            Step::Verify => format!("could not be looked at in {STEP:?}"),
+            Step::Probe => format!("was not probed in {STEP:?} more than the probe may take"),
+            Step::Canary { shared: false, .. } | Step::CutOver => format!("could not be steered to in {STEP:?}"),
+            Step::Canary { index, shared: true } => return self.begin_canary(index + 1, now),
+            Step::Soak => return self.retire(now),
+        };
+        self.roll_back(reason, Then::Serve, now)
     }
 }
 

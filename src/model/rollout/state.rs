@@ -11,7 +11,14 @@ pub(super) enum Step {
     Spawn,
     Ready,
     Verify,
+    Probe,
+    /// Before the kernel has the share of the step, and then for as long as the step lasts.
+    Canary {
+        index: usize,
+        shared: bool,
+    },
     CutOver,
+    Soak,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +27,16 @@ pub(super) struct Attempt {
     pub(super) pid: Option<Pid>,
     pub(super) began: Instant,
     pub(super) deadline: Instant,
+    /// A probe is under way, or waits for its time.
+    pub(super) probing: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Serve,
     Stop,
+    /// At once, whatever is open.
+    Finish,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +50,7 @@ pub(super) enum State {
         attempt: Attempt,
         step: Step,
     },
+    /// Green has no pid here only as long as it is still being spawned.
     RollingBack {
         attempt: Attempt,
         reason: String,

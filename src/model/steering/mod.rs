@@ -1,7 +1,6 @@
 //! Steering programs: classic BPF that picks, for each new connection, the slot of the listener that gets it.
 
 mod instruction;
-#[allow(dead_code, reason = "the probe and the canary steps use it")]
 mod split;
 
 #[cfg(test)]
@@ -15,7 +14,6 @@ use instruction::{
 };
 
 pub(crate) use instruction::Instruction;
-#[allow(unused_imports, reason = "the probe and the canary steps use it")]
 pub(crate) use split::Split;
 
 /// How new connections are moved from one generation to the next.

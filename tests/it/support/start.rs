@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a service manager tells a service, and this harness does not.
-const OF_THE_MANAGER: [&str; 7] =
-    ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "MAINPID", "RUNTIME_DIRECTORY", "WATCHDOG_PID", "WATCHDOG_USEC"];
+const OF_THE_MANAGER: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "MAINPID", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// How to start a program.
 #[derive(Clone, Debug)]
@@ -117,6 +117,8 @@ impl Start {
         command
             .args(&self.args)
             .env("NOTIFY_SOCKET", notify_path)
+            // Each instance has a place of its own for its control socket.
+            .env("RUNTIME_DIRECTORY", notify_path.with_file_name("run"))
             .env("CUTOVER_LOG", "info")
             .envs(self.envs.iter().map(|(key, value)| (key, value)))
             .process_group(0)

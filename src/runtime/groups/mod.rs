@@ -2,7 +2,8 @@
 //!
 //! All calls here are system calls of some microseconds, and block.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod group;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,9 +11,13 @@ use tokio::net::TcpListener;
 
 use crate::model::identity::{Inode, Pid};
 use crate::model::message::GroupOrder;
+use crate::model::rollout::Turn;
+use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
 use crate::sys::{diag, owner, steering};
+
+use self::group::Group;
 
 /// Whether steering may be tried at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,40 +42,27 @@ impl Own {
     }
 }
 
-/// The group of one address.
-#[derive(Debug)]
-struct Group {
-    address: SocketAddr,
-    own: Vec<Own>,
-    green: BTreeSet<Inode>,
-    slots: Slots,
-    /// Why it is not steered, if it is not.
-    unsteered: Option<String>,
-    /// Somebody joined while green did.
-    ambiguous: bool,
-    /// Strangers that were named already.
-    named: BTreeSet<Inode>,
-}
-
 /// The groups of all addresses.
 #[derive(Debug)]
 pub(crate) struct Groups {
     groups: Vec<Group>,
     steering: Steering,
+    course: Course,
+}
+
+/// Whether a probe may still change what is steered where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Open,
+    /// It was rolled back, or is about to retire.
+    Over,
 }
 
 impl Groups {
     /// Groups in which only this generation listens, in the order of `listeners`.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<Own>)>, steering: Steering) -> Groups {
-        let groups = listeners
-            .into_iter()
-            .map(|(address, own)| {
-                let slots = Slots::in_order(own.iter().map(|o| o.inode).collect());
-                let (green, named) = (BTreeSet::new(), BTreeSet::new());
-                Group { address, own, green, slots, unsteered: None, ambiguous: false, named }
-            })
-            .collect();
-        Groups { groups, steering }
+        let groups = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
+        Groups { groups, steering, course: Course::Over }
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -121,12 +113,22 @@ impl Groups {
     /// Steers every group to this generation, attaching anew: a program of before may lead elsewhere.
     pub(crate) fn gate(&mut self) {
         let steering = self.steering;
+        self.course = Course::Open;
         for group in &mut self.groups {
             group.green.clear();
+            (group.share, group.source) = (Share::NONE, None);
             group.ambiguous = false;
             let gated = group.look(steering).and_then(|()| group.attach(&group.own()));
             group.settle_for(gated);
         }
+    }
+
+    /// Whether every group can be steered.
+    ///
+    /// # Errors
+    /// Names the first one that cannot, and why.
+    pub(crate) fn all_steered(&self) -> Result<(), String> {
+        self.groups.iter().try_for_each(Group::is_steered)
     }
 
     /// Looks whether green listens on each address, and at which slots.
@@ -145,21 +147,90 @@ impl Groups {
         Ok(())
     }
 
-    /// Steers all new connections of every group to green. Where that cannot be done, the kernel hashes over both.
-    pub(crate) fn cut_over(&mut self) -> Tier {
-        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
-            let moved = group.check().and_then(|()| group.attach(&group.green));
-            group.settle_for(moved);
+    /// Steers a part of the new connections of every group to green.
+    ///
+    /// # Errors
+    /// Names the group that cannot be steered; others may be steered already then.
+    pub(crate) fn share(&mut self, share: Share) -> Result<(), String> {
+        for group in &mut self.groups {
+            group.is_steered()?;
+            let shared = group.check().and_then(|()| {
+                group.share = share;
+                group.direct()
+            });
+            shared.map_err(|why| format!("{} cannot be steered: {why}", group.address))?;
         }
-        self.tier()
+        Ok(())
+    }
+
+    /// Steers just the connection from `source` to green, beside the share of the others; `None` ends that.
+    ///
+    /// # Errors
+    /// If the group of `address` cannot be steered, or the rollout is over.
+    pub(crate) fn probe(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> Result<(), String> {
+        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
+        match (self.course, source) {
+            // Nobody's program is touched any more.
+            (Course::Over, None) => return Ok(()),
+            (Course::Over, Some(_)) => return Err("the rollout is over".into()),
+            (Course::Open, None) if group.source.is_none() => return Ok(()),
+            (Course::Open, _) => {}
+        }
+        group.is_steered()?;
+        group.source = source;
+        group.direct().map_err(|why| format!("{address} cannot be steered: {why}"))
+    }
+
+    /// Steers all new connections of every group to green.
+    ///
+    /// # Errors
+    /// Only of a turn that is to be revocable: names the group that cannot be steered. In a final one such a group is left
+    /// to the kernel, which hashes over both.
+    pub(crate) fn cut_over(&mut self, turn: Turn) -> Result<Tier, String> {
+        match turn {
+            Turn::Revocable => self.share(Share::ALL)?,
+            Turn::Final => {
+                for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+                    let moved = group.check().and_then(|()| group.attach(&group.green));
+                    group.settle_for(moved);
+                }
+            }
+        }
+        Ok(self.tier())
+    }
+
+    /// The point of no return: from now on the programs belong to the close of the listeners.
+    pub(crate) fn begin_to_retire(&mut self) {
+        self.course = Course::Over;
+        // A probe may be under way; where all go to green, that is the same.
+        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+            if group.source.take().is_some() {
+                let attached = group.attach(&group.green);
+                group.settle_for(attached);
+            }
+        }
     }
 
     /// Steers everything back to this generation; green's listeners are still there.
     pub(crate) fn steer_back(&mut self) {
+        self.course = Course::Over;
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+            (group.share, group.source) = (Share::NONE, None);
             let back = group.attach(&group.own());
             group.settle_for(back);
         }
+    }
+
+    /// Green was sent away: its listeners stay for a moment, and get nothing new.
+    pub(crate) fn green_leaves(&mut self) {
+        for group in &mut self.groups {
+            group.leaving.append(&mut group.green);
+        }
+    }
+
+    /// Whether nobody who was sent away listens any more.
+    pub(crate) fn have_left(&mut self) -> bool {
+        self.groups.iter_mut().all(Group::have_left)
     }
 
     /// Green's listeners are gone, because its process is.
@@ -224,116 +295,6 @@ impl Groups {
         for group in &mut self.groups {
             if let Ok(shown) = diag::group(group.address) {
                 group.name(&shown);
-            }
-        }
-    }
-}
-
-impl Group {
-    fn own(&self) -> BTreeSet<Inode> {
-        self.own.iter().map(|o| o.inode).collect()
-    }
-
-    /// Looks who is in the group before this generation is steered to.
-    ///
-    /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
-    fn look(&mut self, steering: Steering) -> Result<(), String> {
-        if steering == Steering::Off {
-            return Err("it is turned off by CUTOVER_STEERING".into());
-        }
-        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
-        self.name(&shown);
-        let own = self.own();
-        let shown: BTreeSet<Inode> = shown.into_keys().collect();
-        if self.slots.compare(&shown).is_ok() {
-            return Ok(());
-        }
-        if !own.is_subset(&shown) {
-            return Err("a listener of ours is gone".into());
-        }
-        let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
-        let known = alone.or_else(|| self.slots.prefix(&own));
-        let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
-        shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
-        self.slots = slots;
-        Ok(())
-    }
-
-    fn find_green(
-        &mut self,
-        shown: &BTreeMap<Inode, u32>,
-        sockets: Option<&BTreeSet<Inode>>,
-        told: &[GroupOrder],
-    ) -> Result<(), String> {
-        let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
-        let new = shown.keys().copied().filter(|inode| !self.slots.contains(*inode));
-        let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = new.partition(is_green);
-        if green.is_empty() {
-            return Err(format!("said that it is ready, but does not listen on {}", self.address));
-        }
-        let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
-        for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
-            if !self.slots.contains(inode) {
-                self.slots.listen(inode);
-            }
-        }
-        self.green = green;
-        self.name(shown);
-        if !strangers.is_empty() && self.unsteered.is_none() {
-            // Before or behind green: nobody can tell. Until the cut-over our own slots are still right.
-            self.ambiguous = true;
-        }
-        Ok(())
-    }
-
-    /// Looks whether the kernel still shows what the table says.
-    fn check(&mut self) -> Result<(), String> {
-        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
-        self.name(&shown);
-        match self.slots.compare(&shown.into_keys().collect()) {
-            Ok(()) if !self.ambiguous => Ok(()),
-            _ => Err("others have joined or left while the next generation started, so the slots are not known".into()),
-        }
-    }
-
-    fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
-        let own = self.own();
-        for (&inode, &uid) in shown {
-            if !own.contains(&inode) && !self.green.contains(&inode) && self.named.insert(inode) {
-                let who = owner::describe(inode, uid);
-                tracing::warn!(address = %self.address, "{who} has joined the group of {} by SO_REUSEPORT", self.address);
-            }
-        }
-    }
-
-    fn attach(&self, wanted: &BTreeSet<Inode>) -> Result<(), String> {
-        let program = Program::one_of(&self.slots.of(wanted)).ok_or("the slots are not known")?;
-        self.attach_program(&program)
-    }
-
-    fn attach_program(&self, program: &Program) -> Result<(), String> {
-        let any = self.own.first().ok_or("no listener is left")?;
-        steering::attach(&any.listener, program).map_err(|error| error.to_string())
-    }
-
-    /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.
-    fn settle_for(&mut self, result: Result<(), String>) {
-        match result {
-            Ok(()) => {
-                if self.unsteered.take().is_some() {
-                    tracing::info!(address = %self.address, "steering works again");
-                }
-            }
-            Err(why) => {
-                if let Some(any) = self.own.first() {
-                    // A program that leads to a wrong slot is worse than none; if it cannot be taken away there is none.
-                    let _ = steering::detach(&any.listener);
-                }
-                if self.unsteered.as_ref() != Some(&why) {
-                    let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
-                    tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
-                }
-                self.unsteered = Some(why);
             }
         }
     }

@@ -1,0 +1,85 @@
+//! What people ask for, and why they do not get it at the wrong time.
+
+use std::time::Instant;
+
+use super::state::{Attempt, State, Step, Then};
+use super::{Asked, Effect, Rollout};
+
+impl Rollout {
+    pub(super) fn reload_requested(&mut self, now: Instant) -> Vec<Effect> {
+        match &mut self.state {
+            State::Serving => {
+                let green = self.last.next();
+                self.last = green;
+                let deadline = now + self.plan.ready;
+                let attempt = Attempt { green, pid: None, began: now, deadline, probing: false };
+                self.state = State::Rolling { attempt, step: Step::Preflight };
+                vec![Effect::Preflight { green }]
+            }
+            State::Standby { reload } => {
+                *reload = true;
+                vec![]
+            }
+            State::Rolling { .. }
+            | State::RollingBack { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => self.refuse(Asked::Reload),
+        }
+    }
+
+    /// Jumps ahead: from a canary to all, from the soak to the point of no return.
+    pub(super) fn promote_requested(&mut self, now: Instant) -> Vec<Effect> {
+        match &self.state {
+            State::Rolling { step: Step::Canary { .. }, .. } => self.begin_cut_over(now),
+            State::Rolling { step: Step::Soak, .. } => self.retire(now),
+            // It is on its way already.
+            State::Rolling { step: Step::CutOver, .. } => vec![],
+            State::Rolling { .. }
+            | State::Standby { .. }
+            | State::Serving
+            | State::RollingBack { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => self.refuse(Asked::Promotion),
+        }
+    }
+
+    pub(super) fn rollback_requested(&mut self, now: Instant) -> Vec<Effect> {
+        match &self.state {
+            State::Rolling { .. } => self.roll_back("was rolled back on request".into(), Then::Serve, now),
+            State::Standby { .. }
+            | State::Serving
+            | State::RollingBack { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => self.refuse(Asked::Rollback),
+        }
+    }
+
+    fn refuse(&self, asked: Asked) -> Vec<Effect> {
+        let (me, pid) = (self.me, self.pid);
+        let reason = match (&self.state, asked) {
+            (State::Rolling { attempt, .. } | State::RollingBack { attempt, .. }, Asked::Reload) => {
+                format!("the rollout of generation {} is under way in generation {me} (pid {pid})", attempt.green)
+            }
+            (State::Rolling { attempt, .. }, Asked::Promotion | Asked::Rollback) => {
+                let (green, phase) = (attempt.green, self.phase());
+                format!("the rollout of generation {green} is {phase}: only a canary or a soak can be promoted")
+            }
+            (State::RollingBack { attempt, .. }, Asked::Promotion | Asked::Rollback) => {
+                format!("generation {} is being rolled back already", attempt.green)
+            }
+            (State::Standby { .. } | State::Serving, _) => {
+                format!("no rollout is under way: generation {me} (pid {pid}) serves, and those before it have retired")
+            }
+            (State::Retiring { successor: Some(green), .. } | State::Draining { successor: Some(green), .. }, _) => {
+                format!("generation {me} (pid {pid}) retires, and generation {green} is live: ask that one")
+            }
+            (State::Retiring { successor: None, .. } | State::Draining { successor: None, .. } | State::Gone, _) => {
+                format!("generation {me} (pid {pid}) is stopping")
+            }
+        };
+        vec![Effect::Refuse { asked, reason }]
+    }
+}

@@ -1,0 +1,121 @@
+//! Probe, canary and soak: what makes a rollout blue-green and not just a restart.
+
+use super::*;
+
+fn pause() -> Effect {
+    Effect::Probe { green: two(), after: PROBE_PAUSE }
+}
+
+#[test]
+fn the_whole_plan_goes_step_by_step() {
+    let mut bench = Bench::planned(full()).start();
+    let green = two();
+    bench.on(Event::GreenReady { green });
+    let effects = bench.on(Event::Verified { green, result: Ok(()) });
+    assert_eq!(effects, [Effect::Probe { green, after: Duration::ZERO }], "no user before the probe");
+    let effects = bench.on(Event::Probed { green, result: Ok(()) });
+    assert_eq!(effects, [Effect::Share { green, share: percent_of(5.0), time: SECOND * 30 }]);
+    assert_eq!(bench.on(Event::Shared { green, result: Ok(()) }), [pause()], "and it is probed again and again");
+    assert_eq!(bench.on(Event::Probed { green, result: Ok(()) }), [pause()]);
+    assert_eq!(bench.after(SECOND * 29), []);
+    assert_eq!(bench.after(SECOND), [Effect::Share { green, share: percent_of(50.0), time: SECOND * 30 }]);
+    assert_eq!(bench.on(Event::Shared { green, result: Ok(()) }), [], "one probe is under way already");
+    assert_eq!(bench.after(SECOND * 30), [Effect::CutOver { green, turn: Turn::Revocable }]);
+    assert_eq!(bench.on(Event::CutOver { green, result: Ok(()) }), [Effect::Soak { time: SECOND * 10 }]);
+    assert_eq!(bench.rollout.phase(), Phase::Soaking);
+    assert_eq!(bench.on(Event::Probed { green, result: Ok(()) }), [pause()], "in the soak too");
+    let effects = bench.after(SECOND * 10);
+    assert!(matches!(effects.first(), Some(Effect::HandOver { .. })), "only now");
+    assert_eq!(effects.last(), Some(&Effect::Retire));
+    assert_eq!(bench.on(Event::Probed { green, result: Err("late".into()) }), []);
+}
+
+#[test]
+fn before_users_meet_it_a_failure_kills_green_and_after_that_it_is_let_finish() {
+    for (phase, word) in [(Phase::Probing, "while it was probed"), (Phase::Canary, "canary"), (Phase::Soaking, "soak")]
+    {
+        let (green, users) = (two(), phase != Phase::Probing);
+        let failed = Event::Probed { green, result: Err("answered 503".into()) };
+        for event in [failed, Event::RollbackRequested] {
+            let mut bench = Bench::up_to(phase);
+            let effects = bench.on(event);
+            assert_eq!(effects[0], Effect::SteerBack);
+            assert_eq!(effects[1], if users { Effect::Release { green } } else { Effect::Kill { green } });
+            assert_eq!(bench.rollout.phase(), if users { Phase::Serving } else { Phase::RollingBack });
+        }
+        let mut bench = Bench::up_to(phase);
+        let effects = bench.on(Event::GreenExited { green, how: "was killed by SIGKILL (9)".into() });
+        assert_eq!(effects[0], Effect::SteerBack, "at once");
+        assert!(bench.reason().contains(word), "{}", bench.reason());
+        assert_eq!(bench.rollout.phase(), Phase::Serving);
+    }
+}
+
+#[test]
+fn a_share_that_cannot_be_had_is_a_failure() {
+    let mut bench = Bench::up_to(Phase::Probing);
+    let green = two();
+    bench.on(Event::Probed { green, result: Ok(()) });
+    bench.on(Event::Shared { green, result: Err("127.0.0.1:80 is not steered".into()) });
+    assert_eq!(bench.reason(), "127.0.0.1:80 is not steered");
+}
+
+#[test]
+fn a_promotion_jumps_ahead_and_is_refused_where_there_is_nothing_ahead() {
+    let green = two();
+    let mut bench = Bench::up_to(Phase::Canary);
+    assert_eq!(bench.on(Event::PromoteRequested), [Effect::CutOver { green, turn: Turn::Revocable }]);
+    assert_eq!(bench.on(Event::PromoteRequested), [], "it is on its way");
+    let mut bench = Bench::up_to(Phase::Soaking);
+    assert_eq!(bench.on(Event::PromoteRequested).last(), Some(&Effect::Retire));
+
+    let refusals = [
+        (Bench::serving(), "no rollout is under way: generation 1 (pid 11) serves"),
+        (Bench::up_to(Phase::Probing), "the rollout of generation 2 is probing: only a canary or a soak"),
+        (Bench::retiring(), "generation 1 (pid 11) retires, and generation 2 is live"),
+    ];
+    for (mut bench, words) in refusals {
+        let effects = bench.on(Event::PromoteRequested);
+        let [Effect::Refuse { asked: Asked::Promotion, reason }] = &effects[..] else { panic!("{effects:?}") };
+        assert!(reason.contains(words), "{reason}");
+    }
+}
+
+#[test]
+fn after_the_point_of_no_return_nothing_is_rolled_back() {
+    let mut bench = Bench::retiring();
+    let effects = bench.on(Event::RollbackRequested);
+    assert!(matches!(&effects[..], [Effect::Refuse { asked: Asked::Rollback, .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_stop_in_a_canary_lets_green_finish_as_well() {
+    let mut bench = Bench::up_to(Phase::Canary);
+    let effects = bench.on(Event::StopRequested);
+    assert_eq!(effects[..2], [Effect::SteerBack, Effect::Release { green: two() }]);
+    assert_eq!(effects.last(), Some(&Effect::StopAccepting));
+    assert_eq!(bench.on(Event::ListenersClosed), [Effect::AwaitConnections(Whose::All)]);
+}
+
+#[test]
+fn a_standby_that_is_sent_away_finishes_what_it_has() {
+    let mut rollout = Rollout::standby(two(), ME, plain());
+    let now = Instant::now();
+    assert_eq!(rollout.handle(Event::TakenBack { by: ONE }, now), [Effect::Retire]);
+    assert_eq!(rollout.handle(Event::Live, now), [], "the end of blue does not bring it back");
+    assert_eq!(rollout.handle(Event::ListenersClosed, now), [Effect::AwaitConnections(Whose::Own)]);
+    assert_eq!(rollout.handle(Event::ConnectionsGone, now), [Effect::Finish]);
+}
+
+#[test]
+fn the_status_tells_the_share_and_the_rest_of_the_step() {
+    let mut bench = Bench::up_to(Phase::Canary);
+    let at = bench.now + SECOND * 12;
+    let status = bench.rollout.status(at).expect("a rollout");
+    assert_eq!((status.generation, status.share, status.left), (two(), percent_of(5.0), Some(SECOND * 18)));
+    assert_eq!(bench.rollout.own_share(), percent_of(95.0));
+    bench.on(Event::RollbackRequested);
+    assert_eq!(bench.rollout.status(at), None);
+    assert_eq!(bench.rollout.own_share(), Share::ALL);
+    assert_eq!(Bench::up_to(Phase::Soaking).rollout.own_share(), Share::NONE);
+}

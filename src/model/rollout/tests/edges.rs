@@ -1,0 +1,236 @@
+//! The edges of a plain reload, and of the end.
+
+use super::*;
+
+const UNDER_WAY: &str = "the rollout of generation 2 is under way in generation 1 (pid 11)";
+
+#[test]
+fn a_good_reload_goes_through_every_step_in_order() {
+    let mut bench = Bench::retiring();
+    bench.on(Event::ListenersClosed);
+    assert_eq!(bench.rollout.phase(), Phase::Draining);
+    bench.on(Event::ConnectionsGone);
+    assert_eq!(bench.rollout.phase(), Phase::Gone);
+    let green = two();
+    let took = Duration::from_millis(6);
+    assert_eq!(
+        bench.effects,
+        [
+            Effect::Preflight { green },
+            Effect::Gate { green },
+            Effect::Spawn { green },
+            Effect::Verify { green },
+            Effect::CutOver { green, turn: Turn::Final },
+            Effect::HandOver { green, took },
+            Effect::Report(Outcome::Done { generation: green, pid: Pid::new(77), took }),
+            Effect::Retire,
+            Effect::AwaitConnections(Whose::Own),
+            Effect::Finish,
+        ]
+    );
+}
+
+#[test]
+fn a_refused_preflight_ends_it_before_anything_is_touched() {
+    let mut bench = Bench::serving();
+    bench.on(Event::ReloadRequested);
+    bench.on(Event::PreflightDone { green: two(), result: Err("is not there".into()) });
+    assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "is not there"));
+    assert!(!bench.effects.contains(&Effect::SteerBack));
+}
+
+#[test]
+fn a_green_that_is_not_ready_in_time_is_killed_and_the_number_is_not_used_again() {
+    let mut bench = Bench::starting();
+    assert_eq!(bench.after(Duration::from_secs(29)), []);
+    let effects = bench.after(Duration::from_secs(2));
+    assert_eq!(effects, [Effect::SteerBack, Effect::Kill { green: two() }]);
+    bench.on(Event::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
+    assert_eq!(bench.reason(), "did not become ready in 30s");
+    assert_eq!(bench.rollout.phase(), Phase::Serving);
+    assert_eq!(bench.on(Event::ReloadRequested), [Effect::Preflight { green: Generation::new(3) }]);
+}
+
+#[test]
+fn green_can_ask_for_more_time() {
+    let mut bench = Bench::starting();
+    bench.on(Event::GreenExtends { green: two(), by: Duration::from_secs(100) });
+    assert_eq!(bench.after(Duration::from_secs(90)), []);
+    assert_eq!(bench.after(Duration::from_secs(11)).len(), 2);
+}
+
+#[test]
+fn what_belongs_to_another_attempt_changes_nothing() {
+    let mut bench = Bench::starting();
+    let green = Generation::new(9);
+    for event in [
+        Event::GreenReady { green },
+        Event::GreenExited { green, how: "exited".into() },
+        Event::GreenFailed { green, reason: "no".into() },
+        Event::Verified { green, result: Ok(()) },
+        Event::CutOver { green, result: Ok(()) },
+    ] {
+        assert_eq!(bench.on(event), []);
+        assert_eq!(bench.rollout.phase(), Phase::Starting);
+    }
+}
+
+#[test]
+fn green_dead_before_and_after_ready_is_told_apart() {
+    let mut bench = Bench::starting();
+    bench.on(Event::GreenExited { green: two(), how: "exited with status 1".into() });
+    assert_eq!(bench.reason(), "exited with status 1 before it was ready");
+
+    let mut bench = Bench::starting();
+    bench.on(Event::GreenReady { green: two() });
+    bench.on(Event::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
+    assert_eq!(bench.reason(), "was killed by SIGKILL (9) as soon as it was ready");
+    assert!(bench.effects.contains(&Effect::SteerBack));
+}
+
+#[test]
+fn green_dead_after_retire_is_said_and_nothing_is_taken_back() {
+    let mut bench = Bench::retiring();
+    let how = "exited".to_owned();
+    let lost = bench.on(Event::GreenExited { green: two(), how: how.clone() });
+    assert_eq!(lost, [Effect::GreenLost { green: two(), how }]);
+    assert_eq!(bench.rollout.phase(), Phase::Retiring);
+}
+
+#[test]
+fn a_second_reload_is_refused_with_the_reason() {
+    let mut bench = Bench::starting();
+    let refused = bench.on(Event::ReloadRequested);
+    assert_eq!(refused, [Effect::Refuse { asked: Asked::Reload, reason: UNDER_WAY.into() }]);
+}
+
+#[test]
+fn a_stop_in_a_rollout_gives_it_up_and_then_stops() {
+    let mut bench = Bench::starting();
+    assert_eq!(bench.on(Event::StopRequested), [Effect::SteerBack, Effect::Kill { green: two() }]);
+    let effects = bench.on(Event::GreenExited { green: two(), how: "was killed".into() });
+    assert_eq!(effects.last(), Some(&Effect::StopAccepting));
+    assert_eq!(bench.reason(), "was given up: a stop was asked for");
+    assert_eq!(bench.on(Event::ReloadRequested).len(), 1, "refused");
+}
+
+#[test]
+fn a_second_stop_is_at_once() {
+    let mut bench = Bench::serving();
+    bench.on(Event::StopRequested);
+    assert_eq!(bench.on(Event::StopRequested), [Effect::Hammer, Effect::Finish]);
+    assert_eq!(bench.rollout.phase(), Phase::Gone);
+}
+
+#[test]
+fn a_spawn_that_comes_back_too_late_is_killed() {
+    let mut bench = Bench::serving();
+    let green = two();
+    bench.on(Event::ReloadRequested);
+    bench.on(Event::PreflightDone { green, result: Ok(()) });
+    bench.on(Event::Gated { green, result: Ok(()) });
+    assert_eq!(bench.after(STEP), [Effect::SteerBack]);
+    assert_eq!(bench.rollout.phase(), Phase::RollingBack);
+    assert_eq!(bench.on(Event::Spawned { green, result: Ok(Pid::new(5)) }), [Effect::Kill { green }]);
+    bench.on(Event::GreenExited { green, how: "was killed".into() });
+    assert!(bench.reason().contains("could not be started"));
+}
+
+#[test]
+fn what_cannot_be_spawned_is_not_waited_for() {
+    let green = two();
+    let attempt = || {
+        let mut bench = Bench::serving();
+        bench.on(Event::ReloadRequested);
+        bench.on(Event::PreflightDone { green, result: Ok(()) });
+        bench.on(Event::Gated { green, result: Ok(()) });
+        bench
+    };
+    let mut bench = attempt();
+    bench.on(Event::Spawned { green, result: Err("Exec format error".into()) });
+    assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "Exec format error"));
+
+    // Its end is told before its beginning: the host does not do so, and yet nothing may hang.
+    let mut bench = attempt();
+    bench.on(Event::GreenExited { green, how: "exited with status 1".into() });
+    assert_eq!(bench.rollout.phase(), Phase::Serving);
+    bench.reason();
+}
+
+#[test]
+fn the_drain_ends_by_the_hammer() {
+    let mut bench = Bench::retiring();
+    bench.on(Event::ListenersClosed);
+    assert_eq!(bench.after(plain().drain), [Effect::Hammer]);
+    assert_eq!(bench.after(HAMMER), [Effect::Finish]);
+
+    let mut bench = Bench::retiring();
+    assert_eq!(bench.on(Event::HammerRequested), [], "the listeners first");
+    assert_eq!(bench.on(Event::ListenersClosed), [Effect::AwaitConnections(Whose::Own), Effect::Hammer]);
+}
+
+#[test]
+fn standby_becomes_live_once() {
+    let mut rollout = Rollout::standby(two(), ME, plain());
+    let now = Instant::now();
+    assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive]);
+    assert_eq!(rollout.handle(Event::Live, now), []);
+    assert_eq!(rollout.handle(Event::ReloadRequested, now), [Effect::Preflight { green: Generation::new(3) }]);
+}
+
+#[test]
+fn a_reload_that_is_asked_for_a_moment_before_it_is_live_is_not_lost() {
+    let mut rollout = Rollout::standby(two(), ME, plain());
+    let now = Instant::now();
+    assert_eq!(rollout.handle(Event::ReloadRequested, now), []);
+    assert_eq!(rollout.phase(), Phase::Standby);
+    let green = Generation::new(3);
+    assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive, Effect::Preflight { green }]);
+}
+
+/// Else the process would be left behind, and take over when nobody is there.
+#[test]
+fn a_stop_at_once_waits_for_what_is_being_spawned() {
+    let green = two();
+    let spawning = || {
+        let mut bench = Bench::serving();
+        bench.on(Event::ReloadRequested);
+        bench.on(Event::PreflightDone { green, result: Ok(()) });
+        bench.on(Event::Gated { green, result: Ok(()) });
+        bench
+    };
+    let mut bench = spawning();
+    assert_eq!(bench.on(Event::StopRequested), [Effect::SteerBack]);
+    assert_eq!(bench.on(Event::StopRequested), []);
+    let effects = bench.on(Event::Spawned { green, result: Ok(Pid::new(5)) });
+    assert_eq!((effects.first(), effects.last()), (Some(&Effect::Kill { green }), Some(&Effect::Finish)));
+    assert_eq!(bench.reason(), "was given up: a stop was asked for");
+
+    let mut bench = spawning();
+    bench.on(Event::StopRequested);
+    bench.on(Event::StopRequested);
+    bench.on(Event::Spawned { green, result: Err("no memory".into()) });
+    assert_eq!(bench.rollout.phase(), Phase::Gone);
+
+    // And if it never comes back, time ends it.
+    let mut bench = spawning();
+    bench.on(Event::StopRequested);
+    bench.on(Event::StopRequested);
+    assert_eq!(bench.after(KILL).last(), Some(&Effect::Finish));
+}
+
+#[test]
+fn a_stop_waits_for_those_before_and_ends_them_with_itself() {
+    let mut bench = Bench::serving();
+    bench.on(Event::StopRequested);
+    assert_eq!(bench.on(Event::ListenersClosed), [Effect::AwaitConnections(Whose::All)]);
+    assert_eq!(bench.after(plain().drain), [Effect::Hammer, Effect::HammerPredecessors]);
+}
+
+#[test]
+fn a_stop_in_a_drain_closes_what_is_idle() {
+    let mut bench = Bench::retiring();
+    bench.on(Event::ListenersClosed);
+    assert_eq!(bench.on(Event::StopRequested), [Effect::CloseIdle]);
+    assert_eq!(bench.rollout.phase(), Phase::Draining);
+}

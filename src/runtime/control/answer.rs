@@ -1,0 +1,208 @@
+//! What is asked over HTTP, and the answers.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::clients::{Busy, Client};
+use super::follow::{Follower, LINES, Until};
+use super::metrics;
+use crate::model::control::{Refusal, RolloutStatus, Status};
+use crate::model::event::Event as Told;
+use crate::model::rollout::Event;
+use crate::runtime::connections::Connections;
+use crate::runtime::driver::{Ask, Input, Refused};
+use crate::runtime::host::Depth;
+
+/// What another user gets.
+pub(super) const FORBIDDEN: &[u8] =
+    b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: 86\r\n\
+    connection: close\r\n\r\n\
+    {\"error\":\"only the user that runs this server, and root, may use its control socket\"}\n";
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// How the control socket asks the driver, and what it may look at itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Asks {
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) passed_on: watch::Receiver<bool>,
+}
+
+/// One connection's service.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    asks: Asks,
+    client: Client,
+    ending: watch::Receiver<bool>,
+}
+
+impl Service {
+    pub(super) fn new(asks: Asks, client: Client, ending: watch::Receiver<bool>) -> Service {
+        Service { asks, client, ending }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (asks, busy, mut ending) = (self.asks.clone(), self.client.busy(), self.ending.clone());
+        Box::pin(async move {
+            Ok(tokio::select! {
+                biased;
+                answer = asks.answer(&request, busy) => answer,
+                // The driver answers no more.
+                _ = ending.wait_for(|ending| *ending) => refuse(StatusCode::SERVICE_UNAVAILABLE, "this generation is gone: ask again"),
+            })
+        })
+    }
+}
+
+impl Asks {
+    async fn answer(&self, request: &Request<Incoming>, busy: Busy) -> Response<Body> {
+        let allowed = match request.uri().path() {
+            "/v1/status" | "/metrics" => Method::GET,
+            "/v1/reload" | "/v1/promote" | "/v1/rollback" | "/v1/stop" => Method::POST,
+            other => return refuse(StatusCode::NOT_FOUND, &format!("there is no {other} here")),
+        };
+        if request.method() != allowed {
+            let why = format!("{} takes {allowed} only", request.uri().path());
+            let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &why);
+            let allow = if allowed == Method::GET { "GET" } else { "POST" };
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+            return answer;
+        }
+        match request.uri().path() {
+            "/v1/status" => match self.status(Depth::All).await {
+                Ok(status) => json(StatusCode::OK, &status),
+                Err(refused) => refused_by(&refused),
+            },
+            "/metrics" => self.metrics().await,
+            "/v1/reload" => self.reload(request.uri().query(), busy).await,
+            "/v1/promote" => self.done(Event::PromoteRequested).await,
+            "/v1/rollback" => self.done(Event::RollbackRequested).await,
+            _ => self.done(Event::StopRequested).await,
+        }
+    }
+
+    async fn status(&self, depth: Depth) -> Result<Status, Refused> {
+        let (reply, status) = oneshot::channel();
+        let asked = self.inputs.send(Input::Ask(Ask::Status { depth, reply })).await;
+        asked.map_err(|_| Refused::gone())?;
+        let draft = status.await.map_err(|_| Refused::gone())??;
+        tokio::task::spawn_blocking(move || draft.finish()).await.map_err(|_| Refused::gone())
+    }
+
+    async fn ask(&self, event: Event) -> Result<Option<RolloutStatus>, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Ask(Ask::Do { event, reply })).await.map_err(|_| Refused::gone())?;
+        answer.await.map_err(|_| Refused::gone())?
+    }
+
+    async fn done(&self, event: Event) -> Response<Body> {
+        match self.ask(event).await {
+            Ok(_) => json(StatusCode::ACCEPTED, &serde_json::Map::new()),
+            Err(refused) => refused_by(&refused),
+        }
+    }
+
+    async fn reload(&self, query: Option<&str>, busy: Busy) -> Response<Body> {
+        let until = match query {
+            None | Some("" | "drain=false") => Until::Outcome,
+            Some("drain" | "drain=true") => Until::Gone,
+            Some(other) => {
+                return refuse(StatusCode::BAD_REQUEST, &format!("?{other} is not understood; there is ?drain=true"));
+            }
+        };
+        // Before it is asked for, so that nothing of it is missed.
+        let (events, began) = (self.events.subscribe(), Instant::now());
+        let rollout = match self.ask(Event::ReloadRequested).await {
+            Ok(Some(rollout)) => rollout,
+            Ok(None) => return refused_by(&Refused::gone()),
+            Err(refused) => return refused_by(&refused),
+        };
+        let (lines, to_write) = mpsc::channel(LINES);
+        let follower = Follower {
+            generation: rollout.generation,
+            until,
+            began,
+            events,
+            connections: self.connections.clone(),
+            passed_on: self.passed_on.clone(),
+            lines,
+            _busy: busy,
+        };
+        tokio::spawn(follower.run());
+        let mut answer = Response::new(StreamBody::new(ReceiverStream::new(to_write)).boxed());
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        answer
+    }
+
+    async fn metrics(&self) -> Response<Body> {
+        match self.status(Depth::Own).await {
+            Ok(status) => {
+                let mut answer = Response::new(Full::from(metrics::text(&status, &self.connections)).boxed());
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT));
+                answer
+            }
+            Err(refused) => refused_by(&refused),
+        }
+    }
+}
+
+/// `GET /metrics` and nothing else, for a TCP listener.
+pub(crate) fn metrics_service(
+    asks: Asks,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ Sync
++ 'static {
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        let asks = asks.clone();
+        async move {
+            Ok(match (request.method(), request.uri().path()) {
+                (&Method::GET, "/metrics") => asks.metrics().await,
+                (_, "/metrics") => refuse(StatusCode::METHOD_NOT_ALLOWED, "/metrics takes GET only"),
+                _ => refuse(StatusCode::NOT_FOUND, "there is /metrics here, and nothing else"),
+            })
+        }
+    })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    // Plain data: it can always be written.
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    let mut answer = Response::new(Full::from(text).boxed());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn refuse(status: StatusCode, error: &str) -> Response<Body> {
+    json(status, &Refusal { error: error.to_owned() })
+}
+
+fn refused_by(refused: &Refused) -> Response<Body> {
+    match refused {
+        Refused::WrongTime(why) => refuse(StatusCode::CONFLICT, why),
+        Refused::Retired(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}

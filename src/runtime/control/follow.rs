@@ -1,0 +1,124 @@
+//! A reload that is followed: one line of JSON for each of its transitions, until the outcome or the end.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::clients::Busy;
+use crate::model::control::Progress;
+use crate::model::event::{Event, Outcome, Phase};
+use crate::model::identity::Generation;
+use crate::runtime::connections::Connections;
+
+/// Lines that wait for a client which does not read.
+pub(super) const LINES: usize = 16;
+/// How often the connections of a drain are counted: a number for people.
+const COUNT: Duration = Duration::from_millis(250);
+
+/// How long a reload is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    Outcome,
+    /// The old generation is gone.
+    Gone,
+}
+
+/// Who follows what.
+pub(super) struct Follower {
+    pub(super) generation: Generation,
+    pub(super) until: Until,
+    pub(super) began: Instant,
+    pub(super) events: broadcast::Receiver<Event>,
+    pub(super) connections: Arc<Connections>,
+    /// Becomes true when the next generation has taken the office: what is asked after the outcome is asked of that one.
+    pub(super) passed_on: watch::Receiver<bool>,
+    pub(super) lines: mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
+    pub(super) _busy: Busy,
+}
+
+/// Whether there is more to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+}
+
+impl Follower {
+    /// Follows to the end, or until the client is gone.
+    pub(super) async fn run(mut self) {
+        let mut told = None;
+        let mut draining = false;
+        loop {
+            let next = tokio::select! {
+                event = self.events.recv() => event,
+                () = tokio::time::sleep(COUNT), if draining => {
+                    let open = self.connections.open();
+                    if told.replace(open) != Some(open) && self.draining(open).await == More::No {
+                        return;
+                    }
+                    continue;
+                }
+                () = self.lines.closed() => return,
+            };
+            let more = match next {
+                Ok(event) => {
+                    draining |= matches!(event, Event::Phase { to: Phase::Draining, .. });
+                    self.tell(event).await
+                }
+                // A client that does not read misses lines, and never the last one.
+                Err(RecvError::Lagged(_)) => More::Yes,
+                Err(RecvError::Closed) => More::No,
+            };
+            if more == More::No {
+                return;
+            }
+        }
+    }
+
+    async fn draining(&self, open: usize) -> More {
+        self.line(&Progress::Draining { connections: u64::try_from(open).unwrap_or(u64::MAX) }).await
+    }
+
+    async fn tell(&mut self, event: Event) -> More {
+        match event {
+            Event::Phase { to: Phase::Gone, .. } => {
+                self.line(&Progress::Gone).await;
+                More::No
+            }
+            // The outcome says it.
+            Event::Phase { to: Phase::Serving, .. } => More::Yes,
+            Event::Phase { to: phase, .. } => {
+                let (generation, elapsed) = (self.generation, self.began.elapsed());
+                self.line(&Progress::Phase { generation, phase, elapsed }).await
+            }
+            Event::Canary { share, time } => self.line(&Progress::Canary { share, time }).await,
+            Event::Soak { time } => self.line(&Progress::Soak { time }).await,
+            Event::Reload(outcome) => self.outcome(outcome).await,
+            Event::Refused(_) => More::Yes,
+        }
+    }
+
+    async fn outcome(&mut self, outcome: Outcome) -> More {
+        let done = matches!(outcome, Outcome::Done { .. });
+        if done {
+            // An error means that the driver is gone, and with it every doubt.
+            let _ = self.passed_on.wait_for(|passed| *passed).await;
+        }
+        let more = self.line(&Progress::Outcome(outcome)).await;
+        if done && self.until == Until::Gone { more } else { More::No }
+    }
+
+    async fn line(&self, progress: &Progress) -> More {
+        let Ok(mut line) = serde_json::to_vec(progress) else { return More::Yes };
+        line.push(b'\n');
+        match self.lines.send(Ok(Frame::data(line.into()))).await {
+            Ok(()) => More::Yes,
+            Err(_) => More::No,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The status as metrics, in the text format of OpenMetrics, which Prometheus reads.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::control::{ConnectionKinds, GenerationStatus, LastReload, Status};
+use crate::model::event::{Outcome, Phase};
+use crate::model::share::Share;
+use crate::runtime::connections::Connections;
+
+/// What the text is.
+pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Labels = Vec<(&'static str, String)>;
+type Real = Gauge<f64, AtomicU64>;
+
+/// All metrics of this generation. The counters of reloads go on from generation to generation, all else is its own.
+pub(super) fn text(status: &Status, connections: &Connections) -> String {
+    let mut registry = Registry::with_prefix("cutover");
+    about(&mut registry, status);
+    rollout(&mut registry, status);
+    reloads(&mut registry, status);
+    open(&mut registry, connections);
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+fn about(to: &mut Registry, status: &Status) {
+    let info = vec![("name", status.name.clone()), ("version", status.version.clone())];
+    to.register("build", "The instance that answers", Info::new(info));
+    if let Some(own) = own(status) {
+        to.register("generation", "The number of the generation that answers", whole(own.generation.number().into()));
+        let age = own.age.unwrap_or_default().as_secs_f64();
+        to.register_with_unit("age", "How long the process that answers lives", Unit::Seconds, real(age));
+    }
+    let steering = family([("tier", status.steering.to_string().replace(' ', "_"))], 1);
+    to.register("steering", "How new connections are moved: steered, migrating or best_effort", steering);
+}
+
+/// The generation that answers: the only one that knows the kinds of its connections.
+fn own(status: &Status) -> Option<&GenerationStatus> {
+    status.generations.iter().find(|generation| generation.kinds.is_some())
+}
+
+fn rollout(to: &mut Registry, status: &Status) {
+    let phase = own(status).map_or(Phase::Serving, |own| own.phase);
+    to.register("phase", "Where the generation that answers stands", family([("phase", phase.to_string())], 1));
+    let share = status.rollout.as_ref().map_or(Share::NONE, |rollout| rollout.share);
+    let help = "The part of new connections that the next generation gets, 0 to 1";
+    to.register("next_share", help, real(share.as_percent() / 100.0));
+    let draining = status.generations.iter().filter(|generation| generation.phase == Phase::Draining).count();
+    to.register("draining_generations", "Generations that finish what they have", whole(signed(draining)));
+}
+
+fn reloads(to: &mut Registry, status: &Status) {
+    let reloads = Family::<Labels, Counter>::default();
+    for (outcome, count) in [("done", status.reloads_done), ("rolled_back", status.reloads_rolled_back)] {
+        reloads.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(count);
+    }
+    to.register("reloads", "Reloads since the instance was started, over all generations", reloads);
+    if let Some(LastReload { outcome, at }) = &status.last_reload {
+        let (Outcome::Done { took, .. } | Outcome::RolledBack { took, .. }) = outcome;
+        let help = "How long the last reload took, from the request to its outcome";
+        to.register_with_unit("last_reload_duration", help, Unit::Seconds, real(took.as_secs_f64()));
+        let at = whole(i64::try_from(*at).unwrap_or(i64::MAX));
+        to.register_with_unit("last_reload_timestamp", "When the last reload ended", Unit::Seconds, at);
+    }
+}
+
+fn open(to: &mut Registry, connections: &Connections) {
+    let ConnectionKinds { fresh, http1, http2, upgraded, tcp } = connections.kinds();
+    let open = Family::<Labels, Gauge>::default();
+    let kinds = [("fresh", fresh), ("http1", http1), ("http2", http2), ("upgraded", upgraded), ("tcp", tcp)];
+    for (kind, count) in kinds {
+        open.get_or_create(&vec![("kind", kind.to_owned())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    to.register("connections", "Open connections of the generation that answers", open);
+    let accepted = Counter::<u64>::default();
+    accepted.inc_by(u64::try_from(connections.accepted()).unwrap_or(u64::MAX));
+    to.register("connections_accepted", "Connections that the generation that answers has accepted", accepted);
+}
+
+fn family(labels: [(&'static str, String); 1], value: i64) -> Family<Labels, Gauge> {
+    let family = Family::<Labels, Gauge>::default();
+    family.get_or_create(&labels.to_vec()).set(value);
+    family
+}
+
+fn whole(value: i64) -> Gauge {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(value);
+    gauge
+}
+
+fn real(value: f64) -> Real {
+    let gauge = Real::default();
+    gauge.set(value);
+    gauge
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,153 @@
+//! The control socket: HTTP/1.1 on a Unix socket, for the user of this process and for root.
+//!
+//! It stands beside the server and never in its way: whatever its clients do, they cost a bounded number of tasks and
+//! bytes, and the driver only the moment of each question.
+
+mod answer;
+mod clients;
+mod follow;
+mod metrics;
+
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::socket_peercred;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use self::clients::{Client, Clients};
+use crate::sys::control_socket::{self, ControlSocket, Refused};
+
+pub(crate) use answer::{Asks, metrics_service};
+
+/// How long a client may take to send a request, and how long it may be idle after an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The largest header of a request.
+const HEADER_MAX: usize = 16 * 1024;
+/// How long answers under way are waited for at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The control socket of this generation: it has one, or will have when it is live.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    asks: Asks,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    socket: ControlSocket,
+    end: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Control {
+    /// One that is opened when this generation is live, over that of the generation before.
+    pub(crate) fn later(path: PathBuf, asks: Asks) -> Control {
+        Control { path, asks, open: None }
+    }
+
+    /// The first one of an instance.
+    ///
+    /// # Errors
+    /// [`Refused::Taken`] if a living process has the name.
+    pub(crate) fn claim(path: &Path, asks: Asks) -> Result<Control, Refused> {
+        let (socket, listener) = control_socket::claim(path)?;
+        let open = serve(socket, listener, asks.clone())?;
+        Ok(Control { path: path.to_owned(), asks, open: Some(open) })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// Takes the name over, if that is not done yet. Without it signals still work.
+    pub(crate) fn open(&mut self) {
+        if self.open.is_some() {
+            return;
+        }
+        let taken = control_socket::take_over(&self.path);
+        match taken.and_then(|(socket, listener)| serve(socket, listener, self.asks.clone())) {
+            Ok(open) => self.open = Some(open),
+            Err(error) => tracing::warn!(%error, "no control socket; signals still work"),
+        }
+    }
+
+    /// Answers those who have come already, lets followers hear the end, and removes the file if it is still ours.
+    pub(crate) async fn close(self) {
+        let Some(Open { socket, end, ended }) = self.open else { return };
+        socket.remove();
+        end.send_replace(true);
+        let task = ended.abort_handle();
+        if tokio::time::timeout(FAREWELL, ended).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+fn serve(socket: ControlSocket, listener: StdListener, asks: Asks) -> io::Result<Open> {
+    let listener = UnixListener::from_std(listener)?;
+    let (end, ending) = watch::channel(false);
+    tracing::debug!(path = %socket.path().display(), "control socket");
+    let ended = tokio::spawn(accept_all(listener, asks, ending));
+    Ok(Open { socket, end, ended })
+}
+
+async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Receiver<bool>) {
+    let clients = Arc::new(Clients::default());
+    loop {
+        let accepted = tokio::select! {
+            // First those who have come already.
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = ending.wait_for(|ending| *ending) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => take(stream, &clients, &asks, &ending),
+            // Descriptors are short: the server needs them more.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    clients.gone().await;
+}
+
+fn take(stream: UnixStream, clients: &Arc<Clients>, asks: &Asks, ending: &watch::Receiver<bool>) {
+    if !is_allowed(&stream) {
+        // Told to go in words, without a look at what it says. What cannot be written at once is not written.
+        let _ = stream.try_write(answer::FORBIDDEN);
+        return;
+    }
+    let (asks, mut ending) = (asks.clone(), ending.clone());
+    clients.enter(|client: Client| async move {
+        let service = answer::Service::new(asks, client.clone(), ending.clone());
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        // An error is the client's: it went away, or sent what is no HTTP.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    });
+}
+
+/// The user of this process, and root (SO_PEERCRED, unix(7)): the mode of the file says the same, but can be changed.
+fn is_allowed(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid();
+    match socket_peercred(stream) {
+        Ok(peer) if peer.uid == own || peer.uid.is_root() => true,
+        Ok(peer) => {
+            let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_pid());
+            tracing::warn!(uid, pid, "refused another user at the control socket");
+            false
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,188 @@
+//! The group of one address: who stands at which slot, and what is steered where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::{Own, Steering, migrates};
+use crate::model::identity::Inode;
+use crate::model::message::GroupOrder;
+use crate::model::share::Share;
+use crate::model::slots::Slots;
+use crate::model::steering::{Program, Split, Tier};
+use crate::sys::{diag, owner, steering};
+
+/// The group of one address.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) address: SocketAddr,
+    pub(super) own: Vec<Own>,
+    pub(super) green: BTreeSet<Inode>,
+    /// Listeners of an earlier green that was sent away and closes them as soon as nothing is on its way to them.
+    pub(super) leaving: BTreeSet<Inode>,
+    pub(super) slots: Slots,
+    /// What green gets of the new connections.
+    pub(super) share: Share,
+    /// The one connection that goes to green whatever the share is.
+    pub(super) source: Option<SocketAddr>,
+    /// Why it is not steered, if it is not.
+    pub(super) unsteered: Option<String>,
+    /// Somebody joined while green did.
+    pub(super) ambiguous: bool,
+    /// Strangers that were named already.
+    pub(super) named: BTreeSet<Inode>,
+}
+
+impl Group {
+    /// A group in which only `own` listen, in this order.
+    pub(super) fn new(address: SocketAddr, own: Vec<Own>) -> Group {
+        let slots = Slots::in_order(own.iter().map(|o| o.inode).collect());
+        Group {
+            address,
+            own,
+            green: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            slots,
+            share: Share::NONE,
+            source: None,
+            unsteered: None,
+            ambiguous: false,
+            named: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn is_steered(&self) -> Result<(), String> {
+        match &self.unsteered {
+            None => Ok(()),
+            Some(why) => Err(format!("{} is not steered: {why}", self.address)),
+        }
+    }
+
+    pub(super) fn have_left(&mut self) -> bool {
+        // Where the kernel does not tell, nothing is steered either, and no slot matters.
+        let shown =
+            if self.leaving.is_empty() { BTreeMap::new() } else { diag::group(self.address).unwrap_or_default() };
+        let (still, left) = std::mem::take(&mut self.leaving).into_iter().partition(|inode| shown.contains_key(inode));
+        self.leaving = still;
+        let left: BTreeSet<Inode> = left;
+        // They stood behind ours, so none of ours has moved.
+        left.into_iter().for_each(|inode| self.slots.close(inode));
+        self.leaving.is_empty()
+    }
+
+    pub(super) fn own(&self) -> BTreeSet<Inode> {
+        self.own.iter().map(|o| o.inode).collect()
+    }
+
+    /// Looks who is in the group before this generation is steered to.
+    ///
+    /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
+    pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {
+        if steering == Steering::Off {
+            return Err("it is turned off by CUTOVER_STEERING".into());
+        }
+        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
+        self.name(&shown);
+        let own = self.own();
+        let shown: BTreeSet<Inode> = shown.into_keys().collect();
+        if self.slots.compare(&shown).is_ok() {
+            return Ok(());
+        }
+        if !own.is_subset(&shown) {
+            return Err("a listener of ours is gone".into());
+        }
+        let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
+        let known = alone.or_else(|| self.slots.prefix(&own));
+        let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
+        shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
+        self.slots = slots;
+        Ok(())
+    }
+
+    pub(super) fn find_green(
+        &mut self,
+        shown: &BTreeMap<Inode, u32>,
+        sockets: Option<&BTreeSet<Inode>>,
+        told: &[GroupOrder],
+    ) -> Result<(), String> {
+        let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
+        let new = shown.keys().copied().filter(|inode| !self.slots.contains(*inode));
+        let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = new.partition(is_green);
+        if green.is_empty() {
+            return Err(format!("said that it is ready, but does not listen on {}", self.address));
+        }
+        let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
+        for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
+            if !self.slots.contains(inode) {
+                self.slots.listen(inode);
+            }
+        }
+        self.green = green;
+        self.name(shown);
+        if !strangers.is_empty() && self.unsteered.is_none() {
+            // Before or behind green: nobody can tell. Until the cut-over our own slots are still right.
+            self.ambiguous = true;
+        }
+        Ok(())
+    }
+
+    /// Looks whether the kernel still shows what the table says.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
+        self.name(&shown);
+        match self.slots.compare(&shown.into_keys().collect()) {
+            Ok(()) if !self.ambiguous => Ok(()),
+            _ => Err("others have joined or left while the next generation started, so the slots are not known".into()),
+        }
+    }
+
+    pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
+        let own = self.own();
+        for (&inode, &uid) in shown {
+            let known = own.contains(&inode) || self.green.contains(&inode) || self.leaving.contains(&inode);
+            if !known && self.named.insert(inode) {
+                let who = owner::describe(inode, uid);
+                tracing::warn!(address = %self.address, "{who} has joined the group of {} by SO_REUSEPORT", self.address);
+            }
+        }
+    }
+
+    pub(super) fn attach(&self, wanted: &BTreeSet<Inode>) -> Result<(), String> {
+        let program = Program::one_of(&self.slots.of(wanted)).ok_or("the slots are not known")?;
+        self.attach_program(&program)
+    }
+
+    /// Attaches what the share and the source ask for.
+    pub(super) fn direct(&self) -> Result<(), String> {
+        let (green, blue) = (self.slots.of(&self.green), self.slots.of(&self.own()));
+        let split = Split { source: self.source, share: self.share, green: &green, blue: &blue };
+        let program = Program::split(&split).ok_or("the slots are not known, or too many")?;
+        self.attach_program(&program)
+    }
+
+    pub(super) fn attach_program(&self, program: &Program) -> Result<(), String> {
+        let any = self.own.first().ok_or("no listener is left")?;
+        steering::attach(&any.listener, program).map_err(|error| error.to_string())
+    }
+
+    /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.
+    pub(super) fn settle_for(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                if self.unsteered.take().is_some() {
+                    tracing::info!(address = %self.address, "steering works again");
+                }
+            }
+            Err(why) => {
+                if let Some(any) = self.own.first() {
+                    // A program that leads to a wrong slot is worse than none; if it cannot be taken away there is none.
+                    let _ = steering::detach(&any.listener);
+                }
+                if self.unsteered.as_ref() != Some(&why) {
+                    let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
+                    tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
+                }
+                self.unsteered = Some(why);
+            }
+        }
+    }
+}

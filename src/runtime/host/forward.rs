@@ -1,0 +1,160 @@
+//! The way forward: green is started, looked at, tried, and given its share.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{Host, Probe};
+use crate::model::event::Event as Told;
+use crate::model::identity::{Generation, Pid};
+use crate::model::message::{Birth, PROTOCOL};
+use crate::model::rollout::{Event, Turn};
+use crate::model::share::Share;
+use crate::runtime::control::Control;
+use crate::runtime::driver::Input;
+use crate::runtime::green::{Newborn, Plan};
+use crate::runtime::groups::Groups;
+use crate::runtime::probe;
+use crate::runtime::retire::lock;
+use crate::runtime::service_manager::NotifyState;
+use crate::sys::notify_socket::unique_name;
+
+/// How often it is looked whether a green that was sent away still listens: there is nothing to wait on for it.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Host {
+    pub(super) fn preflight(&self, green: Generation) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            self.manager.send(&[
+                NotifyState::Reloading,
+                now,
+                NotifyState::Status(&format!("starting generation {green}")),
+            ]);
+        }
+        tracing::info!(generation = %self.generation, green = %green, "reloading");
+        let (origin, hook) = (self.origin.clone(), self.before_reload.clone());
+        self.in_background(async move {
+            let asked = tokio::task::spawn_blocking(move || {
+                origin.executable()?;
+                hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
+            });
+            let result = asked.await.unwrap_or_else(|_| Err("was refused: the before_reload hook panicked".into()));
+            Event::PreflightDone { green, result }
+        });
+    }
+
+    pub(super) fn gate(&self, green: Generation) {
+        let (groups, to_blue) = (self.groups.clone(), self.to_blue.clone());
+        let needs_steering = self.needs_steering;
+        self.in_background(async move {
+            if let Some(blue) = to_blue {
+                blue.closed().await;
+            }
+            while !lock(&groups).have_left() {
+                tokio::time::sleep(LOOK).await;
+            }
+            let gated = tokio::task::spawn_blocking(move || {
+                let mut groups = lock(&groups);
+                groups.gate();
+                // What cannot be steered was said. A plain reload works on, left to the kernel.
+                if needs_steering { groups.all_steered() } else { Ok(()) }
+            });
+            let result = gated.await.unwrap_or_else(|_| Err("it cannot be looked at".into()));
+            let result =
+                result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"));
+            Event::Gated { green, result }
+        });
+    }
+
+    pub(super) fn spawn(&self, green: Generation) {
+        let (origin, inputs) = (self.origin.clone(), self.inputs.clone());
+        let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
+        let control = self.control.as_ref().map(Control::path);
+        let manager = self.manager.name().map(ToOwned::to_owned);
+        tokio::spawn(async move {
+            let spawned = async {
+                let path = origin.executable().map_err(std::io::Error::other)?;
+                let handover = unique_name("handover")?;
+                let (protocol, generation) = (PROTOCOL, green);
+                let birth = Birth { protocol, generation, blue, blue_generation, handover, addresses, control };
+                Newborn::spawn(Plan { origin, birth, manager, inputs: inputs.clone() }, path).await
+            };
+            let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
+            // Without a driver nobody would ever hear of the process again, and it would take over one day.
+            if let Err(unsent) = inputs.send(Input::Spawned { green, result }).await
+                && let Input::Spawned { result: Ok(newborn), .. } = unsent.0
+            {
+                newborn.kill();
+            }
+        });
+    }
+
+    /// Takes a new process on, and begins to listen to it.
+    pub(crate) fn adopt(&mut self, newborn: Newborn) -> Pid {
+        let pid = newborn.pid;
+        let green = newborn.listen_to();
+        tracing::info!(generation = %green.generation, %pid, "spawned");
+        match &self.green {
+            // One that was given up long ago, and comes when another attempt has its process already.
+            Some(_) => green.kill(),
+            None => self.green = Some(green),
+        }
+        pid
+    }
+
+    pub(super) fn verify(&self, green: Generation) {
+        let groups = self.groups.clone();
+        let known = self.with_green(green, |process| (process.pid, process.handover.told()));
+        self.in_background(async move {
+            let result = match known {
+                Some((pid, told)) => {
+                    let told = told.await;
+                    let looked = tokio::task::spawn_blocking(move || lock(&groups).verify(pid, &told)).await;
+                    looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
+                }
+                None => Err("is gone".into()),
+            };
+            Event::Verified { green, result }
+        });
+    }
+
+    pub(super) fn probe(&mut self, green: Generation, after: Duration) {
+        let Some(probe) = self.probe.clone() else { return self.send(Event::Probed { green, result: Ok(()) }) };
+        let groups = self.groups.clone();
+        self.probing = Some(self.in_background(async move {
+            tokio::time::sleep(after).await;
+            Event::Probed { green, result: ask_each(&probe, &groups).await }
+        }));
+    }
+
+    pub(super) fn end_probing(&mut self) {
+        if let Some(probing) = self.probing.take() {
+            probing.abort();
+        }
+    }
+
+    pub(super) fn share(&self, green: Generation, share: Share, time: Duration) {
+        let result = lock(&self.groups).share(share);
+        if result.is_ok() {
+            tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
+            self.manager.send(&[NotifyState::Status(&format!("canary: generation {green} gets {share}"))]);
+            self.tell(Told::Canary { share, time });
+        }
+        self.send(Event::Shared { green, result });
+    }
+
+    pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
+        let result = lock(&self.groups).cut_over(turn);
+        if let Ok(tier) = &result {
+            tracing::info!(generation = %green, %tier, "new connections go to the next generation");
+        }
+        self.send(Event::CutOver { green, result: result.map(drop) });
+    }
+}
+
+async fn ask_each(probe: &Probe, groups: &Arc<Mutex<Groups>>) -> Result<(), String> {
+    for &address in &probe.addresses {
+        let steer = |source| lock(groups).probe(address, source);
+        probe::pass(&probe.target, address, probe.timeout, steer).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The host of a server that restarts itself: performs the effects of the machine in this process.
+
+mod ending;
+mod forward;
+mod office;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::accept::Acceptors;
+use super::connections::Connections;
+use super::control::Control;
+use super::driver::Input;
+use super::green::Green;
+use super::groups::Groups;
+use super::handover::ToBlue;
+use super::predecessors::Predecessors;
+use super::retire::lock;
+use super::service_manager::Notifier;
+use crate::model::addresses::Bound;
+use crate::model::event::Event as Told;
+use crate::model::identity::{Generation, Pid};
+use crate::model::message::History;
+use crate::model::probe::Target;
+use crate::model::rollout::{Asked, Effect, Event};
+use crate::sys::origin::Origin;
+
+pub(crate) use status::{Depth, Draft};
+
+/// Asks the application whether a reload may begin.
+pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// How green is probed.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    pub(crate) target: Target,
+    pub(crate) timeout: Duration,
+    /// The addresses that are asked, one after the other.
+    pub(crate) addresses: Vec<std::net::SocketAddr>,
+}
+
+/// Whether this generation was the live one at some time: only then does it speak to the service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Office {
+    Never,
+    Held,
+}
+
+/// Everything that the effects need.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+    pub(crate) pid: Pid,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) addresses: Vec<Bound>,
+    /// How many of them are the application's; metrics are offered on the others.
+    pub(crate) offered: usize,
+    pub(crate) linger: Duration,
+    pub(crate) idle_grace: Duration,
+    /// The patience with a green that was sent away.
+    pub(crate) release: Duration,
+    pub(crate) needs_steering: bool,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) probing: Option<AbortHandle>,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) control: Option<Control>,
+    pub(crate) before_reload: Option<BeforeReload>,
+    pub(crate) groups: Arc<Mutex<Groups>>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) acceptors: Option<Acceptors>,
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) green: Option<Green>,
+    pub(crate) to_blue: Option<ToBlue>,
+    pub(crate) predecessors: Predecessors,
+    pub(crate) history: History,
+    pub(crate) office: Office,
+    pub(crate) manager: Notifier,
+    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) close_now: watch::Sender<bool>,
+    /// Becomes true when the next generation has taken the office.
+    pub(crate) passed_on: watch::Sender<bool>,
+}
+
+impl Host {
+    /// Tells those who watch the events; it is nothing to us if nobody does.
+    pub(crate) fn tell(&self, event: Told) {
+        let _ = self.events.send(event);
+    }
+
+    /// Performs one effect: at once, or in the background, and then the result comes as an event.
+    pub(crate) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Preflight { green } => self.preflight(green),
+            Effect::Gate { green } => self.gate(green),
+            Effect::Spawn { green } => self.spawn(green),
+            Effect::Verify { green } => self.verify(green),
+            Effect::Probe { green, after } => self.probe(green, after),
+            Effect::Share { green, share, time } => self.share(green, share, time),
+            Effect::CutOver { green, turn } => self.cut_over(green, turn),
+            Effect::Soak { time } => {
+                tracing::info!(generation = %self.generation, ?time, "soaking: all of it can still be taken back");
+                self.tell(Told::Soak { time });
+            }
+            Effect::SteerBack => {
+                self.end_probing();
+                lock(&self.groups).steer_back();
+            }
+            Effect::Kill { green } => {
+                self.with_green(green, Green::kill);
+            }
+            Effect::Release { green } => self.release(green),
+            Effect::HandOver { green, took } => self.hand_over(green, took),
+            Effect::Retire => self.retire(),
+            Effect::StopAccepting => self.stop_accepting(),
+            Effect::CloseNow => {
+                self.close_now.send_replace(true);
+            }
+            Effect::AwaitConnections(whose) => self.await_connections(whose),
+            Effect::CloseIdle => self.close_idle(),
+            Effect::Hammer => self.hammer(),
+            Effect::HammerPredecessors => self.predecessors.hammer(),
+            Effect::BecomeLive => self.become_live(),
+            Effect::Report(outcome) => self.report(outcome),
+            Effect::Refuse { asked, reason } => {
+                let what = match asked {
+                    Asked::Reload => "reload",
+                    Asked::Promotion => "promotion",
+                    Asked::Rollback => "rollback",
+                };
+                tracing::warn!(generation = %self.generation, reason, "{what} refused");
+                self.tell(Told::Refused(reason));
+            }
+            Effect::GreenLost { green, how } => {
+                tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);
+            }
+            Effect::Finish => {}
+        }
+    }
+
+    fn send(&self, event: Event) {
+        let inputs = self.inputs.clone();
+        // Not awaited here: the driver that would make room is the caller.
+        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
+    }
+
+    /// Performs `work`, whose result is an event, in the background.
+    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        let task = tokio::spawn(async move {
+            let event = work.await;
+            // The driver is gone only when nobody needs the result.
+            let _ = inputs.send(Input::Rollout(event)).await;
+        });
+        task.abort_handle()
+    }
+
+    fn with_green<T>(&self, generation: Generation, act: impl FnOnce(&Green) -> T) -> Option<T> {
+        self.green.as_ref().filter(|green| green.generation == generation).map(act)
+    }
+
+    /// Only while no rollout runs: a next generation that has just begun to listen would look like a stranger.
+    pub(crate) fn look_for_strangers(&self) {
+        if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
+            lock(&self.groups).name_strangers();
+        }
+    }
+}

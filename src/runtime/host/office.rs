@@ -1,0 +1,105 @@
+//! The office of the live generation: who has it, who gets it next, and how a reload ended.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Host, Office};
+use crate::model::control::LastReload;
+use crate::model::event::{Event as Told, Outcome};
+use crate::model::identity::{Generation, Pid};
+use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
+use crate::runtime::handover::ToBlue;
+use crate::runtime::pid_file;
+use crate::runtime::retire::lock;
+use crate::runtime::service_manager::NotifyState;
+
+impl Host {
+    /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks.
+    pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
+        let Some(pid) = self.with_green(green, |process| process.pid) else { return };
+        self.end_probing();
+        lock(&self.groups).begin_to_retire();
+        self.write_pid_file(pid);
+        self.manager.send(&[NotifyState::MainPid(pid.number())]);
+        let draining = self.predecessors.join(self.generation, self.pid);
+        let mut history = self.history.clone();
+        history.done += 1;
+        history.last = Some(LastReload { outcome: Outcome::Done { generation: green, pid, took }, at: now() });
+        let passed_on = self.passed_on.clone();
+        self.with_green(green, |process| {
+            process.handover.send(&FromBlue::Live { draining, history });
+            // Any other program than this one does not answer.
+            let live = process.handover.is_heard().then(|| process.handover.live());
+            tokio::spawn(async move {
+                if let Some(live) = live {
+                    live.await;
+                }
+                passed_on.send_replace(true);
+            });
+        });
+    }
+
+    pub(crate) fn become_live(&mut self) {
+        let (generation, pid) = (self.generation, self.pid);
+        self.office = Office::Held;
+        if let Some(control) = &mut self.control {
+            control.open();
+        }
+        self.write_pid_file(pid);
+        self.manager.send(&[NotifyState::Ready, NotifyState::Status(&format!("generation {generation} serves"))]);
+        tracing::info!(%generation, %pid, "live");
+        self.to_blue.iter().for_each(ToBlue::live);
+    }
+
+    /// What the generation before knew.
+    pub(crate) fn inherit(&mut self, draining: &[Drainer], history: History) {
+        self.predecessors.learn(draining);
+        self.history = history;
+    }
+
+    /// The generation before holds no listener any more: from now on this one steers the groups.
+    pub(crate) fn take_over_groups(&self, told: &[GroupOrder]) {
+        let mut groups = lock(&self.groups);
+        groups.learn(told);
+        groups.gate();
+    }
+
+    /// Users are steered back, and what green has of them it finishes.
+    pub(super) fn release(&mut self, generation: Generation) {
+        let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
+        tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
+        lock(&self.groups).green_leaves();
+        self.predecessors.add(green.generation, green.pid);
+        green.release(self.release);
+    }
+
+    pub(super) fn report(&mut self, outcome: Outcome) {
+        let me = self.generation;
+        match &outcome {
+            Outcome::Done { generation, pid, took } => {
+                tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
+            }
+            Outcome::RolledBack { generation, reason, took } => {
+                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} serves on");
+                lock(&self.groups).green_is_gone();
+                self.green = None;
+                self.history.rolled_back += 1;
+                self.history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
+                let status = format!("generation {me} serves; generation {generation} failed: {reason}");
+                self.manager.send(&[NotifyState::Ready, NotifyState::Status(&status)]);
+            }
+        }
+        self.tell(Told::Reload(outcome));
+    }
+
+    fn write_pid_file(&self, pid: Pid) {
+        let Some(path) = &self.pid_file else { return };
+        if let Err(error) = pid_file::write(path, pid) {
+            tracing::warn!(%error, "ignoring");
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

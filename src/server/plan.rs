@@ -1,0 +1,44 @@
+//! From what the user has set to what the machine does.
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind};
+use crate::model::probe::Target;
+use crate::model::rollout::{CanaryStep, Plan};
+use crate::model::share::Share;
+
+fn wrong(what: String) -> Error {
+    Error::new(ErrorKind::Config, what)
+}
+
+/// What is asked of each next generation, if anything is.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub(super) fn target(config: &Config) -> Result<Option<Target>, Error> {
+    let Some(text) = &config.probe else { return Ok(None) };
+    let target: Target = text.parse().map_err(|why| wrong(format!("the probe is not understood: {why}")))?;
+    target.check().map_err(|why| wrong(format!("the probe cannot be done: {why}")))?;
+    Ok(Some(target))
+}
+
+/// The course of each rollout.
+///
+/// # Errors
+/// Names the share that is none.
+pub(super) fn plan(config: &Config) -> Result<Plan, Error> {
+    let step = |&(percent, time): &(f64, _)| {
+        let share = Share::percent(percent).filter(|share| *share > Share::NONE);
+        let share = share.ok_or_else(|| {
+            wrong(format!("a canary of {percent} %: it must be more than 0 and not more than 100, in steps of 0.01"))
+        })?;
+        Ok(CanaryStep { share, time })
+    };
+    Ok(Plan {
+        ready: config.ready_timeout,
+        linger: config.linger,
+        drain: config.drain_timeout,
+        probe: config.probe.as_ref().map(|_| config.probe_timeout),
+        canary: config.canary.iter().map(step).collect::<Result<_, _>>()?,
+        soak: config.soak,
+    })
+}

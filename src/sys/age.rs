@@ -1,0 +1,47 @@
+//! How long a process lives (proc(5)).
+
+use std::io;
+use std::time::Duration;
+
+use crate::model::identity::Pid;
+
+/// The field of /proc/PID/stat after the name that tells the start, in ticks since the system's: field 22 of all.
+const START: usize = 22 - 3;
+
+/// How long the process lives.
+///
+/// # Errors
+/// `ENOENT` if it is gone.
+pub(crate) fn of(pid: Pid) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let up = std::fs::read_to_string("/proc/uptime")?;
+    let age = since_start(&stat, &up, rustix::param::clock_ticks_per_second());
+    age.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood")))
+}
+
+fn since_start(stat: &str, up: &str, ticks_per_second: u64) -> Option<Duration> {
+    // The name, in brackets, may contain anything, brackets and spaces too.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks: f64 = after_name.split_whitespace().nth(START)?.parse().ok()?;
+    let up: f64 = up.split_whitespace().next()?.parse().ok()?;
+    #[allow(clippy::cast_precision_loss, reason = "it is a hundred, or a thousand")]
+    let start = ticks / ticks_per_second as f64;
+    Duration::try_from_secs_f64((up - start).max(0.0)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_spaces_does_not_confuse_it() {
+        let stat = format!("12 (a) b (c) S{}250 9 9", " 1".repeat(START - 1) + " ");
+        assert_eq!(since_start(&stat, "10.50 3.00\n", 100), Some(Duration::from_secs(8)));
+    }
+
+    #[test]
+    fn this_process_lives_and_pid_zero_does_not() {
+        assert!(of(Pid::new(std::process::id())).expect("it lives") < Duration::from_secs(3600));
+        assert_eq!(of(Pid::new(0)).expect_err("none").kind(), io::ErrorKind::NotFound);
+    }
+}

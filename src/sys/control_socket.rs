@@ -1,0 +1,176 @@
+//! The control socket's file: claimed by one instance, and handed on by renaming over it, so that it never vanishes.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::sockopt::socket_peercred;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::control_folder::check_length;
+use super::during;
+use crate::model::identity::Pid;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+/// The longest wait for another one that claims a name in the same folder; it takes a few system calls.
+const LOCKED: Duration = Duration::from_secs(1);
+
+/// A control socket that has its name.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+    /// Device and inode of the file, by which it is told whether the name is still ours.
+    file: (u64, u64),
+}
+
+/// Why a name cannot be claimed.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// A living process has it; which one, if the kernel tells.
+    Taken(Option<Pid>),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Refused {
+        Refused::Failed(error)
+    }
+}
+
+/// Takes the name for an instance that begins; a file that a dead process has left is replaced.
+///
+/// # Errors
+/// [`Refused::Taken`] if a living process listens there.
+pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refused> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+    made.map_err(|e| during(format_args!("make the folder {}", folder.display()), e))?;
+    // Held over the look and the rename, so that two which begin at once do not both find nobody.
+    let _lock = lock(folder)?;
+    match living(path) {
+        Some(process) => Err(Refused::Taken(process)),
+        None => take_over(path).map_err(Refused::Failed),
+    }
+}
+
+/// Takes the name over from whoever has it, in one step.
+///
+/// # Errors
+/// What bind(2) and rename(2) say: no right to write in the folder, a path that is too long.
+pub(crate) fn take_over(path: &Path) -> io::Result<(ControlSocket, UnixListener)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Short, because the whole path has to fit into 108 bytes (unix(7)).
+    let beside = path.with_file_name(format!(".{}", std::process::id()));
+    let what = |doing: &str| format!("{doing} the control socket {name} in {}", path.with_file_name("").display());
+    // Nobody could connect to a path that is longer than an address.
+    check_length(path)?;
+    // One that an earlier process with this pid has left.
+    let _ = fs::remove_file(&beside);
+    let bound = bind(&beside).map_err(|e| during(what("bind"), e))?;
+    let taken =
+        fs::symlink_metadata(&beside).and_then(|file| fs::rename(&beside, path).map(|()| (file.dev(), file.ino())));
+    match taken {
+        Ok(file) => Ok((ControlSocket { path: path.to_owned(), file }, bound)),
+        Err(error) => {
+            let _ = fs::remove_file(&beside);
+            Err(during(what("name"), error))
+        }
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Before listen(2), so that nobody else gets in in between.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether a living process listens there, and which.
+fn living(path: &Path) -> Option<Option<Pid>> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).ok()?;
+    match socket.connect(&SockAddr::unix(path).ok()?) {
+        Ok(()) => {}
+        // So many wait to be accepted that one more would have to wait for it: somebody listens.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(None),
+        // Refused is what a file without a process says; or it is not there at all; or it is no socket.
+        Err(_) => return None,
+    }
+    // Of a listener these are the credentials of who called listen(2): unix(7).
+    let peer = socket_peercred(&socket).ok().and_then(|c| u32::try_from(c.pid.as_raw_pid()).ok());
+    Some(peer.map(Pid::new))
+}
+
+fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder).map_err(|e| during(format_args!("open the folder {}", folder.display()), e))?;
+    let began = Instant::now();
+    // Whoever may read the folder could hold it for ever: that must not keep a server from its work.
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() && began.elapsed() < LOCKED {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(file)
+}
+
+impl ControlSocket {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file if it is still ours, and not the next generation's.
+    pub(crate) fn remove(&self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_one_is_refused_and_a_dead_ones_file_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("deeper").join("one.sock");
+        let (_first, listener) = claim(&path).expect("nobody is there");
+        match claim(&path) {
+            Err(Refused::Taken(process)) => assert_eq!(process, Some(Pid::new(std::process::id()))),
+            other => panic!("{other:?}"),
+        }
+        drop(listener);
+        assert!(path.exists(), "a close leaves the file");
+        claim(&path).expect("nobody listens any more");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.with_file_name("")).expect("the folder").count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn it_is_taken_over_without_a_gap_and_removed_only_by_its_owner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("one.sock");
+        let (blue, _blue_listens) = claim(&path).expect("nobody is there");
+        let (green, _green_listens) = take_over(&path).expect("renamed over");
+        blue.remove();
+        assert!(path.exists());
+        green.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_replaced_and_a_folder_that_cannot_be_had_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("one.sock");
+        fs::write(&path, "text").expect("written");
+        claim(&path).expect("a file is nobody");
+        match claim(&path.join("below").join("x.sock")) {
+            Err(Refused::Failed(error)) => assert!(error.to_string().contains("one.sock"), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
