@@ -1,19 +1,30 @@
 //! The program `cutover`: argv becomes a command, one file a verb.
 
+mod exit;
+mod human;
 mod page;
+mod screen;
 mod serve;
+mod status;
+mod table;
+mod target;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use exit::{BUG, USAGE};
+
 /// A server that restarts without losing one request.
 ///
-/// Start one, change its binary or its files, and send it SIGHUP: a fresh process takes over all new connections at
-/// once, the old one finishes what it has and is gone. Signals: HUP reload; TERM, INT stop gracefully, twice at once;
-/// USR2 end the drain now; USR1 log the status. The environment variable CUTOVER_LOG filters the log (default: info).
+/// Start one, change its binary or its files, and send it SIGHUP, or say `cutover reload`: a fresh process takes over all
+/// new connections at once, the old one finishes what it has and is gone. Signals: HUP reload; TERM, INT stop gracefully,
+/// twice at once; USR2 end the drain now; USR1 log the status. The environment variable CUTOVER_LOG filters the log
+/// (default: info).
 ///
-/// Exit status: 0 done, 1 the server cannot begin, 64 wrong usage, 70 a bug.
+/// Exit status: 0 done; 1 the server cannot begin; 64 wrong usage, or several instances run and none was named; 69 no such
+/// instance, or its process is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 it was refused or not done in time:
+/// the reload failed, and the old generation serves on; 77 the instance belongs to another user.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Command {
@@ -24,11 +35,8 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::Serve),
+    Status(status::Status),
 }
-
-/// The exit codes of sysexits.h that we use.
-const USAGE: u8 = 64;
-const BUG: u8 = 70;
 
 fn main() -> ExitCode {
     let command = match Command::try_parse() {
@@ -42,6 +50,7 @@ fn main() -> ExitCode {
     start_log();
     let done = std::panic::catch_unwind(|| match command.verb {
         Verb::Serve(serve) => serve.run(),
+        Verb::Status(status) => exit::run(status.run()),
     });
     done.unwrap_or(ExitCode::from(BUG))
 }

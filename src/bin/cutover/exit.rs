@@ -1,0 +1,94 @@
+//! How a verb ends: with an exit code of sysexits.h, and a line on stderr that says why.
+
+use std::fmt;
+use std::future::Future;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use cutover::{ControlError, ControlErrorKind};
+
+pub(crate) const USAGE: u8 = 64;
+pub(crate) const UNAVAILABLE: u8 = 69;
+pub(crate) const BUG: u8 = 70;
+pub(crate) const OUTPUT: u8 = 74;
+pub(crate) const TRY_AGAIN: u8 = 75;
+pub(crate) const NO_PERMISSION: u8 = 77;
+
+/// Why a verb did not do what it was asked for.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into() }
+    }
+
+    /// Nobody reads any more: no failure of ours, and nobody to tell it to.
+    fn unread() -> Failure {
+        Failure::new(0, "")
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Failure {
+        let code = match error.kind() {
+            ControlErrorKind::Several | ControlErrorKind::Name => USAGE,
+            ControlErrorKind::Refused => TRY_AGAIN,
+            ControlErrorKind::Denied => NO_PERMISSION,
+            ControlErrorKind::Protocol => BUG,
+            _ => UNAVAILABLE,
+        };
+        Failure::new(code, with_cause(&error))
+    }
+}
+
+/// An error and what it comes from, in one line.
+pub(crate) fn with_cause(error: &ControlError) -> String {
+    let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// Runs a verb that asks an instance. One thread is enough, and starts at once.
+pub(crate) fn run(verb: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot watch for events: {error}"));
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    match runtime.block_on(verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            if !message.is_empty() {
+                complain(message);
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A line on stderr. Where that is closed, the exit code has to do.
+pub(crate) fn complain(message: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+/// Writes to stdout, all at once.
+///
+/// # Errors
+/// Ends the verb quietly if nobody reads any more.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::unread(),
+        _ => Failure::new(OUTPUT, format!("cannot write to stdout: {error}")),
+    })
+}
+
+/// A line on stdout that says what was done. If it cannot be written, it was done all the same.
+pub(crate) fn say(line: impl fmt::Display) {
+    let _ = print(&format!("{line}\n"));
+}
