@@ -3,9 +3,13 @@
 mod exit;
 mod human;
 mod page;
+mod process;
+mod promote;
+mod rollback;
 mod screen;
 mod serve;
 mod status;
+mod stop;
 mod table;
 mod target;
 
@@ -36,6 +40,9 @@ struct Command {
 enum Verb {
     Serve(serve::Serve),
     Status(status::Status),
+    Promote(promote::Promote),
+    Rollback(rollback::Rollback),
+    Stop(stop::Stop),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +58,9 @@ fn main() -> ExitCode {
     let done = std::panic::catch_unwind(|| match command.verb {
         Verb::Serve(serve) => serve.run(),
         Verb::Status(status) => exit::run(status.run()),
+        Verb::Promote(promote) => exit::run(promote.run()),
+        Verb::Rollback(rollback) => exit::run(rollback.run()),
+        Verb::Stop(stop) => exit::run(stop.run()),
     });
     done.unwrap_or(ExitCode::from(BUG))
 }
