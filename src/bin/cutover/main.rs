@@ -4,7 +4,9 @@ mod exit;
 mod human;
 mod page;
 mod process;
+mod progress;
 mod promote;
+mod reload;
 mod rollback;
 mod screen;
 mod serve;
@@ -39,6 +41,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::Serve),
+    Reload(reload::Reload),
     Status(status::Status),
     Promote(promote::Promote),
     Rollback(rollback::Rollback),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     start_log();
     let done = std::panic::catch_unwind(|| match command.verb {
         Verb::Serve(serve) => serve.run(),
+        Verb::Reload(reload) => exit::run(reload.run()),
         Verb::Status(status) => exit::run(status.run()),
         Verb::Promote(promote) => exit::run(promote.run()),
         Verb::Rollback(rollback) => exit::run(rollback.run()),

@@ -1,0 +1,214 @@
+//! What is shown of a reload while it is followed: a line that changes on a terminal, plain lines, or JSON.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use cutover::{Phase, Progress};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::exit::{complain, say};
+use crate::human;
+
+/// How it is shown.
+pub(crate) enum Display {
+    /// One line on stderr that says what happens now, and for how long.
+    Terminal(Option<Moving>),
+    /// A line on stdout for each transition.
+    Plain { told: String },
+    /// The lines on stdout as they come.
+    Json,
+}
+
+/// The line on a terminal, while there is one.
+pub(crate) struct Moving {
+    bar: ProgressBar,
+    step: Step,
+    since: Instant,
+}
+
+impl Display {
+    pub(crate) fn new(json: bool) -> Display {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        match (json, std::io::stderr().is_terminal() && !is_dumb) {
+            (true, _) => Display::Json,
+            (false, true) => Display::Terminal(None),
+            (false, false) => Display::Plain { told: String::new() },
+        }
+    }
+
+    /// Whether [`tick`](Display::tick) does anything.
+    pub(crate) fn is_moving(&self) -> bool {
+        match self {
+            Display::Terminal(moving) => moving.is_some(),
+            Display::Plain { .. } | Display::Json => false,
+        }
+    }
+
+    /// Something happened; `line` is what was told.
+    pub(crate) fn show(&mut self, progress: &Progress, line: &str) {
+        match self {
+            Display::Json => say(line),
+            Display::Plain { told } => {
+                if let Some(text) = Step::of(progress).map(|step| step.plain())
+                    && text != *told
+                {
+                    say(&text);
+                    *told = text;
+                }
+            }
+            Display::Terminal(moving) => {
+                if let Some(step) = Step::of(progress) {
+                    let bar = moving.take().map_or_else(bar, |moving| moving.bar);
+                    *moving = Some(Moving { bar, step, since: Instant::now() });
+                    self.tick();
+                }
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self) {
+        if let Display::Terminal(Some(Moving { bar, step, since })) = self {
+            bar.set_message(step.moving(since.elapsed()));
+            bar.tick();
+        }
+    }
+
+    /// Says something beside it on stderr.
+    pub(crate) fn note(&self, text: &str) {
+        match self {
+            Display::Terminal(Some(moving)) => moving.bar.suspend(|| complain(text)),
+            Display::Terminal(None) | Display::Plain { .. } | Display::Json => complain(text),
+        }
+    }
+
+    /// Says how it ended, in a line that stays. The lines of JSON have said it already.
+    pub(crate) fn result(&mut self, text: &str) {
+        self.clear();
+        match self {
+            Display::Terminal(_) | Display::Plain { .. } => say(text),
+            Display::Json => {}
+        }
+    }
+
+    /// The same, of something that no line of JSON has said: there it is said beside them.
+    pub(crate) fn news(&mut self, text: &str) {
+        match self {
+            Display::Terminal(_) | Display::Plain { .. } => self.result(text),
+            Display::Json => self.note(text),
+        }
+    }
+
+    /// Takes the line that changes away, before something else is said.
+    pub(crate) fn clear(&mut self) {
+        if let Display::Terminal(moving) = self
+            && let Some(moving) = moving.take()
+        {
+            moving.bar.finish_and_clear();
+        }
+    }
+}
+
+/// The line that changes: empty until it has a message.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template("{spinner} {wide_msg}") {
+        Ok(style) => bar.with_style(style),
+        // The template is right; if it were not, that is nothing to end for.
+        Err(_) => bar,
+    }
+}
+
+/// What happens now, for people.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ends when it is done.
+    Until(String),
+    /// Ends after this time.
+    For(String, Duration),
+    /// Has no duration of its own.
+    Now(String),
+}
+
+impl Step {
+    /// `None` for what says nothing new to people.
+    fn of(progress: &Progress) -> Option<Step> {
+        Some(match progress {
+            Progress::Phase { generation, phase, .. } => match phase {
+                Phase::Preflight => Step::Until(format!("preflight of generation {generation}")),
+                Phase::Starting => Step::Until(format!("starting generation {generation}")),
+                Phase::Verifying => Step::Until(format!("verifying that generation {generation} listens")),
+                // The step of the canary, or the soak, is told next, with its time.
+                Phase::Canary | Phase::Soaking => return None,
+                Phase::CuttingOver => Step::Now("cut over".to_owned()),
+                Phase::Retiring => Step::Until("retiring the old generation".to_owned()),
+                other => Step::Until(other.to_string()),
+            },
+            Progress::Canary { share, time, .. } => Step::For(format!("canary {share}"), *time),
+            Progress::Soak { time, .. } => Step::For("soaking".to_owned(), *time),
+            Progress::Draining { connections, .. } => {
+                Step::Now(format!("draining {}", human::connections(*connections)))
+            }
+            _ => return None,
+        })
+    }
+
+    /// As a line that stays.
+    fn plain(&self) -> String {
+        match self {
+            Step::Until(what) | Step::Now(what) => what.clone(),
+            Step::For(what, time) => format!("{what} for {}", human::left(*time)),
+        }
+    }
+
+    /// As a line that changes, this long after it began.
+    fn moving(&self, since: Duration) -> String {
+        match self {
+            Step::Now(what) => what.clone(),
+            Step::Until(what) if since < Duration::from_secs(1) => what.clone(),
+            Step::Until(what) => format!("{what} for {}", human::time(Duration::from_secs(since.as_secs()))),
+            Step::For(what, time) => format!("{what} for {} more", human::left(time.saturating_sub(since))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(line: &str) -> Option<Step> {
+        Step::of(&serde_json::from_str(line).expect("a line"))
+    }
+
+    #[test]
+    fn each_step_has_its_words() {
+        for (line, plain, after_3_s) in [
+            (
+                r#"{"event":"phase","generation":2,"phase":"starting","elapsed":0.01}"#,
+                "starting generation 2",
+                "starting generation 2 for 3 s",
+            ),
+            (r#"{"event":"phase","generation":2,"phase":"probing","elapsed":0.01}"#, "probing", "probing for 3 s"),
+            (r#"{"event":"canary","share":5,"seconds":15}"#, "canary 5 % for 15 s", "canary 5 % for 12 s more"),
+            (r#"{"event":"phase","generation":2,"phase":"cutting_over","elapsed":1}"#, "cut over", "cut over"),
+            (r#"{"event":"soak","seconds":2}"#, "soaking for 2 s", "soaking for 0 s more"),
+            (r#"{"event":"draining","connections":37}"#, "draining 37 connections", "draining 37 connections"),
+        ] {
+            let step = step(line).expect(line);
+            assert_eq!(step.plain(), plain);
+            assert_eq!(step.moving(Duration::from_secs(3)), after_3_s);
+        }
+    }
+
+    #[test]
+    fn what_is_told_next_with_its_time_is_not_told_twice() {
+        for line in [
+            r#"{"event":"phase","generation":2,"phase":"canary","elapsed":1}"#,
+            r#"{"event":"phase","generation":2,"phase":"soaking","elapsed":1}"#,
+            r#"{"event":"gone"}"#,
+            r#"{"event":"of a later version"}"#,
+        ] {
+            assert_eq!(step(line), None, "{line}");
+        }
+    }
+}

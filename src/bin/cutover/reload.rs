@@ -1,0 +1,231 @@
+//! `cutover reload`: asks for a reload, and follows it to its end.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use clap::Args;
+use cutover::{Control, ControlError, ControlErrorKind, Following, Generation, Outcome, Phase, Progress, Until};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+
+use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, with_cause};
+use crate::human;
+use crate::process::{self, Process};
+use crate::progress::Display;
+use crate::target::Target;
+
+/// From one picture to the next, on a terminal.
+const TICK: Duration = Duration::from_millis(100);
+/// A process that is past its time, and says nothing for so long, hangs.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long to look for the generation that took over from one that was lost.
+const LOOK: Duration = Duration::from_secs(10);
+/// From one such look to the next.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a process may take to end after it has nothing left to do.
+const END: Duration = Duration::from_secs(10);
+
+/// Start the next generation, and wait until it is live or given up.
+///
+/// On a terminal it shows what happens now; otherwise each step is a line. Ctrl-C ends the watching, not the reload: that
+/// goes on, and `cutover status` shows it.
+///
+/// Exit status: 0 the next generation is live, 75 it is not and the old one serves on, or a rollout is under way already;
+/// 69 no such instance, or its process is lost and no newer generation is live.
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    #[command(flatten)]
+    target: Target,
+    /// If the reload is not decided by then, ask for a rollback, and wait for what becomes of that.
+    #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
+    timeout: Option<Duration>,
+    /// Wait until the process of the old generation is gone as well.
+    #[arg(long)]
+    drain: bool,
+    /// What happens as JSON, one object a line, and nothing else on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Reload {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let control = self.target.control()?;
+        let until = if self.drain { Until::Gone } else { Until::Outcome };
+        let following = control.reload(until).await?;
+        let old = Process::hold(following.pid())?;
+        let mut watch = Watch { control, following, display: Display::new(self.json), brought: None };
+        let decided = watch.decide(self.timeout).await;
+        match decided {
+            Ok(outcome) => watch.tell(outcome).await?,
+            Err(Undecided::Lost(error)) if error.kind() == ControlErrorKind::Lost => {
+                watch.look_for_another(error).await?
+            }
+            Err(Undecided::Lost(error)) => {
+                watch.display.clear();
+                return Err(error.into());
+            }
+            Err(Undecided::Silent) => {
+                watch.display.clear();
+                let message = format!("process {} does not answer any more", watch.following.pid());
+                return Err(Failure::new(UNAVAILABLE, message));
+            }
+        }
+        if self.drain { watch.drain(old).await } else { Ok(()) }
+    }
+}
+
+/// A reload that is watched.
+struct Watch {
+    control: Control,
+    following: Following,
+    display: Display,
+    /// The generation that the reload brings.
+    brought: Option<Generation>,
+}
+
+/// Why the outcome is not known.
+enum Undecided {
+    Lost(ControlError),
+    Silent,
+}
+
+impl From<ControlError> for Undecided {
+    fn from(error: ControlError) -> Undecided {
+        Undecided::Lost(error)
+    }
+}
+
+impl Watch {
+    /// Waits for the outcome; past the timeout, asks for a rollback.
+    async fn decide(&mut self, timeout: Option<Duration>) -> Result<Outcome, Undecided> {
+        let limit = timeout.map(|time| Instant::now() + time);
+        let control = self.control.clone();
+        let mut rollback = pin!(async {
+            match limit {
+                Some(limit) => sleep_until(limit).await,
+                None => std::future::pending().await,
+            }
+            control.rollback().await
+        });
+        let mut is_asked = false;
+        let mut silence = pin!(sleep_until(limit.unwrap_or_else(Instant::now) + SILENCE));
+        let mut ticks = interval(TICK);
+        loop {
+            tokio::select! {
+                progress = self.following.next() => match progress? {
+                    Some(Progress::Outcome(outcome)) => {
+                        self.show(&Progress::Outcome(outcome.clone()));
+                        return Ok(outcome);
+                    }
+                    Some(progress) => {
+                        self.show(&progress);
+                        if let Some(limit) = limit {
+                            silence.as_mut().reset(limit.max(Instant::now()) + SILENCE);
+                        }
+                    }
+                    // It ends after the outcome only.
+                    None => return Err(Undecided::Silent),
+                },
+                answer = &mut rollback, if !is_asked => {
+                    is_asked = true;
+                    self.note_rollback(timeout.unwrap_or_default(), answer);
+                }
+                () = &mut silence, if limit.is_some() => return Err(Undecided::Silent),
+                _ = ticks.tick(), if self.display.is_moving() => self.display.tick(),
+            }
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if let Progress::Phase { generation, .. } = progress {
+            self.brought = Some(*generation);
+        }
+        self.display.show(progress, self.following.line());
+    }
+
+    fn note_rollback(&self, time: Duration, answer: Result<(), ControlError>) {
+        let what = match answer {
+            Ok(()) => "asked for a rollback".to_owned(),
+            Err(error) => format!("no rollback: {}", with_cause(&error)),
+        };
+        self.display.note(&format!("not decided in {}: {what}", humantime::format_duration(time)));
+    }
+
+    /// The outcome, for people, and as an exit code.
+    async fn tell(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        match outcome {
+            Outcome::Done { generation, pid, took, .. } => {
+                let took = human::time(took);
+                self.display.result(&format!("generation {generation} is live (pid {pid}) after {took}"));
+                Ok(())
+            }
+            Outcome::RolledBack { generation, reason, .. } => {
+                self.display.clear();
+                let old = self.old_generation().await;
+                let reason = human::one_line(&reason);
+                let message = format!("reload failed: generation {generation} {reason}; {old} serves on");
+                Err(Failure::new(TRY_AGAIN, message))
+            }
+            _ => {
+                self.display.clear();
+                Err(Failure::new(TRY_AGAIN, "the reload ended in a way that this version does not know"))
+            }
+        }
+    }
+
+    /// Names the generation that runs the reload.
+    async fn old_generation(&self) -> String {
+        let status = self.control.status().await.ok();
+        let own = status.and_then(|status| status.generations.into_iter().find(|g| g.pid == self.following.pid()));
+        own.map_or_else(|| "the old generation".to_owned(), |own| format!("generation {}", own.generation))
+    }
+
+    /// The process that ran the reload is lost. A next generation that was ready goes on without it, and one that was not
+    /// takes over when it is.
+    async fn look_for_another(&mut self, lost: ControlError) -> Result<(), Failure> {
+        self.display.clear();
+        self.display.note(&format!("{}; looking which generation is live", with_cause(&lost)));
+        let (old, brought, control) = (self.following.pid(), self.brought, self.control.clone());
+        let look = async {
+            loop {
+                let generations = control.status().await.map(|status| status.generations).unwrap_or_default();
+                let is_newer = |generation| brought.is_none_or(|brought| generation >= brought);
+                let mut live = generations.into_iter().filter(|g| g.phase == Phase::Serving && g.pid != old);
+                if let Some(live) = live.find(|g| is_newer(g.generation)) {
+                    return live;
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        match timeout(LOOK, look).await {
+            Ok(live) => {
+                self.display.news(&format!("generation {} is live (pid {})", live.generation, live.pid));
+                Ok(())
+            }
+            Err(_) => Err(Failure::new(UNAVAILABLE, "no newer generation is live")),
+        }
+    }
+
+    /// Follows the old generation to its end.
+    async fn drain(&mut self, old: Option<Process>) -> Result<(), Failure> {
+        let mut ticks = interval(TICK);
+        loop {
+            tokio::select! {
+                progress = self.following.next() => match progress {
+                    Ok(Some(progress)) => self.show(&progress),
+                    // Whatever ended it: the process shows whether it is gone.
+                    Ok(None) | Err(_) => break,
+                },
+                _ = ticks.tick(), if self.display.is_moving() => self.display.tick(),
+            }
+        }
+        let pid = self.following.pid();
+        let left = process::wait(old.into_iter().collect(), END);
+        self.display.clear();
+        if !left.is_empty() {
+            let message = format!("the old process (pid {pid}) has nothing left to do, and is not gone in {END:?}");
+            return Err(Failure::new(TRY_AGAIN, message));
+        }
+        self.display.result(&format!("the old process (pid {pid}) is gone"));
+        Ok(())
+    }
+}
