@@ -40,7 +40,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Reload(reload::Reload),
     Status(status::Status),
     Promote(promote::Promote),
