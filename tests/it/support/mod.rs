@@ -8,6 +8,7 @@ mod green;
 mod group;
 pub mod load;
 pub mod process;
+pub mod raw_control;
 pub mod seccomp;
 mod start;
 pub mod wan;
