@@ -1,5 +1,6 @@
 //! Which addresses take connections away from which: what a next generation may listen on beside the living one.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// What the program was asked to listen on, and what it listens on: they differ in the port if 0 was asked for.
@@ -7,6 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) struct Bound {
     pub(crate) asked: SocketAddr,
     pub(crate) bound: SocketAddr,
+    #[serde(default)]
+    pub(crate) offer: Offer,
+}
+
+/// What is offered on an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Offer {
+    /// What the server is for.
+    #[default]
+    Application,
+    Metrics,
 }
 
 /// Whether a dual-stack wildcard is meant: `[::]`, unless `0.0.0.0` with the same port is listed beside it.
@@ -20,13 +33,13 @@ pub(crate) fn is_dual_stack(address: SocketAddr, all: &[SocketAddr]) -> bool {
 /// The addresses for a next generation: where the same was asked for, what the living generation is bound to.
 ///
 /// Several equal requests (`127.0.0.1:0` twice) are answered in their order.
-pub(crate) fn inherit(asked: &[SocketAddr], living: &[Bound]) -> Vec<Bound> {
+pub(crate) fn inherit(asked: &[(SocketAddr, Offer)], living: &[Bound]) -> Vec<Bound> {
     let mut left = living.to_vec();
     asked
         .iter()
-        .map(|&asked| match left.iter().position(|b| b.asked == asked) {
+        .map(|&(asked, offer)| match left.iter().position(|b| b.asked == asked && b.offer == offer) {
             Some(at) => left.remove(at),
-            None => Bound { asked, bound: asked },
+            None => Bound { asked, bound: asked, offer },
         })
         .collect()
 }
@@ -38,7 +51,17 @@ pub(crate) fn inherit(asked: &[SocketAddr], living: &[Bound]) -> Vec<Bound> {
 ///
 /// # Errors
 /// The two addresses, and what would happen.
-pub(crate) fn check_replacement(next: &[SocketAddr], living: &[SocketAddr]) -> Result<(), String> {
+pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), String> {
+    let other = |new: &&Bound| living.iter().any(|old| old.bound == new.bound && old.offer != new.offer);
+    if let Some(new) = next.iter().find(other) {
+        let (address, offer) = (new.bound, new.offer);
+        return Err(format!(
+            "it would listen on {address} for its {offer}, and the living one does for something else: \
+             a changed address needs a restart"
+        ));
+    }
+    let bound = |all: &[Bound]| all.iter().map(|a| a.bound).collect::<Vec<_>>();
+    let (next, living) = (bound(next), bound(living));
     for &new in next.iter().filter(|new| !living.contains(new)) {
         if let Some(old) = living.iter().find(|old| overlap(**old, new)) {
             return Err(format!(
@@ -69,6 +92,15 @@ pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         }
 }
 
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Offer::Application => "application",
+            Offer::Metrics => "metrics",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,24 +112,34 @@ mod tests {
     #[test]
     fn port_zero_is_kept_in_order() {
         let living = [
-            Bound { asked: at("127.0.0.1:0"), bound: at("127.0.0.1:4001") },
-            Bound { asked: at("127.0.0.1:0"), bound: at("127.0.0.1:4002") },
+            Bound { asked: at("127.0.0.1:0"), bound: at("127.0.0.1:4000"), offer: Offer::Metrics },
+            Bound { asked: at("127.0.0.1:0"), bound: at("127.0.0.1:4001"), offer: Offer::Application },
+            Bound { asked: at("127.0.0.1:0"), bound: at("127.0.0.1:4002"), offer: Offer::Application },
         ];
-        let next = inherit(&[at("127.0.0.1:0"), at("[::1]:80"), at("127.0.0.1:0")], &living);
+        let asked = ["127.0.0.1:0", "[::1]:80", "127.0.0.1:0"].map(|asked| (at(asked), Offer::Application));
+        let metrics = [(at("127.0.0.1:0"), Offer::Metrics)];
+        let next = inherit(&[&asked[..], &metrics].concat(), &living);
         let bound: Vec<_> = next.iter().map(|b| b.bound).collect();
-        assert_eq!(bound, [at("127.0.0.1:4001"), at("[::1]:80"), at("127.0.0.1:4002")]);
+        assert_eq!(bound, ["127.0.0.1:4001", "[::1]:80", "127.0.0.1:4002", "127.0.0.1:4000"].map(at));
     }
 
     #[test]
     fn the_same_and_more_is_allowed_less_and_overlapping_is_not() {
-        let living = [at("0.0.0.0:80")];
-        assert_eq!(check_replacement(&[at("0.0.0.0:80"), at("0.0.0.0:81")], &living), Ok(()));
+        let of = |offer| move |text| Bound { asked: at(text), bound: at(text), offer };
+        let (application, metrics) = (of(Offer::Application), of(Offer::Metrics));
+        let living = [application("0.0.0.0:80")];
+        for more in [application("0.0.0.0:81"), metrics("0.0.0.0:81")] {
+            assert_eq!(check_replacement(&[living[0], more], &living), Ok(()));
+        }
         for next in ["127.0.0.1:80", "[::]:80", "0.0.0.0:81"] {
-            let why = check_replacement(&[at(next)], &living).expect_err(next);
+            let why = check_replacement(&[application(next)], &living).expect_err(next);
             assert!(why.contains("0.0.0.0:80"), "{why}");
         }
-        check_replacement(&[at("0.0.0.0:80"), at("127.0.0.1:80")], &living)
+        check_replacement(&[living[0], application("127.0.0.1:80")], &living)
             .expect_err("the more specific one takes over");
+        let exchanged = [metrics("0.0.0.0:80"), application("0.0.0.0:81")];
+        let why = check_replacement(&exchanged, &[living[0], metrics("0.0.0.0:81")]).expect_err("exchanged");
+        assert!(why.contains("0.0.0.0:80 for its metrics"), "{why}");
     }
 
     #[test]

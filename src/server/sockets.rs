@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::error::{Error, ErrorKind};
-use crate::model::addresses::{self, Bound};
+use crate::model::addresses::{self, Bound, Offer};
 use crate::model::message::Birth;
 use crate::runtime::birth::Role;
 use crate::runtime::groups::Own;
@@ -28,7 +28,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Names the address, and who has it if somebody has.
-    pub(crate) fn bind(asked: &[SocketAddr], count: usize, role: &Role) -> Result<Sockets, Error> {
+    pub(crate) fn bind(asked: &[(SocketAddr, Offer)], count: usize, role: &Role) -> Result<Sockets, Error> {
         let living = role.birth().map(|birth| birth.addresses.clone()).unwrap_or_default();
         let mut addresses = addresses::inherit(asked, &living);
         let sharing = match role {
@@ -82,9 +82,7 @@ impl Sockets {
 }
 
 fn check_replacement(next: &[Bound], birth: &Birth) -> Result<(), Error> {
-    let next: Vec<SocketAddr> = next.iter().map(|a| a.bound).collect();
-    let living: Vec<SocketAddr> = birth.addresses.iter().map(|a| a.bound).collect();
-    addresses::check_replacement(&next, &living).map_err(|why| {
+    addresses::check_replacement(next, &birth.addresses).map_err(|why| {
         let (green, blue) = (birth.generation, birth.blue_generation);
         Error::new(ErrorKind::Replacement, format!("generation {green} cannot replace generation {blue}: {why}"))
     })

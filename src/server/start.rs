@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::sockets::Sockets;
 use super::{Begin, Server, http, plan};
 use crate::error::{Error, ErrorKind};
-use crate::model::addresses::Bound;
+use crate::model::addresses::{Bound, Offer};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::History;
 use crate::model::rollout::Rollout;
@@ -164,8 +164,11 @@ impl Server {
     /// Binds the addresses of the application, and behind them those of the metrics.
     fn bind_all(&self, role: &Role) -> Result<Sockets, Error> {
         let mut asked = Vec::new();
-        for address in self.addresses.iter().chain(&self.config.metrics) {
-            resolved(address, &mut asked)?;
+        for address in &self.addresses {
+            asked.extend(resolved(address)?.iter().map(|address| (*address, Offer::Application)));
+        }
+        if let Some(address) = &self.config.metrics {
+            asked.extend(resolved(address)?.iter().map(|address| (*address, Offer::Metrics)));
         }
         Sockets::bind(&asked, self.config.listeners_per_address, role)
     }
@@ -174,8 +177,7 @@ impl Server {
     fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
         let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
         let addresses = sockets.addresses.clone();
-        let of_metrics = self.config.metrics.as_ref().map_or(0, |metrics| metrics.as_ref().map_or(0, Vec::len));
-        let offered = addresses.len().saturating_sub(of_metrics);
+        let offered = addresses.iter().take_while(|address| address.offer == Offer::Application).count();
         let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
         let (mine, metrics) = (bound(&addresses[..offered]), bound(&addresses[offered..]));
         if let Some(hook) = self.before_begin.take() {
@@ -224,13 +226,10 @@ impl Server {
     }
 }
 
-fn resolved(address: &std::io::Result<Vec<SocketAddr>>, all: &mut Vec<SocketAddr>) -> Result<(), Error> {
+fn resolved(address: &std::io::Result<Vec<SocketAddr>>) -> Result<&[SocketAddr], Error> {
     match address {
         Ok(resolved) if resolved.is_empty() => Err(Error::new(ErrorKind::Address, "an address that has no IP address")),
-        Ok(resolved) => {
-            all.extend_from_slice(resolved);
-            Ok(())
-        }
+        Ok(resolved) => Ok(resolved),
         Err(error) => {
             let why = std::io::Error::new(error.kind(), error.to_string());
             Err(Error::io(ErrorKind::Address, "an address cannot be understood", why))
