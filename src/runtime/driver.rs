@@ -128,7 +128,9 @@ impl Driver {
 
     /// Whoever asks may have gone away in the meantime, which is nothing to us.
     fn answer(&mut self, ask: Ask) -> Vec<Effect> {
-        if let Some(next) = self.rollout.successor() {
+        // What this generation knows of itself stays true: a scrape that came to it is answered by it.
+        let of_itself = matches!(ask, Ask::Status { depth: Depth::Own, .. });
+        if let Some(next) = self.rollout.successor().filter(|_| !of_itself) {
             let (me, pid) = (self.host.generation, self.host.pid);
             let why = format!("generation {me} (pid {pid}) retires, and generation {next} is live: ask again");
             match ask {

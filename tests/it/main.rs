@@ -2,11 +2,13 @@
 
 mod addresses;
 mod bad_green;
+
 mod deploy;
 mod drain;
 mod layering;
 mod limits;
 mod load_counts;
+mod metrics;
 mod nothing_lost;
 mod origin;
 mod signals;
