@@ -2,7 +2,7 @@
 
 mod addresses;
 mod bad_green;
-
+mod control;
 mod deploy;
 mod drain;
 mod layering;
