@@ -1,5 +1,6 @@
 //! The control socket: every request has its answer, at the right time and at the wrong one.
 
+mod abuse;
 mod names;
 mod strangers;
 

@@ -1,14 +1,16 @@
 //! The clients of the control socket: a bounded number, of which an idle one makes room for a new one.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// So many at once.
 const MAX: usize = 64;
+/// So long an idle one is left alone: what it has sent may not have been read yet.
+const LEFT_ALONE: Duration = Duration::from_millis(100);
 
 /// Those that are connected, the oldest first.
 #[derive(Debug, Default)]
@@ -18,45 +20,92 @@ pub(super) struct Clients {
 }
 
 /// One of them, as far as it matters whether it may be cut off.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Client(Arc<AtomicUsize>);
+#[derive(Debug, Clone)]
+pub(super) struct Client(Arc<Mutex<Doing>>);
+
+#[derive(Debug)]
+struct Doing {
+    answering: usize,
+    /// When it came, or the last answer ended.
+    since: Instant,
+}
 
 /// A request that is being answered, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Client);
 
 impl Client {
+    fn new() -> Client {
+        Client(Arc::new(Mutex::new(Doing { answering: 0, since: Instant::now() })))
+    }
+
     /// From now on it is not cut off to make room.
     pub(super) fn busy(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.doing().answering += 1;
         Busy(self.clone())
     }
 
-    fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+    /// Since when it has been idle, if it is.
+    fn idle_since(&self) -> Option<Instant> {
+        let doing = self.doing();
+        (doing.answering == 0).then_some(doing.since)
+    }
+
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let mut doing = self.0.doing();
+        doing.answering -= 1;
+        doing.since = Instant::now();
     }
 }
 
 impl Clients {
-    /// Takes one in, and cuts the oldest idle one off if there are too many. If none is idle the new one is not taken.
+    /// Waits until there is room for one more, and makes some if need be: the one that is idle longest is cut off, but
+    /// never before it had the time to be heard. Cancel safe.
+    pub(super) async fn room(&self) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            let wait = match self.make_room() {
+                Ok(()) => return,
+                Err(wait) => wait,
+            };
+            let _ = tokio::time::timeout(wait, left).await;
+        }
+    }
+
+    /// The error is how long to wait until it is worth another look.
+    fn make_room(&self) -> Result<(), Duration> {
+        let mut connected = self.connected();
+        if connected.len() < MAX {
+            return Ok(());
+        }
+        let idle = connected.iter().enumerate().filter_map(|(at, (client, _))| Some((client.idle_since()?, at)));
+        let Some((since, at)) = idle.min() else { return Err(LEFT_ALONE) };
+        match LEFT_ALONE.checked_sub(since.elapsed()) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                if let Some((_, task)) = connected.remove(at) {
+                    task.abort();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes one in.
     pub(super) fn enter<F>(self: &Arc<Self>, serve: impl FnOnce(Client) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut connected = self.connected();
-        if connected.len() >= MAX {
-            let Some(idle) = connected.iter().position(|(client, _)| client.is_idle()) else { return };
-            if let Some((_, task)) = connected.remove(idle) {
-                task.abort();
-            }
-        }
-        let client = Client::default();
+        let client = Client::new();
         let (serving, all, me) = (serve(client.clone()), self.clone(), client.clone());
         let task = tokio::spawn(async move {
             // Dropped when the task is aborted, too.
@@ -104,35 +153,47 @@ mod tests {
         clients.connected().len()
     }
 
-    #[tokio::test]
-    async fn an_idle_one_makes_room_and_a_busy_one_does_not() {
-        let clients = Arc::new(Clients::default());
-        let mut busy = Vec::new();
-        clients.enter(|client| {
-            busy.push(client.busy());
-            std::future::pending()
-        });
-        for _ in 0..1000 {
-            clients.enter(|_| std::future::pending());
-            assert!(count(&clients) <= MAX);
-        }
-        let first = clients.connected()[0].0.clone();
-        assert!(!first.is_idle(), "the oldest stays, for it is busy");
-        drop(busy);
-        assert!(first.is_idle());
-    }
-
-    #[tokio::test]
-    async fn where_all_are_busy_a_new_one_is_not_taken() {
-        let clients = Arc::new(Clients::default());
-        let mut busy = Vec::new();
-        for _ in 0..=MAX {
+    async fn enter_all(clients: &Arc<Clients>, count: usize) -> Vec<Client> {
+        let mut entered = Vec::new();
+        for _ in 0..count {
+            clients.room().await;
             clients.enter(|client| {
-                busy.push(client.busy());
+                entered.push(client);
                 std::future::pending()
             });
         }
+        entered
+    }
+
+    fn is_connected(clients: &Clients, one: &Client) -> bool {
+        clients.connected().iter().any(|(client, _)| Arc::ptr_eq(&client.0, &one.0))
+    }
+
+    #[tokio::test]
+    async fn who_is_idle_longest_makes_room_but_not_before_it_was_heard() {
+        let clients = Arc::new(Clients::default());
+        let began = Instant::now();
+        let entered = enter_all(&clients, MAX).await;
+        let busy = entered[0].busy();
+        // Its answer has just ended.
+        drop(entered[1].busy());
+        clients.room().await;
+        assert!(began.elapsed() >= LEFT_ALONE);
+        assert_eq!(count(&clients), MAX - 1);
+        assert!(is_connected(&clients, &entered[0]) && is_connected(&clients, &entered[1]));
+        assert!(!is_connected(&clients, &entered[2]));
+        drop(busy);
+    }
+
+    #[tokio::test]
+    async fn where_all_are_busy_a_new_one_waits_until_one_leaves() {
+        let clients = Arc::new(Clients::default());
+        let busy: Vec<Busy> = enter_all(&clients, MAX).await.iter().map(Client::busy).collect();
+        tokio::time::timeout(3 * LEFT_ALONE, clients.room()).await.expect_err("no room");
         assert_eq!((count(&clients), busy.len()), (MAX, MAX));
+        let leaves = clients.connected()[7].1.clone();
+        leaves.abort();
+        tokio::time::timeout(Duration::from_secs(5), clients.room()).await.expect("room");
     }
 
     #[tokio::test]

@@ -109,7 +109,10 @@ async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Recei
             _ = ending.wait_for(|ending| *ending) => break,
         };
         match accepted {
-            Ok((stream, _)) => take(stream, &clients, &asks, &ending),
+            Ok((stream, _)) => {
+                clients.room().await;
+                take(stream, &clients, &asks, &ending);
+            }
             // Descriptors are short: the server needs them more.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
