@@ -17,6 +17,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -128,17 +130,28 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, asks: &Asks, ending: &watch:
     }
     let (asks, mut ending) = (asks.clone(), ending.clone());
     clients.enter(|client: Client| async move {
+        // hyper would close, at the end, one that it has not read from, and what that one is about to ask would be lost.
+        if !matches!(tokio::time::timeout(PATIENCE, begins(&stream)).await, Ok(Ok(()))) {
+            return;
+        }
         let service = answer::Service::new(asks, client.clone(), ending.clone());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
         // An error is the client's: it went away, or sent what is no HTTP.
         tokio::select! {
+            biased;
             _ = connection.as_mut() => return,
             _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     });
+}
+
+/// Waits for the first byte, or the end.
+async fn begins(stream: &UnixStream) -> io::Result<()> {
+    let peek = || recv(stream, &mut [0; 1], RecvFlags::PEEK).map_err(io::Error::from);
+    stream.async_io(Interest::READABLE, peek).await.map(drop)
 }
 
 /// The user of this process, and root (SO_PEERCRED, unix(7)): the mode of the file says the same, but can be changed.
