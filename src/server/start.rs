@@ -145,6 +145,7 @@ impl Server {
             events: self.events,
             close_now: watch::Sender::new(false),
             passed_on,
+            passing_on: None,
         };
         match host.to_blue {
             Some(_) => starter.send(&[NotifyState::Ready]),

@@ -1,6 +1,7 @@
 //! The control socket: every request has its answer, at the right time and at the wrong one.
 
 mod abuse;
+mod handover;
 mod names;
 mod strangers;
 

@@ -119,6 +119,15 @@ async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Recei
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
+    // The queue itself, because the runtime may not have noticed the last ones. Whoever connects after the close finds the
+    // next generation: connect(2) looks the path up again (`unix_stream_connect` in net/unix/af_unix.c, Linux 6.18).
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+                take(stream, &clients, &asks, &ending);
+            }
+        }
+    }
     clients.gone().await;
 }
 

@@ -73,6 +73,10 @@ impl Host {
             pid_file::remove(path, self.pid);
         }
         if let Some(control) = self.control.take() {
+            // The next generation renames its own socket over this one: until then nobody else would answer.
+            if let Some(passing_on) = self.passing_on.take() {
+                let _ = passing_on.await;
+            }
             control.close().await;
         }
         tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");

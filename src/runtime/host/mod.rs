@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::accept::Acceptors;
 use super::connections::Connections;
@@ -84,6 +84,8 @@ pub(crate) struct Host {
     pub(crate) close_now: watch::Sender<bool>,
     /// Becomes true when the next generation has taken the office.
     pub(crate) passed_on: watch::Sender<bool>,
+    /// Waits for that, once the office is being passed on.
+    pub(crate) passing_on: Option<JoinHandle<()>>,
 }
 
 impl Host {

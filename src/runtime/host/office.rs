@@ -25,7 +25,7 @@ impl Host {
         history.done += 1;
         history.last = Some(LastReload { outcome: Outcome::Done { generation: green, pid, took }, at: now() });
         let passed_on = self.passed_on.clone();
-        self.with_green(green, |process| {
+        self.passing_on = self.with_green(green, |process| {
             process.handover.send(&FromBlue::Live { draining, history });
             // Any other program than this one does not answer.
             let live = process.handover.is_heard().then(|| process.handover.live());
@@ -34,7 +34,7 @@ impl Host {
                     live.await;
                 }
                 passed_on.send_replace(true);
-            });
+            })
         });
     }
 
