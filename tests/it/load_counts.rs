@@ -5,7 +5,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\ncutover generation 3 p";
@@ -233,6 +233,17 @@ fn an_assertion_says_what_was_lost() {
     losses(hello(target, Mode::Close)).assert_nothing_lost();
 }
 
+/// What failed is known by when its connection was begun.
+#[test]
+#[should_panic(expected = "a connection failed that was begun")]
+fn a_failure_is_before_or_after_a_moment() {
+    let target = server(three_and_silence);
+    let before = Instant::now();
+    let report = answered(hello(target, Mode::KeepAlive).start());
+    report.assert_nothing_lost_after(Instant::now());
+    report.assert_nothing_lost_after(before);
+}
+
 #[test]
 fn a_body_in_chunks_and_small_pieces_is_right() {
     let target = server(|mut stream| {
@@ -276,6 +287,8 @@ fn the_authors_of_the_pages_are_recorded() {
     report.assert_nothing_lost();
     assert!(report.generations.iter().eq([&3]), "{report}");
     assert!(report.pids.iter().eq([&4711]), "{report}");
+    assert!(report.answered_by.iter().eq([(&3, &report.answered)]), "{report}");
+    assert!(report.percent_of(3) == 100.0 && report.percent_of(4) == 0.0, "{report}");
     assert_eq!(report.latency.len(), report.answered, "{report}");
 }
 

@@ -15,7 +15,7 @@ mod client;
 
 use client::{Client, Kind};
 use hdrhistogram::Histogram;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -123,6 +123,11 @@ impl Load {
         self.shared.answered.load(SeqCst)
     }
 
+    /// Those that have answered so far.
+    pub fn generations(&self) -> BTreeSet<u64> {
+        self.shared.seen().generations.clone()
+    }
+
     pub fn failed_so_far(&self) -> u64 {
         self.shared.seen().failures.total()
     }
@@ -205,6 +210,8 @@ impl Load {
             failures: seen.failures,
             generations: seen.generations,
             pids: seen.pids,
+            answered_by: tally.answered_by,
+            last_lost: seen.last_lost,
             latency: tally.latency,
             connections: tally.connections,
             examples: seen.examples,
@@ -218,6 +225,10 @@ pub struct Report {
     pub failures: Failures,
     pub generations: BTreeSet<u64>,
     pub pids: BTreeSet<u32>,
+    /// How many requests each generation answered.
+    pub answered_by: BTreeMap<u64, u64>,
+    /// When the youngest connection that failed was begun.
+    pub last_lost: Option<Instant>,
     /// Microseconds from the request (with its connect, if it made one) to the whole answer; answered requests only.
     pub latency: Histogram<u64>,
     pub connections: u64,
@@ -231,6 +242,22 @@ impl Report {
     #[track_caller]
     pub fn assert_nothing_lost(&self) {
         assert!(self.failures.total() == 0 && self.answered > 0, "{self}");
+    }
+
+    /// # Panics
+    /// If a connection failed that was begun after this moment.
+    #[track_caller]
+    pub fn assert_nothing_lost_after(&self, moment: Instant) {
+        if let Some(after) = self.last_lost.and_then(|lost| lost.checked_duration_since(moment)) {
+            panic!("a connection failed that was begun {after:?} after the moment: {self}");
+        }
+        assert!(self.answered > 0, "{self}");
+    }
+
+    /// The part of the answers that came from this generation, in percent.
+    pub fn percent_of(&self, generation: u64) -> f64 {
+        let count = |n: u64| f64::from(u32::try_from(n).expect("no load makes so many requests"));
+        100.0 * self.answered_by.get(&generation).map_or(0.0, |n| count(*n)) / count(self.answered.max(1))
     }
 }
 
@@ -297,6 +324,7 @@ impl Failures {
 struct Tally {
     latency: Histogram<u64>,
     connections: u64,
+    answered_by: BTreeMap<u64, u64>,
 }
 
 impl Tally {
@@ -304,12 +332,16 @@ impl Tally {
         Tally {
             latency: Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds of the histogram are in order"),
             connections: 0,
+            answered_by: BTreeMap::new(),
         }
     }
 
     fn add(&mut self, other: &Tally) {
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         self.connections += other.connections;
+        for (generation, answered) in &other.answered_by {
+            *self.answered_by.entry(*generation).or_default() += answered;
+        }
     }
 }
 
@@ -329,6 +361,7 @@ struct Seen {
     generations: BTreeSet<u64>,
     pids: BTreeSet<u32>,
     failures: Failures,
+    last_lost: Option<Instant>,
     examples: Vec<String>,
     /// The client's own side failed, so the counts mean nothing.
     broken: Option<String>,

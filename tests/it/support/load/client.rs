@@ -53,6 +53,8 @@ pub struct Client {
     tally: Tally,
     /// The last author, so that only a new one takes the lock.
     author: Option<Author>,
+    /// When the connection in use was begun.
+    begun: Instant,
     /// Of the connection in use, if it was made.
     port: Option<u16>,
     /// The number of the request on its connection.
@@ -76,6 +78,7 @@ impl Client {
             buffer: Vec::with_capacity(READ),
             tally: Tally::new(),
             author: None,
+            begun: Instant::now(),
             port: None,
             nth: 0,
         }
@@ -133,6 +136,7 @@ impl Client {
     }
 
     async fn connect(&mut self) -> Result<TcpStream, Fault> {
+        self.begun = Instant::now();
         self.port = None;
         self.nth = 0;
         self.buffer.clear();
@@ -191,6 +195,9 @@ impl Client {
     }
 
     fn note(&mut self, author: Option<Author>) {
+        if let Some(Author { generation, .. }) = author {
+            *self.tally.answered_by.entry(generation).or_default() += 1;
+        }
         let Some(new) = author.filter(|_| author != self.author) else {
             return;
         };
@@ -218,6 +225,7 @@ impl Client {
     fn tell(&self, kind: Kind, text: &str) {
         self.shared.change(|seen| {
             seen.failures.count(kind);
+            seen.last_lost = seen.last_lost.max(Some(self.begun));
             if seen.examples.len() < EXAMPLES {
                 let port = self.port.map_or("none".into(), |port| port.to_string());
                 seen.examples.push(format!(
