@@ -15,13 +15,14 @@ pub fn living(group: Pid) -> Vec<u32> {
     pids
 }
 
-/// `None` if it went away meanwhile. proc_pid_stat(5): after the name in parentheses, state, parent, group.
+/// `None` if it went away meanwhile. proc_pid_stat(5): after the name in parentheses, state, parent, group, and as the
+/// 18th the number of threads. The first thread is a zombie while others still end, and with them the sockets.
 fn lives_in(pid: u32, group: Pid) -> Option<bool> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace();
-    let dead = matches!(fields.next()?, "Z" | "X");
-    let of_group = fields.nth(1)?.parse() == Ok(number_of(group));
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let dead = matches!(*fields.first()?, "Z" | "X") && fields.get(17)?.parse::<u32>().ok()? <= 1;
+    let of_group = fields.get(2)?.parse() == Ok(number_of(group));
     Some(of_group && !dead)
 }
 
