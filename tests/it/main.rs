@@ -11,6 +11,7 @@ mod load_counts;
 mod metrics;
 mod nothing_lost;
 mod origin;
+mod probe;
 mod signals;
 mod support;
 mod unsteered;

@@ -3,6 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "the support is whole before every test is written")]
 #![allow(unreachable_pub, reason = "`pub` says here what a test may use")]
 
+pub mod app;
+pub mod control;
 pub mod deployed;
 mod green;
 mod group;
@@ -10,7 +12,9 @@ pub mod load;
 pub mod process;
 pub mod raw_control;
 pub mod seccomp;
+pub mod slow;
 mod start;
+mod tls;
 pub mod wan;
 mod witness;
 

@@ -69,6 +69,12 @@ impl Start {
         self.args(["--listen", address])
     }
 
+    /// It listens on so many addresses that no argument names.
+    pub fn listens(mut self, addresses: usize) -> Start {
+        self.listens = addresses;
+        self
+    }
+
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Start {
         self.envs.push((key.as_ref().into(), value.as_ref().into()));
         self

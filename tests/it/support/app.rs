@@ -1,0 +1,272 @@
+//! A server made with the library, which the test binary plays itself: the test decides what it does while it runs.
+//!
+//! `/healthz` answers what the test has written down; `/slow` begins an answer and ends it when the test says so; every
+//! other path is a page that tells who answers.
+
+use std::convert::Infallible;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover::{Begin, Event, Handle, Server};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::process::{Instance, Start};
+use super::tls;
+
+const OPTIONS: &str = "CUTOVER_TEST_APP";
+/// For steps that the test ends itself.
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// What is asked for when an event comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reaction {
+    Promote,
+    Rollback,
+}
+
+/// How the server is built.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
+    pub listen: Vec<String>,
+    /// Those of the addresses, by number, on which TLS is spoken. If there are any it is a server of plain TCP.
+    pub tls: Vec<usize>,
+    pub probe: Option<String>,
+    pub probe_timeout: Duration,
+    pub canary: Vec<(f64, Duration)>,
+    pub soak: Duration,
+    pub listeners_per_address: usize,
+    pub idle_grace: Duration,
+    pub on_canary: Option<Reaction>,
+    pub on_soak: Option<Reaction>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            listen: vec!["127.0.0.1:0".into()],
+            tls: Vec::new(),
+            probe: None,
+            probe_timeout: Duration::from_secs(20),
+            canary: Vec::new(),
+            soak: Duration::ZERO,
+            listeners_per_address: 1,
+            idle_grace: Duration::from_secs(10),
+            on_canary: None,
+            on_soak: None,
+        }
+    }
+}
+
+/// The server as the test has it.
+pub struct App {
+    folder: TempDir,
+    pub options: Options,
+}
+
+impl App {
+    pub fn new(options: Options) -> App {
+        let folder = tempfile::Builder::new().prefix("cutover-it-app-").tempdir().expect("a folder");
+        if !options.tls.is_empty() {
+            tls::make(folder.path());
+        }
+        App { folder, options }
+    }
+
+    /// The page, as a user gets it by TLS.
+    #[track_caller]
+    pub fn page_by_tls(&self, address: SocketAddr) -> String {
+        tls::get(self.folder.path(), address)
+    }
+
+    /// Starts it, and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self) -> Instance {
+        let told = (&self.options, self.folder.path());
+        Start::program(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "support::app::plays_the_server", "--nocapture"])
+            .env(OPTIONS, serde_json::to_string(&told).expect("plain data"))
+            .listens(self.options.listen.len())
+            .ready()
+    }
+
+    /// What `/healthz` does from now on, in every generation: answer this status, `hang`, or `die`.
+    pub fn healthz(&self, does: &str) {
+        self.write(HEALTHZ, does);
+    }
+
+    /// The next generations hang before they listen.
+    pub fn next_hangs(&self) {
+        self.write(HANG, "");
+    }
+
+    /// The next generations do not hang.
+    pub fn next_starts(&self) {
+        let _ = fs::remove_file(self.folder.path().join(HANG));
+    }
+
+    /// The slow answers come to their end.
+    pub fn slow_ones_end(&self) {
+        self.write(END, "");
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let beside = self.folder.path().join("beside");
+        fs::write(&beside, text).expect("written");
+        fs::rename(beside, self.folder.path().join(name)).expect("renamed");
+    }
+}
+
+const HEALTHZ: &str = "healthz";
+const HANG: &str = "hang";
+const END: &str = "end";
+
+/// Does nothing in a normal run of the tests: it is the entry of the server's processes.
+#[test]
+fn plays_the_server() {
+    let Ok(told) = std::env::var(OPTIONS) else { return };
+    let (options, folder): (Options, PathBuf) = serde_json::from_str(&told).expect("what the test has written");
+    tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(std::io::stderr).init();
+    let server = build(&options);
+    if folder.join(HANG).exists() {
+        loop {
+            std::thread::park();
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(serve(server, options, folder));
+}
+
+fn build(options: &Options) -> Server {
+    let mut addresses = options.listen.iter();
+    let mut server = Server::bind(addresses.next().expect("an address").as_str());
+    for address in addresses {
+        server = server.and_bind(address.as_str());
+    }
+    if let Some(probe) = &options.probe {
+        server = server.probe(probe);
+    }
+    for (percent, time) in &options.canary {
+        server = server.canary_step(*percent, *time);
+    }
+    server
+        .probe_timeout(options.probe_timeout)
+        .soak(options.soak)
+        .idle_grace(options.idle_grace)
+        .listeners_per_address(options.listeners_per_address)
+}
+
+async fn serve(server: Server, options: Options, folder: PathBuf) {
+    tokio::spawn(react(server.events(), server.handle(), options.clone()));
+    let page = Page { folder: folder.into(), begun: Arc::default() };
+    let begun = page.begun.clone();
+    let server = server.before_begin(move |begin| begun.set(begin.clone()).expect("it begins once"));
+    if options.tls.is_empty() {
+        let service = service_fn(move |request| page.clone().answer(request));
+        server.serve_hyper(service).await.expect("it begins");
+    } else {
+        serve_tls(server, &options.tls, page).await;
+    }
+}
+
+/// Logs every event, and asks from within for what the test wants.
+async fn react(mut events: cutover::Events, handle: Handle, options: Options) {
+    while let Some(event) = events.next().await {
+        tracing::info!("event {event:?}");
+        let reaction = match event {
+            Event::Canary { .. } => options.on_canary,
+            Event::Soak { .. } => options.on_soak,
+            _ => None,
+        };
+        match reaction {
+            Some(Reaction::Promote) => handle.promote().await,
+            Some(Reaction::Rollback) => handle.rollback().await,
+            None => {}
+        }
+    }
+}
+
+async fn serve_tls(server: Server, tls: &[usize], page: Page) {
+    let acceptor = tls::acceptor(&page.folder);
+    let mut listener = server.listen().await.expect("it begins");
+    let secret: Vec<_> = tls.iter().map(|number| page.begun().addresses[*number]).collect();
+    while let Some(stream) = listener.accept().await {
+        let page = page.clone();
+        let speaks_tls = stream.local_addr().is_ok_and(|local| secret.contains(&local));
+        let acceptor = speaks_tls.then(|| acceptor.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |request| page.clone().answer(request));
+            let http = hyper::server::conn::http1::Builder::new();
+            // What goes wrong on a connection is for its client to tell.
+            let _ = match acceptor {
+                None => http.serve_connection(TokioIo::new(stream), service).await,
+                Some(acceptor) => match acceptor.accept(stream).await {
+                    Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+                    Err(_) => return,
+                },
+            };
+        });
+    }
+    listener.drained().await;
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+#[derive(Clone)]
+struct Page {
+    folder: Arc<Path>,
+    begun: Arc<OnceLock<Begin>>,
+}
+
+impl Page {
+    fn begun(&self) -> &Begin {
+        self.begun.get().expect("nobody asks before it has begun")
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let who = format!("pid {}\ngeneration {}\n", std::process::id(), self.begun().generation);
+        Ok(match request.uri().path() {
+            "/healthz" => self.healthz().await,
+            "/slow" => self.slow(who),
+            _ => Response::new(Full::from(who).boxed()),
+        })
+    }
+
+    async fn healthz(&self) -> Response<Body> {
+        let does = fs::read_to_string(self.folder.join(HEALTHZ)).unwrap_or_else(|_| "200".into());
+        tracing::info!(generation = %self.begun().generation, does, "asked for /healthz");
+        let status = match does.as_str() {
+            "hang" => std::future::pending().await,
+            "die" => std::process::abort(),
+            status => status.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()).expect("a status"),
+        };
+        let mut answer = Response::new(Full::from("health\n").boxed());
+        *answer.status_mut() = status;
+        answer
+    }
+
+    fn slow(&self, who: String) -> Response<Body> {
+        let end = self.folder.join(END);
+        let (frames, to_send) = tokio::sync::mpsc::channel(2);
+        tokio::spawn(async move {
+            let _ = frames.send(Ok(Frame::data(Bytes::from(who)))).await;
+            // Between processes there is a file to look at, and no event.
+            while !end.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let _ = frames.send(Ok(Frame::data(Bytes::from("whole\n")))).await;
+        });
+        Response::new(StreamBody::new(ReceiverStream::new(to_send)).boxed())
+    }
+}

@@ -1,0 +1,56 @@
+//! TLS on both sides, by a certificate that the test makes.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use tokio_rustls::TlsAcceptor;
+
+const NAME: &str = "app.test";
+const CERTIFICATE: &str = "certificate.der";
+const KEY: &str = "key.der";
+
+/// Puts a certificate for `app.test` and its key into this folder.
+pub fn make(folder: &Path) {
+    let signed = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
+    fs::write(folder.join(CERTIFICATE), signed.cert.der()).expect("written");
+    fs::write(folder.join(KEY), signed.signing_key.serialize_der()).expect("written");
+}
+
+fn certificate(folder: &Path) -> CertificateDer<'static> {
+    fs::read(folder.join(CERTIFICATE)).expect("the test has made it").into()
+}
+
+/// The server's side.
+pub fn acceptor(folder: &Path) -> TlsAcceptor {
+    let key = PrivateKeyDer::Pkcs8(fs::read(folder.join(KEY)).expect("the test has made it").into());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![certificate(folder)], key);
+    TlsAcceptor::from(Arc::new(config.expect("the key is that of the certificate")))
+}
+
+/// The answer to one GET of `/`, its head included, as a user gets it who knows the certificate.
+pub fn get(folder: &Path, address: SocketAddr) -> String {
+    let mut known = RootCertStore::empty();
+    known.add(certificate(folder)).expect("a certificate");
+    let config = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
+    let name = ServerName::try_from(NAME).expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let socket = TcpStream::connect(address).expect("connected");
+    socket.set_nodelay(true).expect("set");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut stream = StreamOwned::new(connection, socket);
+    write!(stream, "GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    let mut some = [0; 4096];
+    // The server may end without a word of TLS: what counts is what came before.
+    while let Ok(count @ 1..) = stream.read(&mut some) {
+        answer.extend_from_slice(&some[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
