@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bad_green;
+mod canary;
 mod control;
 mod deploy;
 mod drain;
