@@ -13,6 +13,7 @@ mod metrics;
 mod nothing_lost;
 mod origin;
 mod probe;
+mod rollback;
 mod signals;
 mod support;
 mod unsteered;
