@@ -4,6 +4,7 @@ mod addresses;
 mod bad_green;
 mod canary;
 mod control;
+mod deaths;
 mod deploy;
 mod drain;
 mod layering;
