@@ -16,6 +16,7 @@ mod origin;
 mod probe;
 mod rollback;
 mod signals;
+mod soak;
 mod support;
 mod unsteered;
 mod wan;
