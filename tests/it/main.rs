@@ -18,5 +18,6 @@ mod rollback;
 mod signals;
 mod soak;
 mod support;
+mod term_in_a_rollout;
 mod unsteered;
 mod wan;
