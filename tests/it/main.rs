@@ -7,6 +7,7 @@ mod control;
 mod deaths;
 mod deploy;
 mod drain;
+mod events;
 mod layering;
 mod limits;
 mod load_counts;
