@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::control::Panel;
 use crate::support::load::{Mode, Plan};
 use crate::support::process::{Instance, Start};
 use crate::support::seccomp::Refused;
@@ -38,6 +39,28 @@ fn says_once(server: &Instance, generation: u32, words: &[&str]) {
 fn steering_turned_off() {
     let server = nothing_is_lost(Start::serve().env("CUTOVER_STEERING", "off"));
     says_once(&server, 6, &["it is turned off", "best effort"]);
+}
+
+/// A probe, a canary, a soak cannot be without steering: then there is no reload, rather than one without them. And it
+/// is no reason not to serve.
+#[test]
+fn what_cannot_be_done_without_steering_is_not_done() {
+    for options in [["--probe", "/"], ["--canary", "5%:1h"], ["--soak", "1h"]] {
+        let server = Start::serve().env("CUTOVER_STEERING", "off").args(options).ready();
+        let panel = Panel::of(&server);
+        let load = Plan::new([server.addr()], 16, Mode::Close).start();
+        load.wait_answered(100, SOON);
+        panel.reload().rolled_back_because(&[
+            "was not started, for its probe, canary or soak need steering",
+            &format!("{} is not steered: it is turned off by CUTOVER_STEERING", server.addr()),
+        ]);
+        server.wait_log("generation 1 serves on", SOON);
+        assert_eq!(server.pids(), [server.first_pid()]);
+        load.wait_answered(100, SOON);
+        let report = load.stop();
+        report.assert_nothing_lost();
+        assert_eq!(Vec::from_iter(&report.generations), [&1]);
+    }
 }
 
 #[test]
