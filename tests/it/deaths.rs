@@ -66,7 +66,11 @@ impl Step {
 }
 
 fn load(server: &Instance, mode: Mode) -> Load {
-    let load = Plan::new([server.addr()], 16, mode).start();
+    let pause = match mode {
+        Mode::Close => Duration::ZERO,
+        Mode::KeepAlive => Duration::from_millis(5),
+    };
+    let load = Plan { pause, ..Plan::new([server.addr()], 16, mode) }.start();
     load.wait_answered(100, SOON);
     load
 }
@@ -84,7 +88,7 @@ fn kill(server: &Instance, pid: u32) -> Instant {
 #[track_caller]
 fn all_come_to(server: &Instance, generation: u64) -> Report {
     let load = load(server, Mode::Close);
-    load.wait_answered(400, SOON);
+    load.wait_answered(150, SOON);
     let report = load.stop();
     report.assert_nothing_lost();
     assert_eq!(Vec::from_iter(&report.generations), [&generation]);

@@ -11,22 +11,25 @@ use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::Instance;
 
 const SOON: Duration = Duration::from_secs(20);
-/// So many connections come while the probe runs: a share of a thousandth would be seen.
-const MANY: u64 = 3000;
+/// For thousands of connections, on a machine that has other things to do.
+const LONG: Duration = Duration::from_secs(60);
+/// So many connections come while the probe runs: a share of a hundredth would be seen.
+const MANY: u64 = 2000;
 
 fn probing(target: &str, timeout: Duration) -> Options {
     Options { probe: Some(target.into()), probe_timeout: timeout, ..Options::default() }
 }
 
 fn load(targets: impl Into<Vec<SocketAddr>>) -> Load {
-    let load = Plan::new(targets, 16, Mode::Close).start();
+    let pause = Duration::from_millis(2);
+    let load = Plan { pause, ..Plan::new(targets, 16, Mode::Close) }.start();
     load.wait_answered(100, SOON);
     load
 }
 
 /// The probe is answered by 503 for as long as some thousand users come, and by 200 then.
 fn users_stay_on_blue_until_it_passes(listen: &str, hosts: &[&str]) {
-    let app = App::new(Options { listen: vec![listen.into()], ..probing("/healthz", SOON) });
+    let app = App::new(Options { listen: vec![listen.into()], ..probing("/healthz", LONG) });
     app.healthz("503");
     let server = app.start();
     let (panel, blue) = (Panel::of(&server), server.main_pid());
@@ -36,9 +39,9 @@ fn users_stay_on_blue_until_it_passes(listen: &str, hosts: &[&str]) {
     let before = load(&*targets);
     let mut reload = panel.reload();
     reload.reaches(Phase::Probing);
-    let during = load(&*targets);
+    let during = Plan::new(&*targets, 16, Mode::Close).start();
     server.wait_log("asked for /healthz", SOON);
-    during.wait_answered(MANY, SOON);
+    during.wait_answered(MANY, LONG);
     let asked = server.count_log("asked for /healthz");
     let during = during.stop();
     during.assert_nothing_lost();
@@ -82,7 +85,7 @@ fn fails(app: &App, words: &[&str]) {
     all.extend(words.iter().map(|word| (*word).to_owned()));
     reload.rolled_back_because(&all.iter().map(String::as_str).collect::<Vec<_>>());
     server.wait_gone(green, SOON);
-    load.wait_answered(500, SOON);
+    load.wait_answered(200, SOON);
     let report = load.stop();
     report.assert_nothing_lost();
     assert_eq!(Vec::from_iter(&report.generations), [&1]);
@@ -125,7 +128,7 @@ fn a_death_while_it_is_probed() {
     let server = app.start();
     let (panel, load) = (Panel::of(&server), load([server.addr()]));
     panel.reload().rolled_back_because(&["was killed by SIGABRT (6) while it was probed"]);
-    load.wait_answered(500, SOON);
+    load.wait_answered(200, SOON);
     load.stop().assert_nothing_lost();
 }
 
@@ -148,7 +151,7 @@ fn tls() {
         let mut reload = panel.reload();
         reload.reaches(Phase::Probing);
         server.wait_log("asked for /healthz generation=2", SOON);
-        for _ in 0..100 {
+        for _ in 0..40 {
             assert!(app.page_by_tls(server.addrs()[tls[0]]).contains("generation 1"), "a user was on green: {target}");
         }
         app.healthz("200");
