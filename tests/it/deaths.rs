@@ -177,10 +177,10 @@ fn green_killed_with_nothing_in_hand() {
 /// The probe is repeated for as long as everything can be taken back. Green lives: so nothing is lost at all.
 #[test]
 fn a_repeated_probe_that_fails_takes_everything_back() {
-    for (step, does, why) in [
-        (Step::Canary, "503", "it answered 503 Service Unavailable"),
-        (Step::Soak, "503", "it answered 503 Service Unavailable"),
-        (Step::Soak, "hang", "no answer in"),
+    for (step, again, does, why) in [
+        (Step::Canary, 2, "503", "it answered 503 Service Unavailable"),
+        (Step::Soak, 0, "503", "it answered 503 Service Unavailable"),
+        (Step::Soak, 1, "hang", "no answer in"),
     ] {
         let mut app = step.app();
         app.options.probe_timeout = Duration::from_millis(500);
@@ -190,6 +190,10 @@ fn a_repeated_probe_that_fails_takes_everything_back() {
         let reload = step.begin(&app, &server, &panel);
         let stay = load(&server, Mode::KeepAlive);
         come.wait_generation(2, SOON);
+        for _ in 0..again {
+            let mark = server.mark();
+            server.wait_log_after(mark, "asked for /healthz", SOON);
+        }
         app.healthz(does);
         reload.rolled_back_because(&["did not pass the probe http://", "/healthz in 500ms", why]);
         all_come_to(&server, 1);
