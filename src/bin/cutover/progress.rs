@@ -1,6 +1,7 @@
 //! What is shown of a reload while it is followed: a line that changes on a terminal, plain lines, or JSON.
 
 use std::io::IsTerminal as _;
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use cutover::{Phase, Progress};
@@ -9,12 +10,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::exit::{complain, say};
 use crate::human;
 
+/// On plain lines a count that changes is told so often at most.
+const RECOUNT: Duration = Duration::from_secs(10);
+
 /// How it is shown.
 pub(crate) enum Display {
     /// One line on stderr that says what happens now, and for how long.
     Terminal(Option<Moving>),
     /// A line on stdout for each transition.
-    Plain { told: String },
+    Plain(Option<(Step, Instant)>),
     /// The lines on stdout as they come.
     Json,
 }
@@ -32,7 +36,7 @@ impl Display {
         match (json, std::io::stderr().is_terminal() && !is_dumb) {
             (true, _) => Display::Json,
             (false, true) => Display::Terminal(None),
-            (false, false) => Display::Plain { told: String::new() },
+            (false, false) => Display::Plain(None),
         }
     }
 
@@ -40,7 +44,7 @@ impl Display {
     pub(crate) fn is_moving(&self) -> bool {
         match self {
             Display::Terminal(moving) => moving.is_some(),
-            Display::Plain { .. } | Display::Json => false,
+            Display::Plain(_) | Display::Json => false,
         }
     }
 
@@ -48,21 +52,34 @@ impl Display {
     pub(crate) fn show(&mut self, progress: &Progress, line: &str) {
         match self {
             Display::Json => say(line),
-            Display::Plain { told } => {
-                if let Some(text) = Step::of(progress).map(|step| step.plain())
-                    && text != *told
+            Display::Plain(told) => {
+                if let Some(step) = Step::of(progress)
+                    && told.as_ref().is_none_or(|(before, at)| step.is_news_after(before, at.elapsed()))
                 {
-                    say(&text);
-                    *told = text;
+                    say(step.plain());
+                    *told = Some((step, Instant::now()));
                 }
             }
-            Display::Terminal(moving) => {
+            Display::Terminal(_) => {
                 if let Some(step) = Step::of(progress) {
-                    let bar = moving.take().map_or_else(bar, |moving| moving.bar);
-                    *moving = Some(Moving { bar, step, since: Instant::now() });
-                    self.tick();
+                    self.go_on_to(step);
                 }
             }
+        }
+    }
+
+    /// The outcome is known, and the old generation is not gone: said where a line can be taken away again.
+    pub(crate) fn wait_for_the_old_one(&mut self) {
+        self.go_on_to(Step::Until("waiting for the old generation".to_owned()));
+    }
+
+    fn go_on_to(&mut self, step: Step) {
+        if let Display::Terminal(moving) = self
+            && moving.as_ref().is_none_or(|moving| moving.step != step)
+        {
+            let bar = moving.take().map_or_else(bar, |moving| moving.bar);
+            *moving = Some(Moving { bar, step, since: Instant::now() });
+            self.tick();
         }
     }
 
@@ -78,7 +95,7 @@ impl Display {
     pub(crate) fn note(&self, text: &str) {
         match self {
             Display::Terminal(Some(moving)) => moving.bar.suspend(|| complain(text)),
-            Display::Terminal(None) | Display::Plain { .. } | Display::Json => complain(text),
+            Display::Terminal(None) | Display::Plain(_) | Display::Json => complain(text),
         }
     }
 
@@ -86,7 +103,7 @@ impl Display {
     pub(crate) fn result(&mut self, text: &str) {
         self.clear();
         match self {
-            Display::Terminal(_) | Display::Plain { .. } => say(text),
+            Display::Terminal(_) | Display::Plain(_) => say(text),
             Display::Json => {}
         }
     }
@@ -94,7 +111,7 @@ impl Display {
     /// The same, of something that no line of JSON has said: there it is said beside them.
     pub(crate) fn news(&mut self, text: &str) {
         match self {
-            Display::Terminal(_) | Display::Plain { .. } => self.result(text),
+            Display::Terminal(_) | Display::Plain(_) => self.result(text),
             Display::Json => self.note(text),
         }
     }
@@ -127,7 +144,9 @@ pub(crate) enum Step {
     /// Ends after this time.
     For(String, Duration),
     /// Has no duration of its own.
-    Now(String),
+    Now(&'static str),
+    /// So many connections are left.
+    Draining(u64),
 }
 
 impl Step {
@@ -135,28 +154,35 @@ impl Step {
     fn of(progress: &Progress) -> Option<Step> {
         Some(match progress {
             Progress::Phase { generation, phase, .. } => match phase {
-                Phase::Preflight => Step::Until(format!("preflight of generation {generation}")),
-                Phase::Starting => Step::Until(format!("starting generation {generation}")),
-                Phase::Verifying => Step::Until(format!("verifying that generation {generation} listens")),
-                // The step of the canary, or the soak, is told next, with its time.
-                Phase::Canary | Phase::Soaking => return None,
-                Phase::CuttingOver => Step::Now("cut over".to_owned()),
-                Phase::Retiring => Step::Until("retiring the old generation".to_owned()),
+                // What is looked at before and after it takes a few milliseconds, and is told only if it fails.
+                Phase::Preflight | Phase::Starting | Phase::Verifying => {
+                    Step::Until(format!("starting generation {generation}"))
+                }
+                // Told next: the step of the canary, or the soak, with its time; the outcome; how many are left.
+                Phase::Canary | Phase::Soaking | Phase::RollingBack | Phase::Retiring | Phase::Draining => return None,
+                Phase::CuttingOver => Step::Now("cut over"),
                 other => Step::Until(other.to_string()),
             },
             Progress::Canary { share, time, .. } => Step::For(format!("canary {share}"), *time),
             Progress::Soak { time, .. } => Step::For("soaking".to_owned(), *time),
-            Progress::Draining { connections, .. } => {
-                Step::Now(format!("draining {}", human::connections(*connections)))
-            }
+            Progress::Draining { connections, .. } => Step::Draining(*connections),
             _ => return None,
         })
+    }
+
+    /// Whether it is worth another line, so long after that one.
+    fn is_news_after(&self, before: &Step, time: Duration) -> bool {
+        let counts_on = matches!(self, Step::Draining(_)) && discriminant(self) == discriminant(before);
+        self != before && (!counts_on || time >= RECOUNT)
     }
 
     /// As a line that stays.
     fn plain(&self) -> String {
         match self {
-            Step::Until(what) | Step::Now(what) => what.clone(),
+            Step::Until(what) => what.clone(),
+            Step::Now(what) => (*what).to_owned(),
+            Step::Draining(connections) => format!("draining {}", human::connections(*connections)),
+            Step::For(what, time) if *time < Duration::from_secs(1) => format!("{what} for {}", human::time(*time)),
             Step::For(what, time) => format!("{what} for {}", human::left(*time)),
         }
     }
@@ -164,7 +190,7 @@ impl Step {
     /// As a line that changes, this long after it began.
     fn moving(&self, since: Duration) -> String {
         match self {
-            Step::Now(what) => what.clone(),
+            Step::Now(_) | Step::Draining(_) => self.plain(),
             Step::Until(what) if since < Duration::from_secs(1) => what.clone(),
             Step::Until(what) => format!("{what} for {}", human::time(Duration::from_secs(since.as_secs()))),
             Step::For(what, time) => format!("{what} for {} more", human::left(time.saturating_sub(since))),
@@ -192,6 +218,7 @@ mod tests {
             (r#"{"event":"canary","share":5,"seconds":15}"#, "canary 5 % for 15 s", "canary 5 % for 12 s more"),
             (r#"{"event":"phase","generation":2,"phase":"cutting_over","elapsed":1}"#, "cut over", "cut over"),
             (r#"{"event":"soak","seconds":2}"#, "soaking for 2 s", "soaking for 0 s more"),
+            (r#"{"event":"soak","seconds":0.3}"#, "soaking for 300 ms", "soaking for 0 s more"),
             (r#"{"event":"draining","connections":37}"#, "draining 37 connections", "draining 37 connections"),
         ] {
             let step = step(line).expect(line);
@@ -201,10 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn what_lasts_for_milliseconds_makes_no_line_of_its_own() {
+        let of = |phase| step(&format!(r#"{{"event":"phase","generation":2,"phase":"{phase}","elapsed":1}}"#));
+        assert_eq!(of("preflight"), of("starting"));
+        assert_eq!(of("verifying"), of("starting"));
+    }
+
+    #[test]
+    fn a_count_that_changes_all_the_time_is_no_news_all_the_time() {
+        let (two, one) = (Step::Draining(2), Step::Draining(1));
+        assert!(two.is_news_after(&Step::Now("cut over"), Duration::ZERO));
+        assert!(!one.is_news_after(&two, Duration::from_secs(9)));
+        assert!(one.is_news_after(&two, Duration::from_secs(10)));
+        assert!(!one.is_news_after(&one, Duration::from_secs(10)));
+    }
+
+    #[test]
     fn what_is_told_next_with_its_time_is_not_told_twice() {
         for line in [
             r#"{"event":"phase","generation":2,"phase":"canary","elapsed":1}"#,
             r#"{"event":"phase","generation":2,"phase":"soaking","elapsed":1}"#,
+            r#"{"event":"phase","generation":2,"phase":"rolling_back","elapsed":1}"#,
+            r#"{"event":"phase","generation":2,"phase":"retiring","elapsed":1}"#,
+            r#"{"event":"phase","generation":2,"phase":"draining","elapsed":1}"#,
             r#"{"event":"gone"}"#,
             r#"{"event":"of a later version"}"#,
         ] {

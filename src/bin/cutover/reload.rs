@@ -207,6 +207,7 @@ impl Watch {
 
     /// Follows the old generation to its end.
     async fn drain(&mut self, old: Option<Process>) -> Result<(), Failure> {
+        self.display.wait_for_the_old_one();
         let mut ticks = interval(TICK);
         loop {
             tokio::select! {
