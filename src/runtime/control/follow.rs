@@ -67,8 +67,17 @@ impl Follower {
             };
             let more = match next {
                 Ok(event) => {
-                    draining |= matches!(event, Event::Phase { to: Phase::Draining, .. });
-                    self.tell(event).await
+                    let begins = matches!(event, Event::Phase { to: Phase::Draining, .. });
+                    draining |= begins;
+                    let open = self.connections.open();
+                    match self.tell(event).await {
+                        // At once, so that a short drain is counted as well.
+                        More::Yes if begins && open > 0 => {
+                            told = Some(open);
+                            self.draining(open).await
+                        }
+                        more => more,
+                    }
                 }
                 // A client that does not read misses lines, and never the last one.
                 Err(RecvError::Lagged(_)) => More::Yes,
