@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::state::{Attempt, State, Step, Then};
 use super::{Asked, Effect, Rollout};
+use crate::model::identity::Generation;
 
 impl Rollout {
     pub(super) fn reload_requested(&mut self, now: Instant) -> Vec<Effect> {
@@ -70,8 +71,14 @@ impl Rollout {
             (State::RollingBack { attempt, .. }, Asked::Promotion | Asked::Rollback) => {
                 format!("generation {} is being rolled back already", attempt.green)
             }
+            (State::Serving, Asked::Rollback) if me > Generation::FIRST => {
+                format!(
+                    "no rollout is under way: generation {me} (pid {pid}) serves; those before it have retired, and \
+                     cannot come back"
+                )
+            }
             (State::Standby { .. } | State::Serving, _) => {
-                format!("no rollout is under way: generation {me} (pid {pid}) serves, and those before it have retired")
+                format!("no rollout is under way: generation {me} (pid {pid}) serves")
             }
             (State::Retiring { successor: Some(green), .. } | State::Draining { successor: Some(green), .. }, _) => {
                 format!("generation {me} (pid {pid}) retires, and generation {green} is live: ask that one")
