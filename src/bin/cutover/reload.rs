@@ -21,6 +21,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(10);
 /// From one such look to the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Instead of the word that the old generation serves on: a stop ends a rollout as well.
+const STOPPING: &str = "the old generation is stopping";
 /// How long a process may take to end after it has nothing left to do.
 const END: Duration = Duration::from_secs(10);
 
@@ -162,7 +164,7 @@ impl Watch {
                 self.display.clear();
                 let old = self.old_generation().await;
                 let reason = human::one_line(&reason);
-                let message = format!("reload failed: generation {generation} {reason}; {old} serves on");
+                let message = format!("reload failed: generation {generation} {reason}; {old}");
                 Err(Failure::new(TRY_AGAIN, message))
             }
             _ => {
@@ -172,11 +174,17 @@ impl Watch {
         }
     }
 
-    /// Names the generation that runs the reload.
+    /// What the generation that ran the reload does now: one that is being stopped does not serve on.
     async fn old_generation(&self) -> String {
-        let status = self.control.status().await.ok();
-        let own = status.and_then(|status| status.generations.into_iter().find(|g| g.pid == self.following.pid()));
-        own.map_or_else(|| "the old generation".to_owned(), |own| format!("generation {}", own.generation))
+        let status = self.control.status().await;
+        let is_stopped = status.as_ref().is_err_and(|error| error.kind() == ControlErrorKind::NoInstance);
+        let mut generations = status.into_iter().flat_map(|status| status.generations);
+        match generations.find(|generation| generation.pid == self.following.pid()) {
+            Some(own) if matches!(own.phase, Phase::Retiring | Phase::Draining | Phase::Gone) => STOPPING.to_owned(),
+            None if is_stopped => STOPPING.to_owned(),
+            Some(own) => format!("generation {} serves on", own.generation),
+            None => "the old generation serves on".to_owned(),
+        }
     }
 
     /// The process that ran the reload is lost. A next generation that was ready goes on without it, and one that was not
