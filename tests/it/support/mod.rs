@@ -11,10 +11,13 @@ mod group;
 pub mod load;
 pub mod process;
 pub mod raw_control;
+pub mod screen;
 pub mod seccomp;
 pub mod slow;
 mod start;
+pub mod terminal;
 mod tls;
+pub mod verb;
 pub mod wan;
 mod witness;
 
@@ -44,6 +47,22 @@ pub fn wait_connections(server: &process::Instance, connections: usize) {
         }
         assert!(std::time::Instant::now() < deadline, "not {connections} connections in 10 s: {line}");
     }
+}
+
+/// A connection whose first request was answered, and which is kept alive.
+#[track_caller]
+pub fn kept_alive(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    let (mut answer, mut bytes) = (Vec::new(), [0; 4096]);
+    // The last words of the page.
+    while !answer.ends_with(b"from another process\n") {
+        let read = stream.read(&mut bytes).expect("an answer");
+        assert!(read > 0, "not the whole page: {}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&bytes[..read]);
+    }
+    stream
 }
 
 /// The whole answer of one GET with `Connection: close`, its head included, as text.

@@ -1,0 +1,110 @@
+//! `cutover stop` ends all of an instance, and does not say so before it is true.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::process::{Instance, Start};
+use crate::support::verb::{Verb, name, socket};
+use crate::support::{http_get, kept_alive, wait_connections};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A request without an end: what is idle is closed at a stop, and this is not.
+fn under_way(server: &Instance) -> TcpStream {
+    let mut client = TcpStream::connect(server.addr()).expect("connected");
+    client.set_read_timeout(Some(SOON)).expect("set");
+    client.write_all(b"GET / HTTP/1.1\r\n").expect("sent");
+    wait_connections(server, 1);
+    client
+}
+
+fn finish(mut client: TcpStream) {
+    client.write_all(b"host: x\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("answered, and closed without a reset");
+    assert!(answer.contains("200 OK"), "{answer}");
+}
+
+fn stopped(server: &Instance) -> String {
+    format!("instance {} is stopped\n", name(server))
+}
+
+#[test]
+fn when_it_ends_nothing_is_left() {
+    let server = Start::serve().ready();
+    drop(kept_alive(server.addr()));
+    wait_connections(&server, 0);
+    let ended = Verb::of("stop", &server).run();
+    // This very moment.
+    assert_eq!(server.pids(), Vec::<u32>::new());
+    ended.says(&stopped(&server));
+    assert!(!socket(&server).exists(), "the control socket is left");
+    assert!(http_get(server.addr(), "/").is_err());
+    for verb in ["stop", "reload", "status", "promote", "rollback"] {
+        let none = format!("no instance with the name {} runs", name(&server));
+        Verb::of(verb, &server).run().fails(69, &[&none]);
+    }
+}
+
+/// Its client is listened to for a second, so that the close does not overtake an answer; not for an hour.
+#[test]
+fn an_idle_connection_does_not_hold_it_up() {
+    let server = Start::serve().args(["--drain-timeout", "1h", "--idle-grace", "1h"]).ready();
+    let _idle = kept_alive(server.addr());
+    let ended = Verb::of("stop", &server).run().with(0);
+    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    assert_eq!(server.pids(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_request_under_way_is_finished() {
+    let server = Start::serve().args(["--drain-timeout", "1h"]).ready();
+    let client = under_way(&server);
+    let mut stop = Verb::of("stop", &server).begin();
+    stop.wait_out(&format!("waiting for generation 1 (pid {}) with 1 connection\n", server.first_pid()));
+    assert!(stop.is_running());
+    finish(client);
+    let ended = stop.end().with(0);
+    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    assert_eq!(server.pids(), Vec::<u32>::new());
+}
+
+#[test]
+fn one_that_drains_is_waited_for_too() {
+    let server = Start::serve().args(["--drain-timeout", "1h"]).ready();
+    let client = under_way(&server);
+    Verb::of("reload", &server).run().with(0);
+    let mut stop = Verb::of("stop", &server).begin();
+    stop.wait_out(&format!("generation 1 (pid {}) with 1 connection", server.first_pid()));
+    assert!(stop.is_running());
+    finish(client);
+    let ended = stop.end().with(0);
+    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    assert_eq!(server.pids(), Vec::<u32>::new());
+}
+
+#[test]
+fn past_the_timeout_it_says_who_is_still_there() {
+    let server = Start::serve().args(["--drain-timeout", "1h"]).ready();
+    let client = under_way(&server);
+    let ended = Verb::of("stop", &server).args(["--timeout", "500ms"]).run().with(75);
+    assert_eq!(ended.err, format!("not gone in 500ms: generation 1 (pid {})\n", server.first_pid()));
+    assert!(server.pids().contains(&server.first_pid()));
+    finish(client);
+    server.wait_gone(server.first_pid(), SOON);
+}
+
+#[test]
+fn in_a_canary_both_are_ended() {
+    let server = Start::serve().args(["--canary", "50%:1h"]).ready();
+    let reload = Verb::of("reload", &server).begin();
+    reload.wait_out("canary 50 %");
+    assert_eq!(server.pids().len(), 2);
+    let ended = Verb::of("stop", &server).run();
+    assert_eq!(server.pids(), Vec::<u32>::new());
+    ended.says(&stopped(&server));
+    let ended = reload.end().with(75);
+    let why = "reload failed: generation 2 was given up: a stop was asked for; the old generation is stopping\n";
+    assert_eq!(ended.err, why);
+}

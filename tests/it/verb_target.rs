@@ -1,0 +1,181 @@
+//! Which instance a verb is for, and what it says if there is none, or it may not, or nobody listens to it.
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::process::{Instance, Start};
+use crate::support::verb::{Verb, folder, name, socket};
+use crate::verb_status::{is_serving, status};
+
+const SOON: Duration = Duration::from_secs(10);
+const VERBS: [&str; 5] = ["status", "reload", "promote", "rollback", "stop"];
+/// Of no instance on this machine.
+const NOBODY: &str = "no-such-instance.of-the-tests";
+
+#[test]
+fn where_there_is_no_instance() {
+    let place = tempfile::tempdir().expect("a folder");
+    let stale = place.path().join(format!("{NOBODY}.sock"));
+    let fails = |target: &[&str], words: &[&str]| {
+        for verb in VERBS {
+            Verb::new(verb).within(place.path()).args(target).run().fails(69, words);
+        }
+    };
+    let named = ["--name", NOBODY];
+    Verb::new("status").args(named).run().fails(69, &["no instance with the name", NOBODY]);
+    Verb::new("status").within(Path::new("/nowhere")).args(named).run().fails(69, &["no instance", NOBODY]);
+    fails(&named, &["no instance with the name", NOBODY, place.path().to_str().expect("text")]);
+    let at = stale.to_str().expect("text");
+    fails(&["--control", at], &["no instance runs at", at]);
+    // Of a process that is gone.
+    drop(UnixListener::bind(&stale).expect("bound"));
+    fails(&named, &["no instance with the name", NOBODY]);
+    fails(&["--control", at], &["no instance runs at", at]);
+    fails(&["--control", &"/x".repeat(100)], &["too long for a socket"]);
+}
+
+#[test]
+fn a_killed_instance_is_none() {
+    let server = Start::serve().ready();
+    server.signal(server.first_pid(), Signal::KILL);
+    server.wait_gone(server.first_pid(), SOON);
+    assert!(socket(&server).exists(), "its file is left");
+    for verb in VERBS {
+        Verb::of(verb, &server).run().fails(69, &["no instance with the name", &name(&server)]);
+    }
+}
+
+#[test]
+fn wrong_usage() {
+    let wrong: [&[&str]; 12] = [
+        &["frobnicate"],
+        &["reload", "--frobnicate"],
+        &["reload", "now"],
+        &["reload", "--timeout"],
+        &["reload", "--timeout", "soon"],
+        &["reload", "--timeout", "5"],
+        &["status", "--watch=often"],
+        &["status", "--name"],
+        &["stop", "--name", "../web"],
+        &["stop", "--name", ""],
+        &["promote", "--name", "a", "--control", "b"],
+        &["rollback", "--json"],
+    ];
+    for arguments in wrong {
+        let ended = Verb::new(arguments[0]).args(&arguments[1..]).run().with(64);
+        assert!(ended.out.is_empty() && !ended.err.is_empty(), "{ended:?}");
+    }
+}
+
+/// Two instances with a folder in common.
+fn two(folder: &Path) -> [Instance; 2] {
+    let start = |name| Start::serve().args(["--name", name]).env("RUNTIME_DIRECTORY", folder).ready();
+    ["one.of-the-tests", "two.of-the-tests"].map(start)
+}
+
+#[test]
+fn of_several_one_is_named() {
+    let place = tempfile::tempdir().expect("a folder");
+    let [one, two] = two(place.path());
+    let verb = |verb| Verb::new(verb).within(place.path());
+    for each in VERBS {
+        verb(each).run().fails(64, &["several instances run", "one.of-the-tests", "two.of-the-tests"]);
+    }
+    let serves = |name: &str, generation| {
+        let json = verb("status").args(["--json", "--name", name]).run().with(0).out;
+        is_serving(&serde_json::from_str(&json).expect("a status"), generation)
+    };
+    verb("reload").args(["--name", "two.of-the-tests"]).run().with(0);
+    assert_eq!(serves("one.of-the-tests", 1), one.first_pid());
+    assert_ne!(serves("two.of-the-tests", 2), two.first_pid());
+    let path = place.path().join("one.of-the-tests.sock");
+    Verb::new("reload").args([OsStr::new("--control"), path.as_ref()]).run().with(0);
+    serves("one.of-the-tests", 2);
+    serves("two.of-the-tests", 2);
+    Verb::new("stop")
+        .args([OsStr::new("--control"), path.as_ref()])
+        .run()
+        .says("instance one.of-the-tests is stopped\n");
+    assert_eq!(one.pids(), Vec::<u32>::new());
+    serves("two.of-the-tests", 2);
+}
+
+#[test]
+fn the_only_one_needs_no_name() {
+    let server = Start::serve().ready();
+    if fs::read_dir("/run/cutover").is_ok_and(|folder| folder.count() > 0) {
+        println!("SKIPPED: /run/cutover is not empty, so this test's instance may not be the only one here");
+        return;
+    }
+    let unnamed = Verb::new("status").within(&folder(&server)).run().with(0);
+    assert!(unnamed.out.contains(&format!("instance {}\n", name(&server))), "{unnamed:?}");
+}
+
+/// As this user, who is not root and owns nothing.
+const STRANGER: u32 = 65534;
+
+#[test]
+fn another_users_instance_is_not_ours() {
+    let server = Start::serve().ready();
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can run a verb as another user");
+        return;
+    }
+    let is_open = |path: &Path| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o001 != 0);
+    if !Path::new(env!("CARGO_BIN_EXE_cutover")).ancestors().all(is_open) {
+        println!("SKIPPED: user {STRANGER} cannot run {}", env!("CARGO_BIN_EXE_cutover"));
+        return;
+    }
+    let as_stranger = |verb: &str| Verb::new(verb).with(|command| command.uid(STRANGER).gid(STRANGER));
+    let socket = socket(&server);
+    let denied = |words: &[&str]| {
+        for verb in VERBS {
+            as_stranger(verb).args([OsStr::new("--control"), socket.as_ref()]).run().fails(77, words);
+        }
+    };
+    // The folder is closed to others, then only the socket, and then nothing but the server itself says no.
+    denied(&["belongs to another user"]);
+    as_stranger("status").within(&folder(&server)).args(["--name", &name(&server)]).run().with(77);
+    for folder in [server.directory(), &folder(&server)] {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("opened");
+    }
+    denied(&["belongs to another user"]);
+    as_stranger("stop").within(&folder(&server)).args(["--name", &name(&server)]).run().with(77);
+    fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("opened");
+    denied(&["only the user that runs this server, and root, may use its control socket"]);
+    server.wait_log("refused another user at the control socket", SOON);
+    assert_eq!(is_serving(&status(&server), 1), server.first_pid());
+    assert_eq!(server.pids(), [server.first_pid()], "somebody was heard");
+}
+
+/// Nobody reads what a verb says: that is no reason to panic, nor not to do it.
+#[test]
+fn where_nobody_reads() {
+    let server = Start::serve().ready();
+    let unread = |verb: Verb| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        verb.with(|command| command.stdout(writer)).run()
+    };
+    for arguments in [&["status"][..], &["status", "--json"], &["status", "--watch", "10ms"], &["reload", "--json"]] {
+        unread(Verb::of(arguments[0], &server).args(&arguments[1..])).with(0);
+    }
+    is_serving(&status(&server), 2);
+    unread(Verb::of("reload", &server)).with(0);
+    is_serving(&status(&server), 3);
+    unread(Verb::of("promote", &server)).with(75);
+    unread(Verb::new("--help")).with(0);
+    // Nor does anybody read why it failed.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    unread(Verb::of("rollback", &server).with(|command| command.stderr(writer))).with(75);
+    unread(Verb::of("stop", &server)).with(0);
+    assert_eq!(server.pids(), Vec::<u32>::new());
+}
