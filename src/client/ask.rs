@@ -142,10 +142,8 @@ async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
             io::ErrorKind::WouldBlock => sleep(PAUSE).await,
             // Another generation renamed its socket over the one that was looked up, and that one was closed.
             io::ErrorKind::ConnectionRefused if file(path) != before => {}
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-                let message = format!("no instance runs at {}", path.display());
-                return Err(ControlError::because(ControlErrorKind::NoInstance, message, error));
-            }
+            io::ErrorKind::ConnectionRefused => return Err(no_instance(path, "its process is gone")),
+            io::ErrorKind::NotFound => return Err(no_instance(path, "there is no such socket")),
             io::ErrorKind::PermissionDenied => {
                 let message = format!("{} belongs to another user", path.display());
                 return Err(ControlError::because(ControlErrorKind::Denied, message, error));
@@ -153,6 +151,10 @@ async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
             _ => return Err(of_system(path, error)),
         }
     }
+}
+
+fn no_instance(path: &Path, why: &str) -> ControlError {
+    ControlError::new(ControlErrorKind::NoInstance, format!("no instance runs at {}: {why}", path.display()))
 }
 
 /// What tells one file from another that was renamed over it.

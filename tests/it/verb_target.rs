@@ -33,11 +33,11 @@ fn where_there_is_no_instance() {
     Verb::new("status").within(Path::new("/nowhere")).args(named).run().fails(69, &["no instance", NOBODY]);
     fails(&named, &["no instance with the name", NOBODY, place.path().to_str().expect("text")]);
     let at = stale.to_str().expect("text");
-    fails(&["--control", at], &["no instance runs at", at]);
+    fails(&["--control", at], &["no instance runs at", at, "there is no such socket\n"]);
     // Of a process that is gone.
     drop(UnixListener::bind(&stale).expect("bound"));
     fails(&named, &["no instance with the name", NOBODY]);
-    fails(&["--control", at], &["no instance runs at", at]);
+    fails(&["--control", at], &["no instance runs at", at, "its process is gone\n"]);
     fails(&["--control", &"/x".repeat(100)], &["too long for a socket"]);
 }
 
