@@ -67,8 +67,8 @@ pub struct Begin {
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
-/// /// let server = cutover::Server::bind("127.0.0.1:0")
-///     .ready_timeout(Duration::from_secs(10))
+/// let server = cutover::Server::bind("127.0.0.1:0")
+///     .ready_timeout(std::time::Duration::from_secs(10))
 ///     .before_begin(|begin| println!("http://{} pid {}", begin.addresses[0], begin.pid));
 /// server.serve(axum::Router::new()).await
 /// # }
