@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::process::{Instance, Start};
-use crate::support::verb::{Verb, name, socket};
+use crate::support::verb::{Ended, Verb, name, socket};
 use crate::support::{http_get, kept_alive, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -30,6 +30,13 @@ fn stopped(server: &Instance) -> String {
     format!("instance {} is stopped\n", name(server))
 }
 
+/// Where the machine is slow it may have said before that it waits.
+#[track_caller]
+fn says_so(ended: Ended, server: &Instance) {
+    let ended = ended.with(0);
+    assert!(ended.out.ends_with(&stopped(server)) && ended.err.is_empty(), "{ended:?}");
+}
+
 #[test]
 fn when_it_ends_nothing_is_left() {
     let server = Start::serve().ready();
@@ -38,7 +45,7 @@ fn when_it_ends_nothing_is_left() {
     let ended = Verb::of("stop", &server).run();
     // This very moment.
     assert_eq!(server.pids(), Vec::<u32>::new());
-    ended.says(&stopped(&server));
+    says_so(ended, &server);
     assert!(!socket(&server).exists(), "the control socket is left");
     assert!(http_get(server.addr(), "/").is_err());
     for verb in ["stop", "reload", "status", "promote", "rollback"] {
@@ -52,8 +59,7 @@ fn when_it_ends_nothing_is_left() {
 fn an_idle_connection_does_not_hold_it_up() {
     let server = Start::serve().args(["--drain-timeout", "1h", "--idle-grace", "1h"]).ready();
     let _idle = kept_alive(server.addr());
-    let ended = Verb::of("stop", &server).run().with(0);
-    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    says_so(Verb::of("stop", &server).run(), &server);
     assert_eq!(server.pids(), Vec::<u32>::new());
 }
 
@@ -65,8 +71,7 @@ fn a_request_under_way_is_finished() {
     stop.wait_out(&format!("waiting for generation 1 (pid {}) with 1 connection\n", server.first_pid()));
     assert!(stop.is_running());
     finish(client);
-    let ended = stop.end().with(0);
-    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    says_so(stop.end(), &server);
     assert_eq!(server.pids(), Vec::<u32>::new());
 }
 
@@ -79,8 +84,7 @@ fn one_that_drains_is_waited_for_too() {
     stop.wait_out(&format!("generation 1 (pid {}) with 1 connection", server.first_pid()));
     assert!(stop.is_running());
     finish(client);
-    let ended = stop.end().with(0);
-    assert!(ended.out.ends_with(&stopped(&server)), "{ended:?}");
+    says_so(stop.end(), &server);
     assert_eq!(server.pids(), Vec::<u32>::new());
 }
 
@@ -103,7 +107,7 @@ fn in_a_canary_both_are_ended() {
     assert_eq!(server.pids().len(), 2);
     let ended = Verb::of("stop", &server).run();
     assert_eq!(server.pids(), Vec::<u32>::new());
-    ended.says(&stopped(&server));
+    says_so(ended, &server);
     let ended = reload.end().with(75);
     let why = "reload failed: generation 2 was given up: a stop was asked for; the old generation is stopping\n";
     assert_eq!(ended.err, why);
