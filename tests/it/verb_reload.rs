@@ -149,7 +149,7 @@ fn one_at_a_time_and_who_runs_it_is_said() {
     first.wait_out("starting generation 2");
     let who = format!("the rollout of generation 2 is under way in generation 1 (pid {})", server.first_pid());
     Verb::of("reload", &server).run().fails(75, &[&who]);
-    Verb::of("rollback", &server).run().says("rolling back\n");
+    Verb::of("rollback", &server).run().says("rolled back\n");
     let first = first.end().with(75);
     assert_eq!(first.err, "reload failed: generation 2 was rolled back on request; generation 1 serves on\n");
 }

@@ -64,7 +64,7 @@ fn a_rollback_while_the_next_one_starts() {
     let deployed = Deployed::new();
     let (server, load, reload) = begin(deployed.start("hang"), || deployed.put(GREEN));
     server.wait_log(" spawned generation=2 ", SOON);
-    Verb::of("rollback", &server).run().says("rolling back\n");
+    Verb::of("rollback", &server).run().says("rolled back\n");
     is_back(&server, load, reload);
 }
 
@@ -73,7 +73,7 @@ fn a_rollback_from_the_canary() {
     let (server, load, reload) = begin(Start::serve(), || {});
     reload.wait_out("canary 50 % for 1 h\n");
     load.wait_generation(2, SOON);
-    Verb::of("rollback", &server).run().says("rolling back\n");
+    Verb::of("rollback", &server).run().says("rolled back\n");
     is_back(&server, load, reload);
 }
 
@@ -82,7 +82,7 @@ fn a_rollback_from_the_soak() {
     let (server, load, reload) = begin(Start::serve(), || {});
     to_the_soak(&server, &reload);
     load.wait_generation(2, SOON);
-    Verb::of("rollback", &server).run().says("rolling back\n");
+    Verb::of("rollback", &server).run().says("rolled back\n");
     is_back(&server, load, reload);
 }
 
@@ -99,7 +99,7 @@ fn at_the_wrong_time_the_answer_is_why() {
     wait_phase(&server, Phase::Starting);
     let starting = "the rollout of generation 2 is starting: only a canary or a soak can be promoted";
     Verb::of("promote", &server).run().fails(75, &[starting]);
-    Verb::of("rollback", &server).run().says("rolling back\n");
+    Verb::of("rollback", &server).run().says("rolled back\n");
     reload.end().with(75);
     deployed.put_real();
     Verb::of("reload", &server).run().with(0);

@@ -1,13 +1,23 @@
 //! `cutover rollback`: the rollout that is under way is given up.
 
-use clap::Args;
+use std::time::Duration;
 
-use crate::exit::{Failure, say};
+use clap::Args;
+use cutover::Control;
+use tokio::time::{sleep, timeout};
+
+use crate::exit::{Failure, TRY_AGAIN, say};
 use crate::target::Target;
+
+/// How long the next generation may take to be gone, or sent away.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Give up the rollout that is under way: the old generation gets all new connections again.
 ///
-/// Exit status 75 if there is nothing that can be taken back.
+/// Returns when nothing is left of the rollout, so that another reload can be asked for. Exit status 75 if there is nothing
+/// that can be taken back.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
     #[command(flatten)]
@@ -16,8 +26,20 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        self.target.control()?.rollback().await?;
-        say("rolling back");
+        let control = self.target.control()?;
+        control.rollback().await?;
+        match timeout(PATIENCE, nothing_left(&control)).await {
+            Ok(ended) => ended?,
+            Err(_) => return Err(Failure::new(TRY_AGAIN, format!("asked for, and not done in {PATIENCE:?}"))),
+        }
+        say("rolled back");
         Ok(())
     }
+}
+
+async fn nothing_left(control: &Control) -> Result<(), Failure> {
+    while control.status().await?.rollout.is_some() {
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
