@@ -166,9 +166,9 @@ impl Rollout {
     pub(super) fn begin_canary(&mut self, index: usize, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, .. } = &self.state else { return vec![] };
         let green = attempt.green;
-        let Some(&CanaryStep { share, time }) = self.plan.canary.get(index) else { return self.begin_cut_over(now) };
+        let Some(&CanaryStep { share, .. }) = self.plan.canary.get(index) else { return self.begin_cut_over(now) };
         self.enter(Step::Canary { index, shared: false }, now + STEP);
-        vec![Effect::Share { green, share, time }]
+        vec![Effect::Share { green, share }]
     }
 
     /// The kernel has the share of a canary step, or refuses it.
@@ -178,10 +178,11 @@ impl Rollout {
         };
         let (same, index) = (attempt.green == green, *index);
         match (same, result, self.plan.canary.get(index)) {
-            (true, Ok(()), Some(canary)) => {
-                let deadline = now + canary.time;
-                self.enter(Step::Canary { index, shared: true }, deadline);
-                self.probe_after(PROBE_PAUSE)
+            (true, Ok(()), Some(&CanaryStep { share, time })) => {
+                self.enter(Step::Canary { index, shared: true }, now + time);
+                let mut effects = vec![Effect::Canary { green, share, time }];
+                effects.extend(self.probe_after(PROBE_PAUSE));
+                effects
             }
             (true, Err(reason), _) => self.roll_back(reason, Then::Serve, now),
             (true, Ok(()), None) | (false, _, _) => vec![],

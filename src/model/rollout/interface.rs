@@ -107,8 +107,10 @@ pub(crate) enum Effect {
     Verify { green: Generation },
     /// Does green answer, on each address, after this pause? → [`Event::Probed`]
     Probe { green: Generation, after: Duration },
-    /// Steer a part of the new connections to green, for this time. → [`Event::Shared`]
-    Share { green: Generation, share: Share, time: Duration },
+    /// Steer a part of the new connections to green. → [`Event::Shared`]
+    Share { green: Generation, share: Share },
+    /// Green has this part of the new connections, for this time.
+    Canary { green: Generation, share: Share, time: Duration },
     /// Steer all new connections to green. → [`Event::CutOver`]
     CutOver { green: Generation, turn: Turn },
     /// Everybody is on green, and can be had back for this time.

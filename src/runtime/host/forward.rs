@@ -132,14 +132,11 @@ impl Host {
         }
     }
 
-    pub(super) fn share(&self, green: Generation, share: Share, time: Duration) {
-        let result = lock(&self.groups).share(share);
-        if result.is_ok() {
-            tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-            self.manager.send(&[NotifyState::Status(&format!("canary: generation {green} gets {share}"))]);
-            self.tell(Told::Canary { share, time });
-        }
-        self.send(Event::Shared { green, result });
+    /// Told when it is so for the machine as well: whoever asks for the status on this word is not told of the step before.
+    pub(super) fn canary(&self, green: Generation, share: Share, time: Duration) {
+        tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
+        self.manager.send(&[NotifyState::Status(&format!("canary: generation {green} gets {share}"))]);
+        self.tell(Told::Canary { share, time });
     }
 
     pub(super) fn cut_over(&self, green: Generation, turn: Turn) {

@@ -102,7 +102,11 @@ impl Host {
             Effect::Spawn { green } => self.spawn(green),
             Effect::Verify { green } => self.verify(green),
             Effect::Probe { green, after } => self.probe(green, after),
-            Effect::Share { green, share, time } => self.share(green, share, time),
+            Effect::Share { green, share } => {
+                let result = lock(&self.groups).share(share);
+                self.send(Event::Shared { green, result });
+            }
+            Effect::Canary { green, share, time } => self.canary(green, share, time),
             Effect::CutOver { green, turn } => self.cut_over(green, turn),
             Effect::Soak { time } => {
                 tracing::info!(generation = %self.generation, ?time, "soaking: all of it can still be taken back");

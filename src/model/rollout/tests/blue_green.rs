@@ -14,12 +14,17 @@ fn the_whole_plan_goes_step_by_step() {
     let effects = bench.on(Event::Verified { green, result: Ok(()) });
     assert_eq!(effects, [Effect::Probe { green, after: Duration::ZERO }], "no user before the probe");
     let effects = bench.on(Event::Probed { green, result: Ok(()) });
-    assert_eq!(effects, [Effect::Share { green, share: percent_of(5.0), time: SECOND * 30 }]);
-    assert_eq!(bench.on(Event::Shared { green, result: Ok(()) }), [pause()], "and it is probed again and again");
+    assert_eq!(effects, [Effect::Share { green, share: percent_of(5.0) }]);
+    let canary = |percent| Effect::Canary { green, share: percent_of(percent), time: SECOND * 30 };
+    assert_eq!(
+        bench.on(Event::Shared { green, result: Ok(()) }),
+        [canary(5.0), pause()],
+        "and it is probed again and again"
+    );
     assert_eq!(bench.on(Event::Probed { green, result: Ok(()) }), [pause()]);
     assert_eq!(bench.after(SECOND * 29), []);
-    assert_eq!(bench.after(SECOND), [Effect::Share { green, share: percent_of(50.0), time: SECOND * 30 }]);
-    assert_eq!(bench.on(Event::Shared { green, result: Ok(()) }), [], "one probe is under way already");
+    assert_eq!(bench.after(SECOND), [Effect::Share { green, share: percent_of(50.0) }]);
+    assert_eq!(bench.on(Event::Shared { green, result: Ok(()) }), [canary(50.0)], "one probe is under way already");
     assert_eq!(bench.after(SECOND * 30), [Effect::CutOver { green, turn: Turn::Revocable }]);
     assert_eq!(bench.on(Event::CutOver { green, result: Ok(()) }), [Effect::Soak { time: SECOND * 10 }]);
     assert_eq!(bench.rollout.phase(), Phase::Soaking);

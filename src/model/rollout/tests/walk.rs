@@ -102,6 +102,7 @@ impl World {
                 Effect::HandOver { .. } => assert!(self.steered_to_green, "handed over before it was steered to"),
                 Effect::CloseNow
                 | Effect::CloseIdle
+                | Effect::Canary { .. }
                 | Effect::Soak { .. }
                 | Effect::Hammer
                 | Effect::HammerPredecessors
