@@ -207,7 +207,7 @@ fn again_while_the_ones_sent_away_still_finish() {
     for green in [2, 3] {
         let mut reload = bench.panel.reload();
         reload.reaches_canary(50.0);
-        slow.extend(Slow::begin_on(bench.server.addr(), &[green]));
+        slow.extend(Slow::begin_on(bench.server.addr(), &[1, green]));
         bench.panel.rollback();
         reload.rolled_back_because(ON_REQUEST);
     }
