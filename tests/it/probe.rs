@@ -53,6 +53,7 @@ fn users_stay_on_blue_until_it_passes(listen: &str, hosts: &[&str]) {
     assert_eq!(reload.done(), 2);
     before.wait_generation(2, SOON);
     before.stop().assert_nothing_lost();
+    server.wait_log("reload done", SOON);
     let by_blue = server.log().lines().any(|line| line.contains("asked for /healthz generation=1"));
     assert!(!by_blue, "the probe came to blue: {}", server.log());
 }
@@ -117,7 +118,7 @@ fn a_redirection_passes() {
     app.healthz("302");
     let server = app.start();
     assert_eq!(Panel::of(&server).reload().done(), 2);
-    assert_eq!(server.count_log("asked for /healthz"), 1);
+    assert_eq!(asked_with(&server, "302"), 1);
 }
 
 /// Green dies of the very question.
@@ -182,7 +183,9 @@ fn tls_that_says_no() {
     assert!(app.page_by_tls(server.addr()).contains("generation 1"));
 }
 
+/// How often it was asked in a rollout that is done.
 fn asked_with(server: &Instance, does: &str) -> usize {
+    server.wait_log("reload done", SOON);
     server.count_log(&format!("asked for /healthz generation=2 does=\"{does}\""))
 }
 

@@ -22,13 +22,12 @@ fn it_ends_by_itself_and_the_old_generation_retires() {
     let panel = Panel::of(&server);
     let load = Plan::new([server.addr()], 16, Mode::KeepAlive).start();
     load.wait_answered(100, SOON);
+    let began = Instant::now();
     let mut reload = panel.reload();
     reload.reaches_soak();
-    let began = Instant::now();
     assert_eq!(server.main_pid(), server.first_pid());
     assert_eq!(reload.done(), 2);
-    // What is told comes a moment later than what is.
-    assert!(began.elapsed() > Duration::from_millis(400), "it was over after {:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(500), "it was over after {:?}", began.elapsed());
     load.wait_generation(2, SOON);
     load.stop().assert_nothing_lost();
     server.wait_gone(server.first_pid(), SOON);

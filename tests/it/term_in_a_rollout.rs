@@ -79,6 +79,7 @@ fn twice_while_green_is_spawned() {
         server.wait_log_after(mark, "to=r", SOON);
         server.signal(blue, Signal::TERM);
         assert!(server.wait_exit(SOON).success());
+        server.wait_log("gone generation=1", SOON);
         if server.log_contains("reload done") {
             // That was too late, or the machine was slow: green is live, and a stop of blue is none of its business.
             late += 1;
