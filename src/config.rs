@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::model::instance_name;
 
 /// Whether there is a control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +72,6 @@ impl Config {
     /// Names the value that makes no sense.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |what: String| Err(Error::new(ErrorKind::Config, what));
-        if let Some(Err(why)) = self.name.as_deref().map(instance_name::check) {
-            return wrong(why);
-        }
         let durations = [
             ("ready timeout", self.ready_timeout),
             ("probe timeout", self.probe_timeout),

@@ -14,6 +14,13 @@ use crate::sys::control_folder::Surroundings;
 use crate::sys::control_socket::Refused;
 
 impl Server {
+    /// # Errors
+    /// If the name cannot be one: it becomes a file name.
+    pub(super) fn check_name(&self) -> Result<(), Error> {
+        let checked = self.config.name.as_deref().map_or(Ok(()), instance_name::check);
+        checked.map_err(|why| Error::new(ErrorKind::Config, why))
+    }
+
     /// The name of the instance, and its control socket if it gets one.
     ///
     /// Without a name of its own an instance is called by its first address, which no other can have.

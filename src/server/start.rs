@@ -75,6 +75,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 impl Server {
     pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R) -> Result<Running, Error> {
         self.config.check()?;
+        self.check_name()?;
         let (plan, target) = (plan::plan(&self.config)?, plan::target(&self.config)?);
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;

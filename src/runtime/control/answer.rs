@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
@@ -177,11 +177,14 @@ pub(crate) fn metrics_service(
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let asks = asks.clone();
         async move {
-            Ok(match (request.method(), request.uri().path()) {
+            let mut answer = match (request.method(), request.uri().path()) {
                 (&Method::GET, "/metrics") => asks.metrics().await,
                 (_, "/metrics") => refuse(StatusCode::METHOD_NOT_ALLOWED, "/metrics takes GET only"),
                 _ => refuse(StatusCode::NOT_FOUND, "there is /metrics here, and nothing else"),
-            })
+            };
+            // A scraper that keeps its connection would hold each drain up until it has been idle for long.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok(answer)
         }
     })
 }

@@ -9,8 +9,8 @@ use tokio::task::AbortHandle;
 
 /// So many at once.
 const MAX: usize = 64;
-/// So long an idle one is left alone: what it has sent may not have been read yet.
-const LEFT_ALONE: Duration = Duration::from_millis(100);
+/// So long an idle one is left alone: on a busy machine what it has sent may not have been read yet.
+const LEFT_ALONE: Duration = Duration::from_millis(250);
 
 /// Those that are connected, the oldest first.
 #[derive(Debug, Default)]
@@ -26,8 +26,8 @@ pub(super) struct Client(Arc<Mutex<Doing>>);
 #[derive(Debug)]
 struct Doing {
     answering: usize,
-    /// When it came, or the last answer ended.
-    since: Instant,
+    /// When it was first listened to, or the last answer ended.
+    since: Option<Instant>,
 }
 
 /// A request that is being answered, until this is dropped.
@@ -36,7 +36,7 @@ pub(super) struct Busy(Client);
 
 impl Client {
     fn new() -> Client {
-        Client(Arc::new(Mutex::new(Doing { answering: 0, since: Instant::now() })))
+        Client(Arc::new(Mutex::new(Doing { answering: 0, since: None })))
     }
 
     /// From now on it is not cut off to make room.
@@ -45,10 +45,15 @@ impl Client {
         Busy(self.clone())
     }
 
+    /// It was listened to: what it had sent by then is heard.
+    pub(super) fn heard(&self) {
+        self.doing().since.get_or_insert_with(Instant::now);
+    }
+
     /// Since when it has been idle, if it is.
     fn idle_since(&self) -> Option<Instant> {
         let doing = self.doing();
-        (doing.answering == 0).then_some(doing.since)
+        doing.since.filter(|_| doing.answering == 0)
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
@@ -60,7 +65,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut doing = self.0.doing();
         doing.answering -= 1;
-        doing.since = Instant::now();
+        doing.since = Some(Instant::now());
     }
 }
 
@@ -158,6 +163,7 @@ mod tests {
         for _ in 0..count {
             clients.room().await;
             clients.enter(|client| {
+                client.heard();
                 entered.push(client);
                 std::future::pending()
             });
@@ -183,6 +189,15 @@ mod tests {
         assert!(is_connected(&clients, &entered[0]) && is_connected(&clients, &entered[1]));
         assert!(!is_connected(&clients, &entered[2]));
         drop(busy);
+    }
+
+    #[tokio::test]
+    async fn who_was_not_listened_to_is_not_cut_off() {
+        let clients = Arc::new(Clients::default());
+        for _ in 0..MAX {
+            clients.enter(|_| std::future::pending());
+        }
+        tokio::time::timeout(3 * LEFT_ALONE, clients.room()).await.expect_err("no room");
     }
 
     #[tokio::test]

@@ -140,7 +140,7 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, asks: &Asks, ending: &watch:
     let (asks, mut ending) = (asks.clone(), ending.clone());
     clients.enter(|client: Client| async move {
         // hyper would close, at the end, one that it has not read from, and what that one is about to ask would be lost.
-        if !matches!(tokio::time::timeout(PATIENCE, begins(&stream)).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(PATIENCE, begins(&stream, &client)).await, Ok(Ok(()))) {
             return;
         }
         let service = answer::Service::new(asks, client.clone(), ending.clone());
@@ -158,8 +158,12 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, asks: &Asks, ending: &watch:
 }
 
 /// Waits for the first byte, or the end.
-async fn begins(stream: &UnixStream) -> io::Result<()> {
-    let peek = || recv(stream, &mut [0; 1], RecvFlags::PEEK).map_err(io::Error::from);
+async fn begins(stream: &UnixStream, client: &Client) -> io::Result<()> {
+    let peek = || {
+        let peeked = recv(stream, &mut [0; 1], RecvFlags::PEEK);
+        client.heard();
+        peeked.map_err(io::Error::from)
+    };
     stream.async_io(Interest::READABLE, peek).await.map(drop)
 }
 

@@ -34,6 +34,16 @@ fn ask_until(stop: &AtomicBool, control: &Raw) -> BTreeMap<String, usize> {
     counts
 }
 
+/// Looks far more often than one can ask: how often there was no file.
+fn look_until(stop: &AtomicBool, path: &Path) -> (usize, usize) {
+    let (mut looks, mut missing) = (0, 0);
+    while !stop.load(Relaxed) {
+        looks += 1;
+        missing += usize::from(std::fs::symlink_metadata(path).is_err());
+    }
+    (looks, missing)
+}
+
 #[test]
 fn it_never_vanishes_over_thirty_reloads() {
     let server = Start::serve().ready();
@@ -41,7 +51,8 @@ fn it_never_vanishes_over_thirty_reloads() {
     let folder = control.path().parent().expect("a folder");
     let name = format!("{}.sock", server.addr());
     let stop = AtomicBool::new(false);
-    let counts = std::thread::scope(|scope| {
+    let (counts, (looks, missing)) = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| look_until(&stop, control.path()));
         let asking: Vec<_> = (0..2).map(|_| scope.spawn(|| ask_until(&stop, &control))).collect();
         let end = Stop(&stop);
         for generation in 2..=31 {
@@ -54,9 +65,11 @@ fn it_never_vanishes_over_thirty_reloads() {
             assert_eq!(names_in(folder), [name.as_str()], "no temporary file");
         }
         drop(end);
-        asking.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+        let counts = asking.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>();
+        (counts, looking.join().expect("no panic"))
     });
-    println!("answers over 30 reloads: {counts:?}");
+    println!("answers over 30 reloads: {counts:?}; {looks} looks");
+    assert_eq!(missing, 0, "of {looks} looks there was no file");
     for (what, count) in counts.iter().flatten() {
         assert!(["200", "503 ask again"].contains(&what.as_str()), "{count} of {what}: {counts:?}");
     }
