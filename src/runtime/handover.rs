@@ -28,7 +28,7 @@ const LINE_MAX: u64 = 1 << 20;
 const TOLD: Duration = Duration::from_millis(20);
 
 /// How long a green that is live may take to say so. A program that does not speak this protocol never does.
-const OFFICE: Duration = Duration::from_secs(1);
+const OFFICE: Duration = Duration::from_secs(10);
 
 /// Blue's end.
 #[derive(Debug, Clone)]

@@ -100,7 +100,7 @@ fn it_does_not_vanish_while_green_takes_its_time() {
     server.signal(green, Signal::STOP);
     assert_eq!(control.ask("POST", "/v1/promote").status, 202);
     server.wait_log("from=draining to=gone", SOON);
-    // Blue waits a second for it, and part of that is over.
+    // Blue waits ten seconds for it, and a part of that is over.
     for _ in 0..5 {
         control.ask("GET", "/v1/status").refuses(503, &["ask again"]);
     }
