@@ -76,12 +76,6 @@ impl Rollout {
         const REASON: &str = "was given up: a stop at once was asked for";
         let mut effects = match &mut self.state {
             // It is being spawned: if nobody waited for it, it would be left behind.
-            State::Rolling { attempt, step: Step::Spawn } => {
-                attempt.deadline = now + KILL;
-                let attempt = attempt.clone();
-                self.state = State::RollingBack { attempt, reason: REASON.into(), then: Then::Finish };
-                return vec![];
-            }
             State::RollingBack { attempt, then, .. } if attempt.pid.is_none() => {
                 *then = Then::Finish;
                 return vec![];
