@@ -30,6 +30,8 @@ pub(crate) enum Input {
     BlueClosed(Vec<GroupOrder>),
     /// Somebody wants an answer.
     Ask(Ask),
+    /// Time to tell the service manager how it stands.
+    Beat,
     /// SIGUSR1.
     LogStatus,
     /// Has somebody joined our groups?
@@ -86,6 +88,9 @@ impl Driver {
             for effect in effects {
                 self.host.perform(effect);
             }
+            if after != before {
+                self.host.tell_status(&self.rollout);
+            }
         }
         // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.
         drop(self.inputs);
@@ -117,6 +122,7 @@ impl Driver {
             Some(Input::BlueClosed(groups)) if !self.rollout.is_leaving() => self.host.take_over_groups(&groups),
             Some(Input::BlueClosed(_)) => {}
             Some(Input::Ask(ask)) => return self.answer(ask),
+            Some(Input::Beat) => self.host.beat(&self.rollout),
             Some(Input::LogStatus) => self.host.log_status(self.rollout.phase()),
             Some(Input::LookForStrangers) if self.rollout.phase() == Phase::Serving => self.host.look_for_strangers(),
             Some(Input::LookForStrangers) => {}

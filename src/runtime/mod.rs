@@ -1,6 +1,7 @@
 //! The effects and the sources of events, on tokio: one a file.
 
 pub(crate) mod accept;
+pub(crate) mod beat;
 pub(crate) mod birth;
 pub(crate) mod connections;
 pub(crate) mod control;

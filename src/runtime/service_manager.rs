@@ -2,11 +2,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 pub(crate) use sd_notify::NotifyState;
+
+/// What to do when the receiver's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Full {
+    Wait,
+    GiveUp,
+}
 
 /// One receiver of notifications; or none, and then nothing is sent.
 #[derive(Debug, Clone)]
@@ -31,17 +39,29 @@ impl Notifier {
         self.name.as_deref()
     }
 
-    /// Sends all of `states` in one datagram, which is what a manager takes as one message.
+    /// Sends all of `states` in one datagram, which is what a manager takes as one message. Waits if its queue is full.
     pub(crate) fn send(&self, states: &[NotifyState<'_>]) {
-        let Some(to) = &self.to else { return };
+        if let Err(error) = self.try_or_wait(states, Full::Wait) {
+            tracing::warn!(%error, "cannot notify {:?}, ignoring", self.name);
+        }
+    }
+
+    /// The same, of what will be said again: if the queue of the manager is full it is not said.
+    pub(crate) fn try_send(&self, states: &[NotifyState<'_>]) {
+        if let Err(error) = self.try_or_wait(states, Full::GiveUp) {
+            tracing::debug!(%error, "cannot notify {:?}, ignoring", self.name);
+        }
+    }
+
+    fn try_or_wait(&self, states: &[NotifyState<'_>], full: Full) -> io::Result<()> {
+        let Some(to) = &self.to else { return Ok(()) };
         let text = states.iter().fold(String::new(), |mut text, state| {
             // Writing to a String does not fail.
             let _ = writeln!(text, "{state}");
             text
         });
-        let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(text.as_bytes(), to));
-        if let Err(error) = sent {
-            tracing::warn!(%error, "cannot notify {:?}, ignoring", self.name);
-        }
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(full == Full::GiveUp)?;
+        socket.send_to_addr(text.as_bytes(), to).map(drop)
     }
 }

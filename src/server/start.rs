@@ -24,7 +24,7 @@ use crate::runtime::host::{Host, Office, Probe};
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::retire::lock;
 use crate::runtime::service_manager::{Notifier, NotifyState};
-use crate::runtime::{signals, watch_groups};
+use crate::runtime::{beat, signals, watch_groups};
 
 /// The variable that turns steering off (`off`), for tests.
 const STEERING: &str = "CUTOVER_STEERING";
@@ -99,8 +99,9 @@ impl Server {
         let (inputs, received) = self.inputs;
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
         watch_groups::start(inputs.clone());
-
         let pid = Pid::new(std::process::id());
+        let watchdog = beat::watchdog(&self.origin, pid);
+        beat::start(inputs.clone(), watchdog);
         let (release, needs_steering) = (plan.linger + plan.drain + RELEASE_MORE, plan.needs_steering());
         let asked: Vec<SocketAddr> = addresses[..offered].iter().map(|address| address.bound).collect();
         let timeout = self.config.probe_timeout;
@@ -143,6 +144,9 @@ impl Server {
             history: History::default(),
             office: Office::Never,
             manager,
+            watchdog,
+            told: String::new(),
+            failed: None,
             events: self.events,
             close_now: watch::Sender::new(false),
             passed_on,

@@ -16,6 +16,7 @@ mod nothing_lost;
 mod origin;
 mod probe;
 mod rollback;
+mod service_manager;
 mod signals;
 mod soak;
 mod support;

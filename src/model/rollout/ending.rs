@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::state::{State, Step, Then};
-use super::{Effect, HAMMER, KILL, Rollout, STEP, Whose};
+use super::state::{State, Then};
+use super::{Effect, HAMMER, Rollout, STEP, Whose};
 use crate::model::event::Outcome;
 use crate::model::identity::Generation;
 

@@ -19,7 +19,7 @@ impl Host {
 
     pub(super) fn stop_accepting(&mut self) {
         if self.office == Office::Held {
-            self.manager.send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+            self.manager.send(&[NotifyState::Stopping]);
         }
         self.connections.enter_stage(Stage::Stopping);
         self.close_listeners(Close::ForGood);

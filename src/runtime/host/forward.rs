@@ -15,7 +15,6 @@ use crate::runtime::green::{Newborn, Plan};
 use crate::runtime::groups::Groups;
 use crate::runtime::probe;
 use crate::runtime::retire::lock;
-use crate::runtime::service_manager::NotifyState;
 use crate::sys::notify_socket::unique_name;
 
 /// How often it is looked whether a green that was sent away still listens: there is nothing to wait on for it.
@@ -23,13 +22,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 impl Host {
     pub(super) fn preflight(&self, green: Generation) {
-        if let Ok(now) = NotifyState::monotonic_usec_now() {
-            self.manager.send(&[
-                NotifyState::Reloading,
-                now,
-                NotifyState::Status(&format!("starting generation {green}")),
-            ]);
-        }
+        self.tell_reloading();
         tracing::info!(generation = %self.generation, green = %green, "reloading");
         let (origin, hook) = (self.origin.clone(), self.before_reload.clone());
         self.in_background(async move {
@@ -135,7 +128,6 @@ impl Host {
     /// Told when it is so for the machine as well: whoever asks for the status on this word is not told of the step before.
     pub(super) fn canary(&self, green: Generation, share: Share, time: Duration) {
         tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-        self.manager.send(&[NotifyState::Status(&format!("canary: generation {green} gets {share}"))]);
         self.tell(Told::Canary { share, time });
     }
 

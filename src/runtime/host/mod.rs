@@ -2,6 +2,7 @@
 
 mod ending;
 mod forward;
+mod manager;
 mod office;
 mod status;
 
@@ -44,11 +45,12 @@ pub(crate) struct Probe {
     pub(crate) addresses: Vec<std::net::SocketAddr>,
 }
 
-/// Whether this generation was the live one at some time: only then does it speak to the service manager.
+/// Whether this generation is the one that speaks to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Office {
     Never,
     Held,
+    PassedOn,
 }
 
 /// Everything that the effects need.
@@ -80,6 +82,11 @@ pub(crate) struct Host {
     pub(crate) history: History,
     pub(crate) office: Office,
     pub(crate) manager: Notifier,
+    pub(crate) watchdog: Option<Duration>,
+    /// The status that the service manager was told last.
+    pub(crate) told: String,
+    /// What became of the last rollout, if it was rolled back.
+    pub(crate) failed: Option<String>,
     pub(crate) events: broadcast::Sender<Told>,
     pub(crate) close_now: watch::Sender<bool>,
     /// Becomes true when the next generation has taken the office.

@@ -20,6 +20,7 @@ impl Host {
         lock(&self.groups).begin_to_retire();
         self.write_pid_file(pid);
         self.manager.send(&[NotifyState::MainPid(pid.number())]);
+        self.office = Office::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
         history.done += 1;
@@ -45,7 +46,11 @@ impl Host {
             control.open();
         }
         self.write_pid_file(pid);
-        self.manager.send(&[NotifyState::Ready, NotifyState::Status(&format!("generation {generation} serves"))]);
+        self.manager.send(&[NotifyState::Ready]);
+        if self.watchdog.is_some() {
+            // At once: the time of the generation before runs on for this one.
+            self.manager.send(&[NotifyState::Watchdog]);
+        }
         tracing::info!(%generation, %pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }
@@ -84,8 +89,8 @@ impl Host {
                 self.green = None;
                 self.history.rolled_back += 1;
                 self.history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
-                let status = format!("generation {me} serves; generation {generation} failed: {reason}");
-                self.manager.send(&[NotifyState::Ready, NotifyState::Status(&status)]);
+                self.failed = Some(format!("generation {generation} failed: {reason}"));
+                self.manager.send(&[NotifyState::Ready]);
             }
         }
         self.tell(Told::Reload(outcome));

@@ -185,6 +185,15 @@ impl Instance {
         })
     }
 
+    /// The first notification with `needle` after so many others.
+    #[track_caller]
+    pub fn wait_notification_after(&self, so_far: usize, needle: &str, within: Duration) -> Notification {
+        self.wait(&format!("notification `{needle}` after {so_far} others"), within, |seen| {
+            let mut all = seen.notifications.iter().skip(so_far);
+            all.find(|notification| notification.text.contains(needle)).cloned()
+        })
+    }
+
     /// The processes of the group that live; a zombie does not.
     pub fn pids(&self) -> Vec<u32> {
         living(self.first)
@@ -236,7 +245,7 @@ impl Instance {
         self.told.store(true, Relaxed);
         let mut text = format!("living processes: {:?}\n", self.pids());
         let seen = self.witness.seen();
-        for Notification { pid, text: sent } in &seen.notifications {
+        for Notification { pid, text: sent, .. } in &seen.notifications {
             let _ = writeln!(text, "notification of {pid}: {sent:?}");
         }
         let told = seen.lines.len().saturating_sub(LINES_TOLD);

@@ -19,6 +19,8 @@ use rustix::net::{
 pub struct Notification {
     /// As the kernel says (SCM_CREDENTIALS).
     pub pid: u32,
+    /// When it was received.
+    pub at: Instant,
     /// Lines of the form `KEY=value`.
     pub text: String,
 }
@@ -187,6 +189,7 @@ fn receive(socket: &UnixDatagram) -> io::Result<Option<Notification>> {
     });
     Ok(sender.map(|pid| Notification {
         pid: pid.as_raw_nonzero().get().unsigned_abs(),
+        at: Instant::now(),
         text: String::from_utf8_lossy(&bytes[..length]).into_owned(),
     }))
 }
