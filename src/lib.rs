@@ -18,6 +18,7 @@
 
 mod client;
 mod config;
+pub mod doctor;
 mod error;
 mod model;
 mod runtime;

@@ -93,7 +93,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Whether a living process listens there, and which.
-fn living(path: &Path) -> Option<Option<Pid>> {
+pub(crate) fn living(path: &Path) -> Option<Option<Pid>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).ok()?;
     match socket.connect(&SockAddr::unix(path).ok()?) {
         Ok(()) => {}

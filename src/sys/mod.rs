@@ -1,9 +1,12 @@
 //! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
 
 pub(crate) mod age;
+pub(crate) mod cgroup;
 pub(crate) mod control_folder;
 pub(crate) mod control_socket;
+pub(crate) mod credentials;
 pub(crate) mod diag;
+pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod netlink;
 pub(crate) mod notify_socket;

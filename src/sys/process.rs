@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::Interest;
@@ -107,6 +107,22 @@ impl Stranger {
         let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut fds, Some(&now)) == Ok(0)
+    }
+}
+
+/// Whether processes can be held, and signalled, by pidfd: tried on this process, with no signal.
+///
+/// # Errors
+/// `ENOSYS` from a kernel before Linux 5.3 or a sandbox, `EPERM` from a seccomp filter.
+pub(crate) fn try_pidfd() -> io::Result<()> {
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(|e| during("pidfd_open", e))?;
+    let (no_signal, no_flags) = (0 as libc::c_int, 0 as libc::c_uint);
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open; signal 0 is none (kill(2)); a null pointer stands for the usual siginfo_t.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, own.as_raw_fd(), no_signal, no_info, no_flags) };
+    match result {
+        0 => Ok(()),
+        _ => Err(during("pidfd_send_signal", io::Error::last_os_error())),
     }
 }
 

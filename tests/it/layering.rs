@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 /// From the top to the bottom, as in DESIGN: a row may use itself and what is below it. `error` and `config` are the
 /// ground on which all of them stand.
-const ROWS: [&str; 5] = ["server", "client", "runtime", "sys", "model"];
+const ROWS: [&str; 6] = ["server", "client", "doctor", "runtime", "sys", "model"];
 /// What stands at the same height, or needs less than all that is below it: the first may not use the second.
-const APART: [(&str, &str); 2] = [("server", "client"), ("client", "runtime")];
+const APART: [(&str, &str); 5] =
+    [("server", "client"), ("server", "doctor"), ("client", "doctor"), ("client", "runtime"), ("doctor", "runtime")];
 const GROUND: [&str; 2] = ["error", "config"];
 
 /// Words that have no place in the model outside its tests.
@@ -111,5 +112,7 @@ fn an_import_upwards_would_be_found() {
     assert_eq!(broken("sys", "fn f() { crate::runtime::x() }\n"), ["runtime"]);
     assert_eq!(broken("server", "use crate::client::Control;\n"), ["client"]);
     assert_eq!(broken("client", "use crate::server::Server;\nuse crate::runtime::x;\n"), ["server", "runtime"]);
+    assert_eq!(broken("client", "use crate::doctor::Finding;\n"), ["doctor"]);
+    assert_eq!(broken("doctor", "use crate::client::x;\nuse crate::runtime::x;\n"), ["client", "runtime"]);
     assert_eq!(broken("runtime", "use crate::sys::socket;\nuse crate::model::x;\n"), Vec::<String>::new());
 }

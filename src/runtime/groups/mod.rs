@@ -17,6 +17,8 @@ use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
 use crate::sys::{diag, owner, steering};
 
+pub(crate) use crate::sys::kernel::migrates;
+
 use self::group::Group;
 
 /// Whether steering may be tried at all.
@@ -298,9 +300,4 @@ impl Groups {
             }
         }
     }
-}
-
-/// Whether the kernel takes what waits at a closed listener to another one of its group: `tcp_migrate_req`, ip-sysctl.
-pub(crate) fn migrates() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1")
 }

@@ -1,0 +1,210 @@
+//! Who else listens where a server is to listen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::finding::Finding;
+use super::instances::Instances;
+use crate::model::addresses::overlap;
+use crate::model::identity::{Inode, Pid};
+use crate::sys::owner::{self, Owner};
+use crate::sys::socket::{self, Sharing, Stack};
+use crate::sys::{credentials, diag, kernel};
+
+/// A listening socket, and who has it, as far as that may be seen.
+#[derive(Debug, Clone)]
+pub(super) struct Listener {
+    pub(super) address: SocketAddr,
+    /// Whom the socket belongs to, which every member of a group must have in common.
+    pub(super) uid: u32,
+    pub(super) process: Option<Process>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    pub(super) name: String,
+    pub(super) parent: Pid,
+    /// What it is now.
+    pub(super) uid: u32,
+}
+
+impl Listener {
+    fn who(&self) -> String {
+        match &self.process {
+            Some(process) => format!("{} (pid {}, uid {})", process.name, process.pid, self.uid),
+            None => format!("a process of uid {} that cannot be looked at", self.uid),
+        }
+    }
+}
+
+/// Looks at one address; also the process of the instance that lives there.
+pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Finding>, Option<Pid>) {
+    if address.port() == 0 {
+        return (vec![Finding::ok(address.to_string(), "the system chooses a port that is free")], None);
+    }
+    match listeners(address.port()) {
+        Ok(mut all) => {
+            all.retain(|listener| overlap(listener.address, address));
+            let (mut findings, home) = judge(address, &all, instances);
+            if home.is_none() {
+                findings.extend(foreign(address));
+            }
+            (findings, home)
+        }
+        Err(error) => {
+            let what = format!("who listens there cannot be seen ({error})");
+            (vec![Finding::note(address.to_string(), what, "let netlink sockets through (AF_NETLINK)")], None)
+        }
+    }
+}
+
+fn listeners(port: u16) -> std::io::Result<Vec<Listener>> {
+    let shown = diag::listeners(port)?;
+    let owners = owner::owners(&shown.iter().map(|listener| listener.inode).collect::<BTreeSet<_>>());
+    Ok(shown.iter().map(|l| Listener { address: l.address, uid: l.uid, process: process(l.inode, &owners) }).collect())
+}
+
+fn process(inode: Inode, owners: &BTreeMap<Inode, Owner>) -> Option<Process> {
+    let Owner { pid, name } = owners.get(&inode)?.clone();
+    let credentials = credentials::of(pid).ok()?;
+    Some(Process { pid, name, parent: credentials.parent, uid: credentials.uid })
+}
+
+/// That the address is none of this machine.
+fn foreign(address: SocketAddr) -> Option<Finding> {
+    let any_port = SocketAddr::new(address.ip(), 0);
+    let error = socket::bind(any_port, Sharing::Alone, Stack::Single).err()?;
+    let what = format!("no server can listen there ({error})");
+    Some(Finding::problem(address.to_string(), what, "choose an address that this machine has"))
+}
+
+/// What it means that these listen on `address`, or where they get connections for it; and who is at home there.
+fn judge(address: SocketAddr, listeners: &[Listener], instances: &Instances) -> (Vec<Finding>, Option<Pid>) {
+    let (exact, beside): (Vec<&Listener>, Vec<&Listener>) = listeners.iter().partition(|l| l.address == address);
+    let subject = || address.to_string();
+    let processes = || exact.iter().filter_map(|l| l.process.as_ref());
+    // The instance, or while it rolls out the other one of its two generations.
+    let home = processes().find(|p| instances.has(p.pid)).or_else(|| processes().find(|p| instances.has(p.parent)));
+    let mut findings = Vec::new();
+    match home {
+        Some(home) => {
+            findings.push(at_home(address, home, instances));
+            findings.extend(dropped(address, &exact, home));
+        }
+        None if exact.is_empty() => findings.push(Finding::ok(subject(), "nobody listens there")),
+        None => {}
+    }
+    let related = |l: &Listener| match (home, &l.process) {
+        (Some(home), Some(p)) => p.pid == home.pid || p.parent == home.pid || home.parent == p.pid,
+        _ => false,
+    };
+    let strangers: BTreeMap<String, &Listener> = exact.iter().filter(|l| !related(l)).map(|l| (l.who(), *l)).collect();
+    findings.extend(strangers.iter().map(|(who, stranger)| strange(address, who, stranger, home, instances)));
+    let beside: BTreeMap<(SocketAddr, String), &Listener> =
+        beside.into_iter().filter(|l| !related(l)).map(|l| ((l.address, l.who()), l)).collect();
+    findings.extend(beside.keys().map(|(other, who)| overlapping(address, *other, who)));
+    (findings, home.map(|home| home.pid))
+}
+
+fn at_home(address: SocketAddr, home: &Process, instances: &Instances) -> Finding {
+    let who = instances.name(home.pid).or_else(|| instances.name(home.parent)).unwrap_or_default();
+    Finding::ok(address.to_string(), format!("{who} listens there (pid {}, uid {})", home.pid, home.uid))
+}
+
+/// A process that is no longer the user as which it has bound.
+fn dropped(address: SocketAddr, exact: &[&Listener], home: &Process) -> Option<Finding> {
+    let own = exact.iter().find(|l| l.process.as_ref().is_some_and(|p| p.pid == home.pid))?;
+    (own.uid != home.uid).then(|| {
+        Finding::problem(
+            address.to_string(),
+            format!(
+                "pid {} has bound it as uid {} and is uid {} now: the next generation cannot listen there, for all \
+                 sockets of a group belong to one user",
+                home.pid, own.uid, home.uid
+            ),
+            "start it as the user that it is to be, with AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024",
+        )
+    })
+}
+
+fn strange(
+    address: SocketAddr,
+    who: &str,
+    stranger: &Listener,
+    home: Option<&Process>,
+    instances: &Instances,
+) -> Finding {
+    let subject = address.to_string();
+    let stop = match &stranger.process {
+        Some(process) => format!("stop it (pid {})", process.pid),
+        None => "run cutover doctor as root to see which it is, and stop it".to_owned(),
+    };
+    match home {
+        Some(home) => Finding::problem(
+            subject,
+            format!(
+                "{who} has joined the group of pid {} by SO_REUSEPORT: where its listener stands is not known, so that \
+                 reloads are not steered",
+                home.pid
+            ),
+            stop,
+        ),
+        None if stranger.process.is_none() && instances.hidden(stranger.uid) => Finding::note(
+            subject,
+            format!("{who} listens there: it may be an instance, for that user has one"),
+            "run cutover doctor as that user, or as root, to know",
+        ),
+        None => Finding::problem(
+            subject,
+            format!("{who} listens there, and no control socket leads to it: a server that is started there refuses"),
+            format!("{stop}, or choose another address; if it is an instance, give it a folder for its control socket"),
+        ),
+    }
+}
+
+fn overlapping(address: SocketAddr, other: SocketAddr, who: &str) -> Finding {
+    let what = if other.ip().is_unspecified() && !address.ip().is_unspecified() {
+        format!("{who} listens on {other}: a server on {address}, which is more specific, takes connections from it")
+    } else if address.ip().is_unspecified() && !other.ip().is_unspecified() {
+        format!("{who} listens on {other}, which is more specific: it gets the connections for that address")
+    } else {
+        format!("{who} listens on {other}, where the same connections may come")
+    };
+    let mend = "let only one of them listen; a server that is started beside another one refuses";
+    Finding::note(address.to_string(), what, mend)
+}
+
+/// That an instance listens where a unit is to listen, and is not of that unit.
+pub(super) fn other_than(address: SocketAddr, unit: &str, main: Option<Pid>, home: Pid) -> Option<Finding> {
+    let parent = |pid: Pid| credentials::of(pid).ok().map(|process| process.parent);
+    let related = |main| main == home || parent(main) == Some(home) || parent(home) == Some(main);
+    (!main.is_some_and(related)).then(|| {
+        let what = format!("pid {home} is no process of {unit}: the unit cannot be started there");
+        Finding::problem(address.to_string(), what, format!("stop it (pid {home}), or let the unit listen elsewhere"))
+    })
+}
+
+/// Whether this process may bind a port below 1024.
+pub(super) fn own_right(port: u16) -> Option<Finding> {
+    if port == 0 || port >= kernel::first_unprivileged_port() {
+        return None;
+    }
+    let subject = format!("port {port}");
+    Some(match credentials::own() {
+        Ok(own) if own.binds_any_port => Finding::ok(subject, "this user may bind it (CAP_NET_BIND_SERVICE)"),
+        Ok(own) => Finding::problem(
+            subject,
+            format!("uid {} may not bind it without CAP_NET_BIND_SERVICE", own.uid),
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE in its unit (look at it with --unit), or \
+             sysctl -w net.ipv4.ip_unprivileged_port_start=80",
+        ),
+        Err(error) => {
+            Finding::note(subject, format!("whether it may be bound cannot be seen ({error})"), "mount /proc")
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "address_tests.rs"]
+mod tests;

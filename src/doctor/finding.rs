@@ -1,0 +1,55 @@
+//! What an examination brings: findings, each in plain words.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, and could be better; or could not be seen.
+    Note,
+    /// Requests are lost, or a reload or a start fails.
+    Problem,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Level::Ok => "ok",
+            Level::Note => "note",
+            Level::Problem => "problem",
+        })
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was looked at: an address, a setting of the kernel, a property of the unit.
+    pub subject: String,
+    /// What was found, and what it means.
+    pub what: String,
+    /// How to mend it; `None` where nothing has to be.
+    pub mend: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn ok(subject: impl Into<String>, what: impl Into<String>) -> Finding {
+        Finding { level: Level::Ok, subject: subject.into(), what: what.into(), mend: None }
+    }
+
+    pub(super) fn note(subject: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Finding {
+        Finding { level: Level::Note, subject: subject.into(), what: what.into(), mend: Some(mend.into()) }
+    }
+
+    pub(super) fn problem(subject: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Finding {
+        Finding { level: Level::Problem, subject: subject.into(), what: what.into(), mend: Some(mend.into()) }
+    }
+}

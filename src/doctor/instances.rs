@@ -1,0 +1,83 @@
+//! The instances that live on this machine: by their control sockets, and by the main process of the unit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::model::identity::Pid;
+use crate::model::instance_name;
+use crate::sys::control_folder::Surroundings;
+use crate::sys::control_socket::living;
+
+/// Who is known to be an instance.
+#[derive(Debug, Default)]
+pub(super) struct Instances {
+    names: BTreeMap<Pid, String>,
+    /// Users with instances whose listeners, or control sockets, may not be looked at.
+    hidden: BTreeSet<u32>,
+}
+
+impl Instances {
+    /// Looks in all folders in which a client looks. Does not wait.
+    pub(super) fn find() -> Instances {
+        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
+        let mut found = Instances::default();
+        for folder in surroundings.candidates() {
+            let Ok(entries) = fs::read_dir(&folder) else {
+                found.hide(&folder);
+                continue;
+            };
+            for entry in entries.flatten() {
+                if let Some(name) = entry.file_name().to_str().and_then(instance_name::of_file) {
+                    found.look_at(name, &entry.path());
+                }
+            }
+        }
+        found
+    }
+
+    fn look_at(&mut self, name: &str, path: &Path) {
+        match living(path) {
+            Some(Some(pid)) => self.add(pid, format!("the instance {name}"), None),
+            Some(None) => {}
+            None => self.hide(path),
+        }
+    }
+
+    /// A socket that this user may not write to may well have somebody who listens.
+    fn hide(&mut self, path: &Path) {
+        let own = rustix::process::geteuid();
+        if let Ok(file) = fs::symlink_metadata(path)
+            && file.uid() != own.as_raw()
+            && !own.is_root()
+        {
+            self.hidden.insert(file.uid());
+        }
+    }
+
+    /// One that is known, and whose listeners may not be seen to be its own, but to be those of its user.
+    pub(super) fn add(&mut self, pid: Pid, name: String, uid: Option<u32>) {
+        self.names.entry(pid).or_insert(name);
+        self.hidden.extend(uid);
+    }
+
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.names.contains_key(&pid)
+    }
+
+    pub(super) fn name(&self, pid: Pid) -> Option<String> {
+        self.names.get(&pid).cloned()
+    }
+
+    /// Whether a user has instances that may not be looked at.
+    pub(super) fn hidden(&self, uid: u32) -> bool {
+        self.hidden.contains(&uid)
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(pids: &[u32], hidden: &[u32]) -> Instances {
+        let names = pids.iter().map(|pid| (Pid::new(*pid), format!("the instance of {pid}"))).collect();
+        Instances { names, hidden: hidden.iter().copied().collect() }
+    }
+}

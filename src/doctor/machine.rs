@@ -1,0 +1,223 @@
+//! What the kernel of this machine, or the sandbox around this process, makes of a rollout.
+
+use std::io;
+
+use super::finding::Finding;
+use super::trial::{Steering, Trial};
+use crate::config::Config;
+use crate::model::steering::Tier;
+use crate::sys::kernel;
+
+const MIGRATE: &str = "sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d to keep it; \
+     for a container: docker run --sysctl net.ipv4.tcp_migrate_req=1";
+
+/// The settings of the kernel that matter.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) release: String,
+    pub(super) migrate_req: Option<bool>,
+    pub(super) somaxconn: Option<u32>,
+}
+
+impl Settings {
+    pub(super) fn read() -> Settings {
+        let (release, migrate_req) = (kernel::release(), kernel::migrate_req());
+        Settings { release, migrate_req, somaxconn: kernel::somaxconn() }
+    }
+}
+
+pub(super) fn findings(trial: &Trial, settings: &Settings) -> Vec<Finding> {
+    let steering = steering(trial, settings);
+    vec![
+        Finding::ok("kernel", format!("Linux {}", settings.release)),
+        steering.1,
+        sock_diag(&trial.sock_diag),
+        membarrier(&trial.membarrier),
+        pidfd(&trial.pidfd),
+        tcp_migrate_req(steering.0, settings.migrate_req),
+        somaxconn(settings.somaxconn),
+    ]
+}
+
+fn steering(trial: &Trial, settings: &Settings) -> (Tier, Finding) {
+    let (why, mend) = match (&trial.steering, &trial.sock_diag) {
+        (Steering::Works, Ok(())) => {
+            let what = "each new connection goes where a program says, as tried with two listeners";
+            return (Tier::Steered, Finding::ok("steering", format!("{}: {what}", Tier::Steered)));
+        }
+        (Steering::Works, Err(error)) => {
+            (format!("who stands in a group cannot be seen ({error})"), "let sock_diag through, see there".to_owned())
+        }
+        (Steering::Refused(error), _) => (format!("refused ({error})"), permit(error)),
+        (Steering::Ignored, _) => (
+            "this kernel takes a program, and does not follow it".to_owned(),
+            "run on Linux 4.6 or later, and not on an imitation of it".to_owned(),
+        ),
+        (Steering::Untried(error), _) => (
+            format!("cannot be tried ({error})"),
+            "bring the loopback interface up, and let TCP sockets through".to_owned(),
+        ),
+    };
+    if settings.migrate_req == Some(true) {
+        let what = "the kernel takes what waits at a closed listener to the next generation, so that nothing is lost, \
+                    but there is no probe, no canary and no soak";
+        return (
+            Tier::Migrating,
+            Finding::note("steering", format!("{}, for it is {why}: {what}", Tier::Migrating), mend),
+        );
+    }
+    let what = match trial.ignoring {
+        Ok(()) => "a retiring generation ignores new handshakes, whose clients try again after a second",
+        Err(_) => "a listener is closed in a quiet moment, and what knocks then is lost",
+    };
+    let what = format!("{}, for it is {why}: {what}", Tier::BestEffort);
+    (Tier::BestEffort, Finding::problem("steering", what, format!("{mend}; or {MIGRATE}")))
+}
+
+/// How a refused program can be let through.
+fn permit(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "let setsockopt(2) with SO_ATTACH_REUSEPORT_CBPF through the seccomp filter of the unit or the container"
+        }
+        _ => "run on Linux 4.6 or later, without a sandbox that imitates it (gVisor)",
+    }
+    .to_owned()
+}
+
+fn sock_diag(tried: &io::Result<()>) -> Finding {
+    const SUBJECT: &str = "sock_diag";
+    match tried {
+        Ok(()) => Finding::ok(SUBJECT, "shows listeners, and handshakes in flight"),
+        Err(error) => Finding::problem(
+            SUBJECT,
+            format!("who listens, and which handshakes are in flight, cannot be seen ({error}): nothing is steered"),
+            "let netlink sockets through: AF_NETLINK in RestrictAddressFamilies=, socket(2) in the seccomp filter",
+        ),
+    }
+}
+
+fn membarrier(tried: &io::Result<()>) -> Finding {
+    const SUBJECT: &str = "membarrier";
+    match tried {
+        Ok(()) => Finding::ok(SUBJECT, "tells when nothing is steered by the old program any more"),
+        Err(error) => Finding::note(
+            SUBJECT,
+            format!("refused ({error}): a retiring generation waits 100 ms instead"),
+            "let membarrier(2) through the seccomp filter; a kernel with nohz_full has no MEMBARRIER_CMD_GLOBAL",
+        ),
+    }
+}
+
+fn pidfd(tried: &io::Result<()>) -> Finding {
+    const SUBJECT: &str = "pidfd";
+    match tried {
+        Ok(()) => Finding::ok(SUBJECT, "the next generation can be held by a descriptor"),
+        Err(error) => Finding::problem(
+            SUBJECT,
+            format!("refused ({error}): no next generation can be started"),
+            "run on Linux 5.3 or later, with pidfd_open(2) and pidfd_send_signal(2) let through",
+        ),
+    }
+}
+
+fn tcp_migrate_req(tier: Tier, set: Option<bool>) -> Finding {
+    const SUBJECT: &str = "tcp_migrate_req";
+    match (set, tier) {
+        (Some(true), _) => {
+            Finding::ok(SUBJECT, "1: a listener can be closed at once, its handshakes go to the next generation")
+        }
+        (Some(false), Tier::Steered) => Finding::ok(SUBJECT, "0, and not needed where steering works"),
+        (None, Tier::Steered) => Finding::ok(SUBJECT, "not there, and not needed where steering works"),
+        (Some(false), Tier::Migrating | Tier::BestEffort) => {
+            Finding::note(SUBJECT, "0: without steering, what waits at a closed listener is lost", MIGRATE)
+        }
+        (None, Tier::Migrating | Tier::BestEffort) => Finding::note(
+            SUBJECT,
+            "not there: without steering, what waits at a closed listener is lost",
+            "run on Linux 5.14 or later, with /proc/sys to be seen",
+        ),
+    }
+}
+
+fn somaxconn(set: Option<u32>) -> Finding {
+    const SUBJECT: &str = "somaxconn";
+    let backlog = Config::default().backlog;
+    match set {
+        Some(room) if room >= backlog => Finding::ok(SUBJECT, format!("{room}: room for the backlog of {backlog}")),
+        Some(room) => Finding::note(
+            SUBJECT,
+            format!(
+                "{room}: so many connections wait in an accept queue at the most, and not the backlog of {backlog}"
+            ),
+            format!("sysctl -w net.core.somaxconn={backlog}, and a file in /etc/sysctl.d to keep it"),
+        ),
+        None => Finding::note(SUBJECT, "cannot be seen", "run it with /proc/sys to be seen"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    fn trial() -> Trial {
+        let fine = || Ok(());
+        Trial { steering: Steering::Works, sock_diag: fine(), ignoring: fine(), membarrier: fine(), pidfd: fine() }
+    }
+
+    fn settings() -> Settings {
+        Settings { release: "6.1".to_owned(), migrate_req: Some(false), somaxconn: Some(4096) }
+    }
+
+    fn refused() -> io::Error {
+        io::Error::from_raw_os_error(libc::EPERM)
+    }
+
+    /// All that is not as it should be.
+    fn amiss(trial: &Trial, settings: &Settings) -> Vec<(Level, String)> {
+        let all = findings(trial, settings).into_iter();
+        all.filter(|f| f.level != Level::Ok).map(|f| (f.level, f.subject)).collect()
+    }
+
+    #[test]
+    fn a_machine_of_today_has_nothing_amiss() {
+        assert_eq!(amiss(&trial(), &settings()), []);
+    }
+
+    #[test]
+    fn one_thing_missing_is_named_by_its_own_subject() {
+        let named = |level, subjects: &[&str]| subjects.iter().map(|s| (level, (*s).to_owned())).collect::<Vec<_>>();
+        let membarrier = Trial { membarrier: Err(refused()), ..trial() };
+        assert_eq!(amiss(&membarrier, &settings()), named(Level::Note, &["membarrier"]));
+        let pidfd = Trial { pidfd: Err(refused()), ..trial() };
+        assert_eq!(amiss(&pidfd, &settings()), named(Level::Problem, &["pidfd"]));
+        let short = Settings { somaxconn: Some(128), ..settings() };
+        assert_eq!(amiss(&trial(), &short), named(Level::Note, &["somaxconn"]));
+        let migrating = Settings { migrate_req: Some(true), ..settings() };
+        let unsteered = Trial { steering: Steering::Refused(refused()), ..trial() };
+        assert_eq!(amiss(&unsteered, &migrating), named(Level::Note, &["steering"]));
+    }
+
+    #[test]
+    fn without_steering_and_migration_both_ways_out_are_shown() {
+        let unsteered = Trial { steering: Steering::Refused(refused()), ..trial() };
+        let all = findings(&unsteered, &settings());
+        let steering = all.iter().find(|f| f.subject == "steering").expect("one");
+        assert_eq!(steering.level, Level::Problem);
+        assert!(steering.what.starts_with("best effort"), "{steering:?}");
+        let mend = steering.mend.as_deref().expect("a way");
+        assert!(mend.contains("seccomp") && mend.contains("tcp_migrate_req=1"), "{mend}");
+    }
+
+    #[test]
+    fn a_kernel_that_ignores_programs_or_hides_groups_does_not_steer() {
+        for blind in [
+            Trial { steering: Steering::Ignored, ..trial() },
+            Trial { sock_diag: Err(refused()), ..trial() },
+            Trial { steering: Steering::Untried(refused()), ignoring: Err(refused()), ..trial() },
+        ] {
+            assert!(amiss(&blind, &settings()).contains(&(Level::Problem, "steering".to_owned())), "{blind:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Looks whether a machine, an address and a unit are fit for restarts that lose nothing, and says how to mend what is not.
+//!
+//! ```no_run
+//! use cutover::doctor::{Doctor, Level};
+//!
+//! # fn main() -> Result<(), std::net::AddrParseError> {
+//! let findings = Doctor::new().listen("0.0.0.0:443".parse()?).unit("web.service").examine();
+//! for problem in findings.iter().filter(|finding| finding.level == Level::Problem) {
+//!     println!("{}: {}", problem.subject, problem.what);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod finding;
+mod instances;
+mod machine;
+mod room;
+mod systemctl;
+mod trial;
+mod unit;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::sys::{credentials, kernel};
+
+pub use finding::{Finding, Level};
+
+use instances::Instances;
+use unit::Unit;
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Doctor {
+    addresses: Vec<SocketAddr>,
+    unit: Option<String>,
+}
+
+impl Doctor {
+    /// Of the machine alone: kernel, limits, and whether new connections can be steered.
+    pub fn new() -> Doctor {
+        Doctor::default()
+    }
+
+    /// Looks who listens there too, and whether a port below 1024 may be bound. May be called more than once.
+    pub fn listen(mut self, address: SocketAddr) -> Doctor {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Looks at this unit of systemd too: what it says, and its main process. Without [`listen`](Self::listen) also at the
+    /// addresses that its ExecStart= names.
+    pub fn unit(mut self, name: impl Into<String>) -> Doctor {
+        self.unit = Some(name.into());
+        self
+    }
+
+    /// Looks, and says what was found: the machine, the addresses, the room for two generations, the unit.
+    ///
+    /// Needs no privilege; what may not be seen without is a [`Note`](Level::Note) that says so. It opens two listeners on
+    /// loopback, and connects to them and to the control sockets of instances that it finds; it changes nothing. It
+    /// blocks: a tenth of a second as a rule, and 20 s at the most if nothing answers, systemd included.
+    pub fn examine(&self) -> Vec<Finding> {
+        let mut findings = machine::findings(&trial::run(), &machine::Settings::read());
+        let unit = self.unit.as_deref().map(|name| systemctl::unit(name).map(|unit| self.complete(unit)));
+        let known = unit.as_ref().and_then(|unit| unit.as_ref().ok());
+        let main = known.and_then(Unit::main);
+        let instances = known.map_or_else(Instances::find, with_main);
+        let addresses = known.map_or(&self.addresses, |unit| &unit.addresses);
+        let mut server = main;
+        for address in addresses.iter().filter(|_| known.is_none_or(|unit| !unit.is_elsewhere())) {
+            let (found, home) = address::examine(*address, &instances);
+            findings.extend(found);
+            match (known, home) {
+                (Some(unit), Some(home)) => findings.extend(address::other_than(*address, unit.name(), main, home)),
+                (None, Some(home)) => server = server.or(Some(home)),
+                // Of a unit, its own rights count, and are among its findings.
+                (None, None) if self.unit.is_none() => findings.extend(address::own_right(address.port())),
+                (_, None) => {}
+            }
+        }
+        // A unit that does not run has limits that are not those of this process.
+        if server.is_some() || self.unit.is_none() {
+            findings.extend(room::findings(server));
+        }
+        match unit {
+            Some(Ok(unit)) => findings.extend(unit::lint(&unit)),
+            Some(Err(finding)) => findings.push(finding),
+            None => {}
+        }
+        findings
+    }
+
+    /// Adds what is not said by systemd.
+    fn complete(&self, mut unit: Unit) -> Unit {
+        if !self.addresses.is_empty() {
+            unit.addresses.clone_from(&self.addresses);
+        }
+        unit.first_unprivileged_port = kernel::first_unprivileged_port();
+        unit.missing = unit.programs().into_iter().filter(|path| !Path::new(path).exists()).collect();
+        unit.main_uid = unit.main().and_then(|pid| credentials::of(pid).ok()).map(|credentials| credentials.uid);
+        unit
+    }
+}
+
+/// The main process of a unit is an instance, whether or not its control socket can be found.
+fn with_main(unit: &Unit) -> Instances {
+    let mut instances = Instances::find();
+    if let Some(pid) = unit.main() {
+        instances.add(pid, format!("the main process of {}", unit.name()), unit.main_uid);
+    }
+    instances
+}

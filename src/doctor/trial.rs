@@ -1,0 +1,106 @@
+//! Tries on sockets of its own what a rollout needs: steering, and what stands behind it.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::model::steering::Program;
+use crate::sys::socket::{self, Sharing, Stack};
+use crate::sys::{diag, process, rcu, steering};
+
+/// The longest wait for one connection over loopback.
+const WAIT: Duration = Duration::from_secs(1);
+/// Connections for each slot: by chance, without steering, all would come out right once in 65,536 times.
+const CONNECTIONS: usize = 8;
+
+/// What came of steering two listeners.
+#[derive(Debug)]
+pub(super) enum Steering {
+    Works,
+    /// The program was refused.
+    Refused(io::Error),
+    /// The program was taken, and connections do not follow it.
+    Ignored,
+    /// Two listeners of our own could not be had, or not be reached.
+    Untried(io::Error),
+}
+
+/// What was tried, and what came of it.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) steering: Steering,
+    /// A dump of sock_diag(7) shows both listeners.
+    pub(super) sock_diag: io::Result<()>,
+    /// A listener can be told to ignore new handshakes, which is the best that is left without steering.
+    pub(super) ignoring: io::Result<()>,
+    pub(super) membarrier: io::Result<()>,
+    pub(super) pidfd: io::Result<()>,
+}
+
+/// Makes a group of two, on a loopback port that the system chooses, and tries. Takes some 30 ms, and 2 s if the first
+/// connection is waited for in vain.
+pub(super) fn run() -> Trial {
+    let group = pair(Ipv4Addr::LOCALHOST.into()).or_else(|error| pair(Ipv6Addr::LOCALHOST.into()).map_err(|_| error));
+    let (steering, sock_diag, ignoring) = match group {
+        Ok(group) => {
+            let steering = steer(&group);
+            (steering, show(&group), steering::ignore_syns(&group[0]))
+        }
+        Err(error) => {
+            let again = || io::Error::new(error.kind(), error.to_string());
+            (Steering::Untried(again()), diag::listeners(1).map(drop), Err(again()))
+        }
+    };
+    Trial { steering, sock_diag, ignoring, membarrier: rcu::settle(), pidfd: process::try_pidfd() }
+}
+
+type Group = [TcpListener; 2];
+
+fn pair(loopback: std::net::IpAddr) -> io::Result<Group> {
+    let first = socket::bind(SocketAddr::new(loopback, 0), Sharing::Alone, Stack::Single)?;
+    let second = socket::bind(first.address, Sharing::Group, Stack::Single)?;
+    Ok([first.listen(64)?, second.listen(64)?])
+}
+
+fn steer(group: &Group) -> Steering {
+    for (slot, wanted) in [(1, 1), (0, 0)] {
+        let Some(program) = Program::one_of(&[slot]) else { continue };
+        if let Err(error) = steering::attach(&group[0], &program) {
+            return Steering::Refused(error);
+        }
+        for _ in 0..CONNECTIONS {
+            match who_gets(group) {
+                Ok(who) if who == wanted => {}
+                Ok(_) => return Steering::Ignored,
+                Err(error) => return Steering::Untried(error),
+            }
+        }
+    }
+    Steering::Works
+}
+
+/// Connects, and says which of the two has got it.
+fn who_gets(group: &Group) -> io::Result<usize> {
+    let _client = TcpStream::connect_timeout(&group[0].local_addr()?, WAIT)?;
+    let mut ready = group.each_ref().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN));
+    let wait = Timespec { tv_sec: WAIT.as_secs().cast_signed(), tv_nsec: 0 };
+    poll(&mut ready, Some(&wait))?;
+    let who = ready.iter().position(|listener| !listener.revents().is_empty());
+    let who =
+        who.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "a connection over loopback did not arrive"))?;
+    socket::accept_now(&group[who])?;
+    Ok(who)
+}
+
+fn show(group: &Group) -> io::Result<()> {
+    let shown = diag::group(group[0].local_addr()?)?;
+    for listener in group {
+        if !shown.contains_key(&socket::inode(listener)?) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "sock_diag does not show a listener of our own"));
+        }
+    }
+    Ok(())
+}

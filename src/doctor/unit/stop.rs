@@ -1,0 +1,94 @@
+//! How the unit stops: whether what is open gets to its end.
+
+use super::Unit;
+use super::program::verb_of_cutover;
+use super::properties::Command;
+use super::reload::ASKS_EVERY;
+use crate::doctor::finding::Finding;
+
+const WAITS: &str =
+    "ExecStop=/bin/sh -c 'kill -TERM ${MAINPID}; while kill -0 ${MAINPID} 2>/dev/null; do sleep 0.1; done'";
+
+pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
+    let others = [kill_signal(unit), stop_timeout(unit)];
+    [exec_stop(unit), kill_mode(unit)].into_iter().chain(others.into_iter().flatten()).collect()
+}
+
+/// Seen with systemd 252 and 257, KillMode=mixed and control-group: after a reload, `systemctl stop` sent SIGTERM, and
+/// SIGKILL 20 ms later. The main process was not a child of systemd when MAINPID= named it (`main_pid_alien` in
+/// src/core/service.c), and for such a one it does not wait (`unit_kill_context` in src/core/unit.c).
+fn exec_stop(unit: &Unit) -> Finding {
+    const SUBJECT: &str = "ExecStop";
+    let commands = unit.shown.commands(SUBJECT);
+    let what = match (commands.is_empty(), commands.iter().any(waits)) {
+        (_, true) => return Finding::ok(SUBJECT, "waits for the end of the main process"),
+        (true, _) => "none",
+        (false, false) => "does not wait for the end",
+    };
+    Finding::problem(
+        SUBJECT,
+        format!(
+            "{what}: once it was reloaded, systemctl stop ends the server with SIGKILL at once, and what is open is lost, \
+             for systemd waits only for a main process that it has started itself"
+        ),
+        WAITS,
+    )
+}
+
+/// A single kill(1) is over at once; a shell may wait for anything, and `cutover stop` does.
+fn waits(command: &Command) -> bool {
+    let last = command.path.rsplit('/').next();
+    let verb = verb_of_cutover(command).and_then(|place| command.words.get(place));
+    verb.is_none_or(|verb| verb == "stop") && !matches!(last, Some("kill" | "pkill" | "killall" | "true"))
+}
+
+fn kill_mode(unit: &Unit) -> Finding {
+    const SUBJECT: &str = "KillMode";
+    match unit.shown.one("KillMode") {
+        "mixed" => Finding::ok(SUBJECT, "mixed: the live generation is told to stop, and waits for those that drain"),
+        "process" => Finding::note(
+            SUBJECT,
+            "process: what is left of older generations when the live one has ended stays for ever",
+            "KillMode=mixed",
+        ),
+        "none" => Finding::problem(
+            SUBJECT,
+            "none: systemctl stop stops nothing, and what is left over is in the way of the next start",
+            "KillMode=mixed",
+        ),
+        other => Finding::note(
+            SUBJECT,
+            format!("{other}: every generation gets SIGTERM at once, one that just becomes ready too"),
+            "KillMode=mixed",
+        ),
+    }
+}
+
+fn kill_signal(unit: &Unit) -> Option<Finding> {
+    const GRACEFUL: [&str; 3] = ["", "15", "2"];
+    let signal = unit.shown.one("KillSignal");
+    let wrong = unit.serving.is_some() && !GRACEFUL.contains(&signal);
+    wrong.then(|| {
+        let what = format!("signal {signal}: the server stops gracefully at SIGTERM and SIGINT, and at no other");
+        Finding::problem("KillSignal", what, "remove KillSignal=")
+    })
+}
+
+fn stop_timeout(unit: &Unit) -> Option<Finding> {
+    const SUBJECT: &str = "TimeoutStopSec";
+    let drain = unit.serving.as_ref()?.drain;
+    let limit = unit.shown.time("TimeoutStopUSec")?;
+    let mend = || format!("TimeoutStopSec={}s, or a shorter --drain-timeout", drain.as_secs().saturating_add(15));
+    Some(if limit > drain {
+        Finding::ok(SUBJECT, format!("longer than the {drain:?} that a drain takes at the most"))
+    } else if limit <= ASKS_EVERY {
+        let what = format!("{limit:?}: connections that take longer are killed, and not drained for up to {drain:?}");
+        Finding::problem(SUBJECT, what, mend())
+    } else {
+        let what = format!(
+            "{limit:?}, and a drain takes up to {drain:?}: that holds only because the server asks for more time every \
+             {ASKS_EVERY:?}"
+        );
+        Finding::note(SUBJECT, what, mend())
+    })
+}

@@ -1,0 +1,72 @@
+//! Who a process is, as /proc/PID/status shows it to everybody (proc_pid_status(5)).
+
+use std::fs;
+use std::io;
+
+use crate::model::identity::Pid;
+
+/// CAP_NET_BIND_SERVICE, capabilities(7).
+const NET_BIND_SERVICE: u32 = 10;
+
+/// A process, and what it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) parent: Pid,
+    /// The effective one: sockets that it makes belong to this one.
+    pub(crate) uid: u32,
+    /// Whether it may bind any port.
+    pub(crate) binds_any_port: bool,
+}
+
+/// Of another process.
+///
+/// # Errors
+/// `ENOENT` if it is gone, or hidden (`hidepid=`).
+pub(crate) fn of(pid: Pid) -> io::Result<Credentials> {
+    read(&pid.to_string())
+}
+
+/// Of this process.
+///
+/// # Errors
+/// If /proc is not there.
+pub(crate) fn own() -> io::Result<Credentials> {
+    read("self")
+}
+
+fn read(process: &str) -> io::Result<Credentials> {
+    let path = format!("/proc/{process}/status");
+    let unclear = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} cannot be understood"));
+    parse(&fs::read_to_string(&path)?).ok_or_else(unclear)
+}
+
+fn parse(status: &str) -> Option<Credentials> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let effective = u64::from_str_radix(field("CapEff")?.trim(), 16).ok()?;
+    Some(Credentials {
+        parent: Pid::new(field("PPid")?.trim().parse().ok()?),
+        uid: field("Uid")?.split_whitespace().nth(1)?.parse().ok()?,
+        binds_any_port: effective & (1 << NET_BIND_SERVICE) != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_uid_and_the_one_capability() {
+        let status = "Name:\tx\nPPid:\t7\nUid:\t0\t33\t0\t33\nCapInh:\t0\nCapEff:\t0000000000000400\n";
+        let wanted = Credentials { parent: Pid::new(7), uid: 33, binds_any_port: true };
+        assert_eq!(parse(status), Some(wanted));
+        assert_eq!(parse("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn this_process_is_who_it_is() {
+        let own = own().expect("proc");
+        assert_eq!(own.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(of(Pid::new(std::process::id())).expect("proc"), own);
+        assert!(of(Pid::new(0)).is_err());
+    }
+}
