@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use cutover::{ControlError, ControlErrorKind};
 
+/// What was looked at is not as it should be.
+pub(crate) const PROBLEM: u8 = 1;
 pub(crate) const USAGE: u8 = 64;
 pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const BUG: u8 = 70;

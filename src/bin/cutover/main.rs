@@ -1,5 +1,6 @@
 //! The program `cutover`: argv becomes a command, one file a verb.
 
+mod doctor;
 mod exit;
 mod human;
 mod page;
@@ -28,9 +29,10 @@ use exit::{BUG, USAGE};
 /// twice at once; USR2 end the drain now; USR1 log the status. The environment variable CUTOVER_LOG filters the log
 /// (default: info).
 ///
-/// Exit status: 0 done; 1 the server cannot begin; 64 wrong usage, or several instances run and none was named; 69 no such
-/// instance, or its process is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 it was refused or not done in time:
-/// the reload failed, and the old generation serves on; 77 the instance belongs to another user.
+/// Exit status: 0 done; 1 the server cannot begin, or the doctor found a problem; 64 wrong usage, or several instances run
+/// and none was named; 69 no such instance, or its process is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 it
+/// was refused or not done in time: the reload failed, and the old generation serves on; 77 the instance belongs to another
+/// user.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Command {
@@ -46,6 +48,7 @@ enum Verb {
     Promote(promote::Promote),
     Rollback(rollback::Rollback),
     Stop(stop::Stop),
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Promote(promote) => exit::run(promote.run()),
         Verb::Rollback(rollback) => exit::run(rollback.run()),
         Verb::Stop(stop) => exit::run(stop.run()),
+        Verb::Doctor(doctor) => exit::run(doctor.run()),
     });
     done.unwrap_or(ExitCode::from(BUG))
 }

@@ -36,7 +36,7 @@ impl Screen {
 }
 
 /// Columns and rows of the terminal that is stdout; as many as can be if it does not say.
-fn size() -> (usize, usize) {
+pub(crate) fn size() -> (usize, usize) {
     let known = |cells: u16| if cells == 0 { usize::MAX } else { cells.into() };
     match tcgetwinsize(std::io::stdout()) {
         Ok(Winsize { ws_col, ws_row, .. }) => (known(ws_col), known(ws_row)),

@@ -63,9 +63,9 @@ pub(crate) struct Serve {
 }
 
 #[derive(Debug, Clone)]
-struct Addresses(Vec<SocketAddr>);
+pub(crate) struct Addresses(pub(crate) Vec<SocketAddr>);
 
-fn address(text: &str) -> Result<Addresses, String> {
+pub(crate) fn address(text: &str) -> Result<Addresses, String> {
     let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
     if found.is_empty() { Err("it has no IP address".into()) } else { Ok(Addresses(found)) }
 }

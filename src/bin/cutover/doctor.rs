@@ -1,0 +1,153 @@
+//! `cutover doctor`: looks whether all is fit for a restart without loss.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
+use clap::Args;
+use cutover::doctor::{Doctor as Examiner, Finding, Level};
+
+use crate::exit::{BUG, Failure, PROBLEM, print};
+use crate::human;
+use crate::screen;
+use crate::serve::{Addresses, address};
+
+/// Where the text begins: behind the longest level and two spaces.
+const INDENT: usize = 9;
+/// Narrower than this, a text is not wrapped.
+const WIDTH_MIN: usize = 40;
+
+/// Look whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to mend what is not.
+///
+/// One line a finding: ok, note or problem, what was looked at, what it means, how to mend it. Needs no root, and changes
+/// nothing. Exit status 1 if there is a problem; notes do no harm.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Look at this unit of systemd: what it says, and its main process.
+    #[arg(long, value_name = "NAME")]
+    unit: Option<String>,
+    /// Look who listens here too; may be given more than once. Default: where the unit's program does.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    listen: Vec<Addresses>,
+    /// As JSON, one object a line: {"level":"ok|note|problem","subject":"…","what":"…","mend":"…" or null}
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    /// Blocks; there is nothing else to do.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut doctor = Examiner::new();
+        for address in self.listen.iter().flat_map(|addresses| &addresses.0) {
+            doctor = doctor.listen(*address);
+        }
+        if let Some(unit) = &self.unit {
+            doctor = doctor.unit(unit);
+        }
+        let findings = doctor.examine();
+        print(&if self.json { json(&findings)? } else { text(&findings, Style::of_stdout()) })?;
+        match findings.iter().any(|finding| finding.level == Level::Problem) {
+            true => Err(Failure::new(PROBLEM, "")),
+            false => Ok(()),
+        }
+    }
+}
+
+fn json(findings: &[Finding]) -> Result<String, Failure> {
+    let mut lines = String::new();
+    for finding in findings {
+        let line = serde_json::to_string(finding);
+        lines += &line.map_err(|error| Failure::new(BUG, format!("a finding cannot be written as JSON: {error}")))?;
+        lines.push('\n');
+    }
+    Ok(lines)
+}
+
+/// How it looks.
+#[derive(Debug, Clone, Copy)]
+struct Style {
+    /// No line is longer; `None`: each finding is one line.
+    width: Option<usize>,
+    colour: bool,
+}
+
+impl Style {
+    fn of_stdout() -> Style {
+        if !std::io::stdout().is_terminal() {
+            return Style { width: None, colour: false };
+        }
+        // <https://no-color.org>
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Style { width: Some(screen::size().0).filter(|width| *width >= WIDTH_MIN), colour }
+    }
+}
+
+fn text(findings: &[Finding], style: Style) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mend = finding.mend.as_ref().map(|mend| format!("; {mend}")).unwrap_or_default();
+        let line = human::one_line(&format!("{}: {}{mend}", finding.subject, finding.what));
+        let line = style.width.map_or(line.clone(), |width| wrap(&line, width));
+        let (begin, end) = match (style.colour, finding.level) {
+            (false, _) => ("", ""),
+            (true, Level::Ok) => ("\x1b[32m", "\x1b[0m"),
+            (true, Level::Note) => ("\x1b[33m", "\x1b[0m"),
+            (true, Level::Problem) => ("\x1b[1;31m", "\x1b[0m"),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{begin}{:<7}{end}  {line}", finding.level);
+    }
+    text
+}
+
+/// Breaks a text between words, so that it fits behind the level.
+fn wrap(line: &str, width: usize) -> String {
+    let mut wrapped = String::new();
+    let mut column = INDENT;
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if column > INDENT && column + 1 + length > width {
+            let _ = write!(wrapped, "\n{:INDENT$}", "");
+            column = INDENT;
+        } else if column > INDENT {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped += word;
+        column += length;
+    }
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings() -> Vec<Finding> {
+        let json = r#"[{"level":"ok","subject":"kernel","what":"Linux 6.1","mend":null},
+            {"level":"problem","subject":"127.0.0.1:80","what":"a\nb listens there already","mend":"stop it"}]"#;
+        serde_json::from_str(json).expect("findings")
+    }
+
+    #[test]
+    fn one_line_a_finding_where_nobody_looks() {
+        let wanted = "ok       kernel: Linux 6.1\nproblem  127.0.0.1:80: a b listens there already; stop it\n";
+        assert_eq!(text(&findings(), Style { width: None, colour: false }), wanted);
+    }
+
+    #[test]
+    fn a_terminal_gets_lines_that_fit_and_colour() {
+        let shown = text(&findings(), Style { width: Some(40), colour: true });
+        let wanted = "\x1b[32mok     \x1b[0m  kernel: Linux 6.1\n\
+            \x1b[1;31mproblem\x1b[0m  127.0.0.1:80: a b listens there\n         already; stop it\n";
+        assert_eq!(shown, wanted);
+        assert_eq!(wrap("averyveryveryveryverylongword b", 10), "averyveryveryveryverylongword\n         b");
+    }
+
+    #[test]
+    fn an_object_a_line() {
+        let lines = json(&findings()).expect("plain data");
+        assert_eq!(lines.lines().next(), Some(r#"{"level":"ok","subject":"kernel","what":"Linux 6.1","mend":null}"#));
+        let again: Vec<Finding> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(again, findings());
+    }
+}
