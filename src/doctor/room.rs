@@ -64,7 +64,7 @@ pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
 fn judge_memory(server: Option<Pid>, found: Option<Memory>) -> Finding {
     const SUBJECT: &str = "memory";
     let Some(Memory { limit, used, own, folder }) = found else {
-        return Finding::ok(SUBJECT, "no limit holds for the cgroup");
+        return Finding::ok(SUBJECT, "no limit holds for the cgroup, or none that can be seen");
     };
     let (free, at) = (limit.saturating_sub(used), folder.display());
     let (size, own) = (mib(limit), (own, mib(own)));
