@@ -6,27 +6,22 @@
 #   ROOT/current -> releases/…        flipped by a rename: at every moment it leads to a whole release
 #
 # The server is started through it (ROOT/current/PROGRAM), and looks its program up there anew with each reload.
-# Plain POSIX sh on Linux, with the usual tools (mv -T). Exit codes as those of cutover itself.
+# Plain POSIX sh on Linux, with the usual tools and mv -T. Exit codes as those of cutover itself.
+set -u
 
 readonly usage=64 no_instance=69 still_old=75
-
 # The server's own default for becoming ready is 30 s. A canary and a soak come on top of that.
-timeout=35
-keep=5
-# How many seconds between two looks, and for how many of them nothing may move before a reload counts as failed.
-readonly look=0.1 quiet_looks=10
+timeout=35 keep=5
+# For so many looks nothing may move before a reload by PID file counts as failed.
+readonly quiet_looks=10
 
-say() {
-    printf 'deploy.sh: %s\n' "$*" >&2
-}
-
-wrong_usage() {
-    [ $# -eq 0 ] || say "$*"
-    cat >&2 <<'END'
+help() {
+    cat <<'END'
 usage: deploy.sh [OPTIONS] --root ROOT (--unit UNIT | --name NAME | --pid-file FILE) NEW
 
 Makes NEW, a folder or one executable file, the current release under ROOT, and reloads the server that is started
-through ROOT/current. Where ROOT/current is not there yet it is made, and nothing is reloaded.
+through ROOT/current. Where ROOT/current is not there yet it is made, and nothing is reloaded. NEW is copied, with its
+modes and times (and its owners, by root). To go back to a release that is still kept, give ROOT/releases/ID for NEW.
 
   --root ROOT        the folder of the releases
   --unit UNIT        reload it by `systemctl reload`; best with ExecReload=cutover reload, which waits
@@ -34,103 +29,120 @@ through ROOT/current. Where ROOT/current is not there yet it is made, and nothin
   --pid-file FILE    reload the process that this file names by SIGHUP
   --cutover PATH     the program that reloads by name (default: cutover in PATH, else in ROOT/current)
   --timeout SECONDS  how long the reload may take (default 35): longer than the server's ready timeout, canary and soak
-  --keep N           how many releases are kept, this one included (default 5, at least 2)
+  --keep N           how many releases are kept, this one included (default 5, at least 2), and the last failed one
   --release ID       the name of the release (default: the time, UTC); letters, digits, dots, dashes
   --dry-run          look and tell, and change nothing
 
-exit status: 0 the release is live; 64 wrong usage; 69 no server is running (if none was, nothing was changed);
-             75 it failed, the old generation serves on, and `current` leads to its release again
+exit status: 0 the release is live, even if a signal came; 64 wrong usage; 69 no server is running (if none was, nothing
+             was changed); 75 it failed, the old generation serves on, and `current` leads to its release again;
+             77 by name: the instance belongs to another user, and nothing was changed
 END
-    exit $usage
 }
+
+say() { printf 'deploy.sh: %s\n' "$*" >&2; }
+wrong_usage() {
+    say "$*"
+    help >&2
+    exit "$usage"
+}
+# unchanged CODE WHY
+unchanged() {
+    say "$2; nothing was changed"
+    exit "$1"
+}
+no_server() { unchanged "$no_instance" "no server is running: $*"; }
 
 # Monotonic, unlike date(1).
-uptime() {
-    read -r up _ </proc/uptime
-    echo "${up%.*}"
+uptime() { read -r up _ </proc/uptime && echo "${up%.*}"; }
+in_time() { [ "$(uptime)" -le "$deadline" ]; }
+# Between two looks. POSIX knows whole seconds only.
+nap() { sleep 0.1 2>/dev/null || sleep 1; }
+# await WHAT: says it once.
+await() {
+    [ "$waiting" = "$1" ] || say "waiting for $1"
+    waiting=$1
+    nap
 }
 
-# lives PID: is it there, and more than a zombie? Sets $reaped to the page faults of the children that it has waited
-# for: every child makes some, so this moves when a child has ended, however short its life was.
+# lives PID: is it there, and more than a zombie? Sets $began to its start, in ticks, and $reaped to the page faults of
+# the children that it has waited for: every child makes some, so this moves when one has ended, however short its life.
 lives() {
-    reaped=
+    reaped='' began=0
     { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
     # The name, in parentheses, may hold spaces and parentheses itself: the fields begin after the last one.
     # shellcheck disable=SC2086 # to be split
     set -- ${stat##*) }
-    reaped=$9
-    case $1 in
-    [ZX]) return 1 ;;
-    esac
+    reaped=$9 began=${20}
+    case $1 in [ZX]) return 1 ;; esac
 }
 
-# handles_hup PID: SIGHUP would kill one that does not, such as a stranger that got the number of a dead server.
-handles_hup() {
-    while read -r key value; do
-        case $key$value in
-        # A mask in hexadecimal; signal 1 is the lowest bit.
-        SigCgt:*[13579bdf]) return 0 ;;
-        esac
-    done <"/proc/$1/status"
-    return 1
-} 2>/dev/null
+# is_new PID: does it live, and did it begin after the flip? Then it runs the new release, whoever asked for it. One that
+# began before may be of a reload that was somebody else's.
+is_new() { lives "${1:-none}" && [ "$began" -gt "$flipped" ]; }
 
-# is_of_another PID: does it run from another release than the new one? So it is when somebody else's reload was under
-# way. Where the program is a script, or may not be looked at, this is not known, and it is taken for ours.
-is_of_another() {
-    exe=$(readlink "/proc/$1/exe" 2>/dev/null) || return 1
-    case $exe in
-    "$releases/$release/"*) return 1 ;;
-    "$releases/"*) return 0 ;;
-    *) return 1 ;;
-    esac
+# attend UNTIL COMMAND…: runs it, without our lock, and not beyond this uptime. A signal to us is heard meanwhile: the
+# shell puts it off until the child that it waits for has ended.
+attend() {
+    until=$1
+    shift
+    "$@" >&2 9>&- &
+    child=$!
+    while lives "$child"; do
+        [ "$(uptime)" -le "$until" ] || kill "$child"
+        nap
+    done
+    wait "$child"
+    attended=$? child=
+    return "$attended"
+}
+
+# Waits until no rollout is under way. As long as there is one, a reload is refused.
+settle() {
+    while "${way}_is_busy"; do
+        in_time || return 1
+        await "the rollout that is under way"
+    done
 }
 
 ### By a unit of systemd ###############################################################################################
 
-property() {
-    systemctl show --property="$1" --value -- "$unit"
-}
-
+property() { systemctl show --property="$1" --value -- "$unit"; }
 unit_check() {
-    case $(property ActiveState) in
-    active | reloading) old=$(property MainPID) ;;
-    *) no_server "the unit $unit is $(property ActiveState)" ;;
-    esac
+    command -v systemctl >/dev/null || no_server "there is no systemctl to ask for the unit $unit"
+    old=$(unit_live)
+    [ -n "$old" ] || no_server "the unit $unit is $(property ActiveState)"
+}
+unit_is_busy() { [ "$(property ActiveState)" = reloading ]; }
+# The main process; nothing if the unit does not serve.
+unit_live() {
+    case $(property ActiveState) in active | reloading) property MainPID ;; esac
+}
+# What it tells of the last attempt, if that failed: "generation 4 failed: …". The number makes each one different.
+unit_failure() {
+    told=$(property StatusText)
+    case $told in *'; generation '*' failed: '*) printf '%s\n' "generation ${told##*; generation }" ;; esac
 }
 
 unit_reload() {
-    old=$(property MainPID)
-    told=$(property StatusText)
-    systemctl reload -- "$unit" || give_up "systemctl reload $unit failed (see journalctl -u $unit)"
-    # With an ExecReload that waits it is decided by now, and the first look finds it.
     while :; do
-        now=$(property MainPID)
-        if [ "$now" != "$old" ] && lives "$now"; then
-            is_of_another "$now" || return 0
-            old=$now
-            systemctl reload -- "$unit" || give_up "systemctl reload $unit failed (see journalctl -u $unit)"
-        fi
-        case $(property ActiveState) in
-        active | reloading) ;;
-        *) give_up "the unit $unit is $(property ActiveState)" ;;
-        esac
-        status=$(property StatusText)
-        case $status in
-        "$told") ;;
-        *" failed: "*) give_up "$status" ;;
-        esac
-        [ "$(uptime)" -lt "$deadline" ] ||
-            give_up "no other generation was live after $timeout s (see journalctl -u $unit)"
-        sleep $look
+        old=$(unit_live) failure=$(unit_failure) asked=yes
+        attend "$deadline" systemctl reload -- "$unit"
+        reloaded=$?
+        # With an ExecReload that waits it is decided by now, and the first look finds it.
+        while now=$(unit_live) && [ "$now" = "$old" ]; do
+            why=$(unit_failure)
+            # Nothing is told of the one before while a rollout is under way.
+            [ "${why:-"$failure"}" = "$failure" ] || decided_against "$why"
+            in_time || too_late "journalctl -u $unit"
+            # Refused for the rollout of somebody else?
+            if [ "$reloaded" -ne 0 ] && unit_is_busy; then break; fi
+            [ "$reloaded" -eq 0 ] || decided_against "systemctl reload failed (see journalctl -u $unit)"
+            nap
+        done
+        if is_new "$now"; then return; fi
+        lives "${now:-none}" || decided_against "the unit $unit is $(property ActiveState)"
+        settle || too_late "journalctl -u $unit"
     done
-}
-
-unit_serves_on() {
-    case $(property ActiveState) in
-    active | reloading) [ "$(property MainPID)" = "$old" ] ;;
-    *) return 1 ;;
-    esac
 }
 
 ### By the name of an instance #########################################################################################
@@ -139,122 +151,115 @@ unit_serves_on() {
 ask() {
     verb=$1
     shift
-    if [ "$name" = - ]; then "$cutover" "$verb" "$@"; else "$cutover" "$verb" --name "$name" "$@"; fi
+    "$cutover" "$verb" ${name:+"--name=$name"} "$@"
 }
-
 name_check() {
-    if [ -z "$cutover" ]; then
-        if command -v cutover >/dev/null; then cutover=cutover; else cutover=$current/cutover; fi
-    fi
-    command -v "$cutover" >/dev/null || no_server "there is no program $cutover to reload it with (--cutover)"
-    ask status >/dev/null || no_server "the instance cannot be asked"
-    # A rollout that is under way would be of the old release.
-    until ask status --json | grep -q '"rollout":null'; do
-        [ "$(uptime)" -lt "$deadline" ] || {
-            say "another rollout is under way; nothing was changed"
-            exit $still_old
-        }
-        sleep $look
-    done
+    [ -n "$cutover" ] || cutover=$(command -v cutover) || cutover=$current/cutover
+    command -v "$cutover" >/dev/null || no_server "there is no program $cutover to ask it with (--cutover)"
+    ask status >/dev/null || unchanged $? "the instance cannot be asked"
+    old=$(name_live)
+}
+name_is_busy() {
+    case $(ask status --json 2>/dev/null) in '' | *'"rollout":null'*) return 1 ;; esac
+}
+# The process that answers, which is the live one: it alone knows the kinds of its connections.
+name_live() {
+    ask status --json 2>/dev/null | tr '{' '\n' |
+        sed -n '/"kinds":null/d; s/^"generation":[0-9]*,"pid":\([0-9]*\),.*/\1/p'
 }
 
 name_reload() {
-    # Its words are the best ones there are; on stderr, as ours.
-    ask reload --timeout "${timeout}s" >&2 || give_up "cutover reload failed"
-}
-
-name_serves_on() {
-    ask status >/dev/null
+    while :; do
+        old=$(name_live) asked=yes left=$((deadline - $(uptime) + 1))
+        # Its words are the best ones there are. It is given the time for a rollback.
+        attend $((deadline + 30)) "$cutover" reload ${name:+"--name=$name"} --timeout "${left}s" && return
+        now=$(name_live)
+        # Unless it was refused for the rollout of somebody else.
+        if [ "${now:-"$old"}" = "$old" ] && ! name_is_busy; then decided_against "cutover reload failed"; fi
+        if ! settle || ! in_time; then too_late "cutover status"; fi
+        if is_new "$(name_live)"; then return; fi
+    done
 }
 
 ### By a PID file ######################################################################################################
 
 # The PID in the PID file; nothing if there is none. Never 0, which would be our own process group to kill(1).
-pid_in_file() {
+pid_live() {
+    pid=
     { read -r pid _ <"$pid_file"; } 2>/dev/null
-    case $pid in
-    '' | 0* | *[!0-9]*) ;;
-    *) echo "$pid" ;;
-    esac
+    case $pid in '' | 0* | *[!0-9]*) ;; *) echo "$pid" ;; esac
 }
+
+# handles_hup PID: SIGHUP would kill one that does not, such as a stranger that got the number of a dead server.
+handles_hup() {
+    while read -r key value; do
+        # A mask in hexadecimal; signal 1 is the lowest bit.
+        case $key$value in SigCgt:*[13579bdf]) return 0 ;; esac
+    done <"/proc/$1/status"
+    return 1
+} 2>/dev/null
 
 # Of all threads of process $old. Nothing where the kernel has no CONFIG_PROC_CHILDREN.
-children() {
-    cat "/proc/$old/task/"*/children 2>/dev/null
-}
-
-# was_there PID: was it a child of $old before our HUP?
-was_there() {
-    case " $before " in
-    *" $1 "*) return 0 ;;
-    *) return 1 ;;
-    esac
-}
-
-has_new_child() {
-    for child in $(children); do
-        was_there "$child" || return 0
-    done
+children() { cat "/proc/$old/task/"*/children 2>/dev/null; }
+# some CHECK PIDS: does one of these processes pass it?
+some() {
+    for one in $2; do "$1" "$one" && return; done
     return 1
 }
+gone() { ! lives "$1"; }
+# can_run PATH: is it the whole path of a program?
+can_run() { [ "${1#/}" != "$1" ] && [ -f "$1" ] && [ -x "$1" ]; }
 
 pid_check() {
-    old=$(pid_in_file)
+    old=$(pid_live)
     [ -n "$old" ] || no_server "$pid_file names no process"
     if ! lives "$old" || ! handles_hup "$old"; then
         no_server "process $old of $pid_file is gone, or does not handle SIGHUP"
     fi
-    if ! kill -0 "$old"; then
-        say "process $old cannot be signalled; nothing was changed"
-        exit $still_old
-    fi
-    if [ -e "/proc/$old/task/$old/children" ]; then sees_children=yes; else sees_children=; fi
+    kill -0 "$old" || unchanged "$still_old" "process $old cannot be signalled"
+    # What it was started by.
+    program=$(tr '\0' '\n' <"/proc/$old/cmdline" | head -n 1)
+    can_run "$program" || program=
 }
+# It cannot be seen. A HUP in such a time is refused, so it is sent again.
+pid_is_busy() { false; }
 
 # Asks the live process for a reload, and remembers how it looked before.
 hup() {
-    old=$(pid_in_file)
-    lives "${old:-none}" || give_up "the server has ended"
-    reaped_before=$reaped
-    before=$(children)
-    kill -HUP "$old" || give_up "process $old cannot be signalled"
+    old=$(pid_live)
+    if ! lives "${old:-none}" || ! handles_hup "$old"; then decided_against "the server has ended"; fi
+    reaped_before=$reaped before=$(children) quiet=0 asked=yes
+    kill -HUP "$old" || decided_against "process $old cannot be signalled"
 }
 
 pid_reload() {
+    # The server finds that out as well, but nobody would see it.
+    [ -z "$program" ] || can_run "$program" || decided_against "$program is no executable file in this release"
     hup
-    quiet=0
-    while :; do
+    while nap; do
         # In this order: it writes the PID file before it ends, so one that is gone has written it.
         if lives "$old"; then old_lives=yes; else old_lives=; fi
-        reaped_now=$reaped
-        now=$(pid_in_file)
+        reaped_now=$reaped now=$(pid_live)
         if [ -n "$now" ] && [ "$now" != "$old" ]; then
-            lives "$now" || give_up "process $now ended as soon as it was live"
-            was_there "$now" || is_of_another "$now" || return 0
-            # It was spawned before our HUP, maybe from the old release, by a reload that somebody else had begun. In
-            # such a time a HUP is refused, so ask again.
+            if is_new "$now"; then return; fi
+            lives "$now" || decided_against "process $now ended as soon as it was live"
+            # Of a reload that somebody else had begun. In such a time a HUP is refused, so ask again.
             hup
-            continue
         fi
-        [ -n "$old_lives" ] || give_up "process $old ended before another one was live"
+        [ -n "$old_lives" ] || decided_against "process $old ended before another one was live"
         # Has a child ended, and there is no new one, and so it stays? The next generation has failed. A single look
         # is not enough: a child may be on its way, and the kernel's list may miss one in passing. Without that list,
         # and if the server refuses before it spawns anything, the timeout has to do.
-        if [ -n "$sees_children" ] && [ "$reaped_now" != "$reaped_before" ] && ! has_new_child; then
-            quiet=$((quiet + 1))
-        else
-            quiet=0
+        quiet=$((quiet + 1))
+        [ "$reaped_now" != "$reaped_before" ] && [ -e "/proc/$old/task/$old/children" ] || quiet=0
+        ! some is_new "$(children)" || quiet=0
+        if [ "$quiet" -ge "$quiet_looks" ]; then
+            some gone "$before" || decided_against "the next generation ended before it was ready (see the server's log)"
+            # One that was there at our HUP: maybe of somebody else's reload, for which ours was refused.
+            hup
         fi
-        [ $quiet -lt $quiet_looks ] || give_up "the next generation ended before it was ready (see the server's log)"
-        [ "$(uptime)" -lt "$deadline" ] ||
-            give_up "no other generation was live after $timeout s (see the server's log)"
-        sleep $look
+        in_time || too_late "the server's log"
     done
-}
-
-# Another process in the PID file means that the old one has retired, even if it is still there.
-pid_serves_on() {
-    lives "${old:-none}" && [ "$(pid_in_file)" = "$old" ]
 }
 
 ### The releases #######################################################################################################
@@ -262,116 +267,117 @@ pid_serves_on() {
 # At most one deploy at a time for a root. The lock goes with this process.
 lock() {
     if command -v flock >/dev/null; then
-        # Appending, so that nothing is truncated. Tried in a shell of its own first: an exec that fails ends the shell.
-        (: >>"$root/.lock") && exec 9>>"$root/.lock" && flock 9 && return
-        say "$root/.lock cannot be locked; nothing was changed"
-        exit $still_old
+        # Appending, so that nothing is truncated. Tried in a shell of its own: an exec that fails ends the shell.
+        (: >>"$root/.lock") || unchanged "$still_old" "$root/.lock cannot be opened"
+        exec 9>>"$root/.lock"
+        until flock -n 9; do
+            [ $? -eq 1 ] || unchanged "$still_old" "$root/.lock cannot be locked"
+            await "another deploy"
+        done
+    else
+        until mkdir "$root/.lock.d" 2>/dev/null; do
+            in_time || unchanged "$still_old" "$root/.lock.d cannot be had: a deploy runs, or was killed (then remove it)"
+            await "another deploy"
+        done
+        lock_folder=$root/.lock.d
     fi
-    until mkdir "$root/.lock.d" 2>/dev/null; do
-        if [ "$(uptime)" -ge "$deadline" ]; then
-            say "$root/.lock.d is there: another deploy runs, or was killed (then remove it); nothing was changed"
-            exit $still_old
-        fi
-        sleep $look
-    done
-    lock_folder=$root/.lock.d
+    locked=yes
 }
 
 # flip TARGET: `current` leads there, in one step.
 flip() {
-    ln -s -- "$1" "$root/.current.$$" && mv -fT -- "$root/.current.$$" "$current"
+    rm -f -- "$root/.current.new"
+    ln -s -- "$1" "$root/.current.new" && mv -fT -- "$root/.current.new" "$current"
 }
 
-# Copies the release, which has its name only when it is whole.
+# Copies the release, which has its name only when it is whole. What a killed deploy has left goes.
 put() {
-    staged=$releases/.$release.$$
-    mkdir -p -- "$staged" || failed_to_put
-    if [ -d "$new" ]; then
-        cp -Rp -- "$new/." "$staged/" || failed_to_put
-    else
-        cp -p -- "$new" "$staged/" || failed_to_put
-    fi
-    mv -T -- "$staged" "$releases/$release" || failed_to_put
-    staged=
+    staged=$releases/.new
+    rm -rf -- "$staged" && mkdir -p -- "$staged" &&
+        if [ -d "$new" ]; then cp -RPp -- "$new/." "$staged/"; else cp -p -- "$new" "$staged/"; fi &&
+        # The time of the deploy, not of NEW: so the oldest ones are known.
+        touch -- "$staged" && mv -T -- "$staged" "$releases/$release" && staged=$releases/$release
 }
 
-failed_to_put() {
-    say "the release could not be put into $releases; nothing was changed"
-    exit $still_old
-}
-
-# The releases beyond those that are kept, the oldest of them; and all failed ones but the newest. Names have no spaces.
+# surplus N: the oldest releases, such that N are left; and all failed ones but the newest.
 surplus() {
-    # shellcheck disable=SC2010,SC2012 # the names are ours
-    ls -1t -- "$releases" | grep -v '\.failed$' | tail -n +"$((keep + $1))"
+    # Only folders, and of those the names that a release can have.
     # shellcheck disable=SC2010,SC2012
-    ls -1t -- "$releases" | grep '\.failed$' | tail -n +2
+    all=$(ls -1tp -- "$releases" 2>/dev/null | sed -n '/^[A-Za-z0-9][A-Za-z0-9.-]*\/$/s/\/$//p')
+    {
+        echo "$all" | grep -v '\.failed$' | tail -n "+$(($1 + 1))"
+        echo "$all" | grep '\.failed$' | tail -n +2
+    } | while read -r id; do
+        # Never one whose process may still be finishing its connections.
+        case releases/$id in "$(readlink "$current")" | "$previous") ;; *) echo "$id" ;; esac
+    done
 }
-
 prune() {
-    for old_release in $(surplus 1); do
-        case $(readlink "$current") in
-        "releases/$old_release") ;;
-        *) rm -rf -- "${releases:?}/$old_release" || say "$releases/$old_release cannot be removed, ignoring" ;;
-        esac
+    surplus "$keep" | while read -r id; do
+        rm -rf -- "${releases:?}/$id" || say "$releases/$id cannot be removed, ignoring"
     done
 }
 
-no_server() {
-    say "no server is running: $*; nothing was changed"
-    exit $no_instance
-}
+### The end ############################################################################################################
 
+is_live() {
+    trap '' HUP INT TERM
+    prune
+    echo "$release is live"
+}
+too_late() { give_up "no other generation was live after $timeout s (see $1)"; }
+
+# No rollout is under way any more.
+decided_against() { asked='' && give_up "$1"; }
 # give_up REASON: flips back, and says how things are.
 give_up() {
     # A second interrupt does not keep us from it.
     trap '' HUP INT TERM
-    if [ -z "$flipped" ]; then
-        say "$1; nothing was changed"
-        exit $still_old
+    [ -z "$child" ] || kill "$child" 2>/dev/null
+    [ -n "$flipped" ] || unchanged "$still_old" "$1"
+    if [ "$way" = name ] && [ -n "$asked" ]; then
+        # One that is being rolled out would go live after all.
+        ask rollback >/dev/null 2>&1
+        deadline=$(($(uptime) + 10))
+        settle && undone=yes
     fi
-    # One that is being rolled out still would go live after all.
-    [ "$way" != name ] || ask rollback >/dev/null 2>&1
+    if [ -n "$asked" ] && is_new "$("${way}_live")"; then
+        say "$1; but the release was live by then"
+        is_live
+        exit 0
+    fi
     if flip "$previous"; then
         say "$1; $current leads to $previous again"
+        rm -rf -- "${releases:?}/$release.failed"
         mv -T -- "$releases/$release" "$releases/$release.failed"
+        prune
     else
-        say "$1; and $current could not be flipped back to $previous"
+        say "$1; $current could not be flipped back to $previous"
     fi
-    if "${way}_serves_on"; then
-        say "the old generation serves on"
-        exit $still_old
-    fi
-    say "no server is running"
-    exit $no_instance
+    now=$("${way}_live")
+    lives "${now:-none}" || { say "no server is running" && exit "$no_instance"; }
+    say "process $now serves on"
+    [ -z "$asked" ] || [ -n "$undone" ] ||
+        say "the reload cannot be taken back: should $release go live after all, reload the server once more"
+    exit "$still_old"
 }
 
 way='' root='' unit='' name='' pid_file='' cutover='' release='' dry='' new=''
-staged='' flipped='' previous='' lock_folder='' old=''
-# by WAY: exactly one of them.
-by() {
-    [ -z "$way" ] || wrong_usage "only one of --unit, --name and --pid-file"
-    way=$1
-}
+# How far it is. $flipped is the start of a process that began after the flip, and before the reload.
+waiting='' locked='' lock_folder='' staged='' previous='' old='' flipped='' asked='' child='' undone=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --dry-run)
-        dry=yes
-        shift
-        continue
-        ;;
-    --)
-        shift
-        break
-        ;;
+    -h | --help) help && exit ;;
+    --dry-run) dry=yes && shift && continue ;;
+    --) shift && break ;;
     --*) if [ $# -lt 2 ] || [ -z "$2" ]; then wrong_usage "$1 needs a value, or is not known"; fi ;;
     *) break ;;
     esac
     case $1 in
     --root) root=$2 ;;
-    --unit) by unit && unit=$2 ;;
-    --name) by name && name=$2 ;;
-    --pid-file) by pid && pid_file=$2 ;;
+    --unit) way=${way}unit unit=$2 ;;
+    --name) way=${way}name name=$2 ;;
+    --pid-file) way=${way}pid pid_file=$2 ;;
     --cutover) cutover=$2 ;;
     --timeout) timeout=$2 ;;
     --keep) keep=$2 ;;
@@ -380,56 +386,63 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-case $timeout in
-0* | *[!0-9]*) wrong_usage "--timeout must be whole seconds, at least 1: $timeout" ;;
-esac
-case $keep in
-0* | 1 | *[!0-9]*) wrong_usage "--keep must be a number, at least 2: $keep" ;;
-esac
-[ -n "$way" ] || wrong_usage "one of --unit, --name and --pid-file is missing"
+case $timeout in 0* | *[!0-9]* | ????????*) wrong_usage "--timeout must be whole seconds, at least 1: $timeout" ;; esac
+case $keep in 0* | 1 | *[!0-9]* | ????????*) wrong_usage "--keep must be a number, at least 2: $keep" ;; esac
+case $way in unit | name | pid) ;; *) wrong_usage "one of --unit, --name and --pid-file is needed, and no more" ;; esac
 [ -n "$root" ] || wrong_usage "--root is missing"
 [ $# -eq 1 ] || wrong_usage "one new release is needed"
+[ "$name" != - ] || name=
 new=$1
-if [ ! -d "$new" ] && { [ ! -f "$new" ] || [ ! -x "$new" ]; }; then
-    wrong_usage "$new is neither a folder nor an executable file"
-fi
+[ -d "$new" ] || { [ -f "$new" ] && [ -x "$new" ]; } || wrong_usage "$new is neither a folder nor an executable file"
 [ -d "$root" ] || wrong_usage "$root is not a folder"
-# As proc(5) names it.
-root=$(cd -- "$root" && pwd -P) || exit $usage
+root=$(CDPATH='' cd -- "$root" && pwd -P) || wrong_usage "--root cannot be entered"
 releases=$root/releases current=$root/current
+[ -L "$current" ] || [ ! -e "$current" ] || wrong_usage "$current is no symlink"
+[ ! -d "$new" ] ||
+    case $releases/ in "$(CDPATH='' cd -- "$new" && pwd -P | sed 's:/$::')"/*) wrong_usage "$new holds the releases" ;; esac
 release=${release:-$(date -u +%Y%m%d-%H%M%S)}
-case $release in
-.* | *[!A-Za-z0-9.-]* | *.failed) wrong_usage "--release must be of letters, digits, dots and dashes: $release" ;;
-esac
+case $release in [.-]* | *[!A-Za-z0-9.-]* | *.failed) wrong_usage "$release cannot be the name of a release" ;; esac
+
+# What is there now? The first release has no server yet.
+look() {
+    first=yes
+    [ -L "$current" ] || return
+    first='' previous=$(readlink "$current")
+    "${way}_check"
+}
 
 deadline=$(($(uptime) + timeout))
-trap 'rm -rf -- "$root/.current.$$" ${staged:+"$staged"}; [ -z "$lock_folder" ] || rmdir -- "$lock_folder"' EXIT
+trap 'rm -rf -- ${staged:+"$staged"} ${locked:+"$root/.current.new"} ${lock_folder:+"$lock_folder"}' EXIT
 trap 'give_up interrupted' HUP INT TERM
-first=
-[ -L "$current" ] || first=yes
+# Nobody reads our words any more: that is no reason to stop half way.
+trap '' PIPE
 # Before the lock, which would leave a file where nothing runs; and again, after waiting for it.
-[ -n "$first" ] || "${way}_check"
+look
 if [ -n "$dry" ]; then
-    say "would copy $new to $releases/$release and flip $current from $(readlink "$current" || echo nothing) to it"
-    [ -n "$first" ] || say "would reload by ${unit:-${name:-$pid_file}} and wait at most $timeout s"
-    [ -n "$first" ] || surplus 0 2>/dev/null | while read -r gone; do say "would remove $releases/$gone"; done
+    say "would copy $new to $releases/$release and flip $current from ${previous:-nothing} to it"
+    [ -n "$first" ] || say "would reload process $old by $way ${unit:-${name:-$pid_file}} and wait at most $timeout s"
+    surplus "$((keep - 1))" | while read -r id; do say "would remove $releases/$id"; done
     exit 0
 fi
 lock
-[ -n "$first" ] || "${way}_check"
+look
 # Two in one second.
 [ ! -e "$releases/$release" ] || release=$release-$$
-put
+put || unchanged "$still_old" "the release could not be put into $releases"
 if [ -n "$first" ]; then
-    flip "releases/$release" || failed_to_put
+    staged=
+    flip "releases/$release" || unchanged "$still_old" "$current could not be made"
     say "$current leads to the first release, $release; start the server through it"
     exit 0
 fi
-previous=$(readlink "$current")
-# Before it is true: an interrupt may come between the two, and flipping back never harms.
-flipped=yes
+settle || unchanged "$still_old" "another rollout is under way"
+# Before it is true: an interrupt may come between the two, and flipping back never harms. Nothing is as new as that.
+flipped=999999999999 staged=
 flip "releases/$release" || give_up "$current could not be flipped"
+nap &
+lives $!
+flipped=$began
+wait $!
 deadline=$(($(uptime) + timeout))
 "${way}_reload"
-prune
-echo "$release is live"
+is_live

@@ -7,7 +7,7 @@ pub mod app;
 pub mod control;
 pub mod deployed;
 mod green;
-mod group;
+pub mod group;
 pub mod load;
 pub mod process;
 pub mod raw_control;

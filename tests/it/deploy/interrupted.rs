@@ -1,0 +1,105 @@
+//! Deploys that are stopped in the middle, and servers that are.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+
+use super::site::{HANGS, SOON, Site, tree, works_slowly};
+use super::{Way, by_each_way};
+
+by_each_way!(by_a_signal, by_a_signal_that_comes_too_late, by_the_end_of_the_server);
+
+fn by_a_signal(way: Way) {
+    let site = Site::start(way, &["--ready-timeout", "3s"]);
+    let load = site.load();
+    let live = site.live();
+    let deploy = site.begin(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
+    site.server.wait_log("spawned", SOON);
+    deploy.signal(Signal::TERM);
+    let ended = deploy.end();
+    site.assert_failed(live, &ended);
+    assert!(ended.err.contains("interrupted"), "{ended:?}");
+    assert_eq!(ended.err.contains("cannot be taken back"), way != Way::Name, "{ended:?}");
+    assert_eq!(site.server.pids().len(), if way == Way::Name { 1 } else { 2 }, "{ended:?}");
+    site.deploys("v2");
+    load.wait_generation(3, SOON);
+    load.stop().assert_nothing_lost();
+}
+
+/// What is live stays, and `current` leads to it.
+fn by_a_signal_that_comes_too_late(way: Way) {
+    let site = Site::start(way, &[]);
+    fs::write(site.place.path("hold"), "").expect("a file");
+    let slow = works_slowly("new v2", &site.place);
+    let deploy = site.begin(&["--release", "v2"], &site.place.folder("slow", Some(&slow)));
+    site.server.wait_log("spawned", SOON);
+    // It does not see that the release goes live.
+    deploy.signal(Signal::STOP);
+    fs::remove_file(site.place.path("hold")).expect("let it go on");
+    site.server.wait_log("reload done", SOON);
+    deploy.signal(Signal::INT);
+    deploy.signal(Signal::CONT);
+    let ended = deploy.end();
+    site.assert_live("v2", &ended);
+    assert!(ended.err.contains("interrupted; but the release was live by then"), "{ended:?}");
+}
+
+fn by_the_end_of_the_server(way: Way) {
+    let site = Site::start(way, &[]);
+    let deploy = site.begin(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
+    site.server.wait_log("spawned", SOON);
+    site.server.signal(site.live(), Signal::KILL);
+    let ended = deploy.end();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(69), ""), "{ended:?}");
+    assert!(ended.err.contains("no server is running"), "{ended:?}");
+    site.assert_flipped_back();
+}
+
+/// Ctrl-C reaches all processes of the deploy.
+#[test]
+fn by_a_signal_to_the_whole_group() {
+    let site = Site::start(Way::Name, &[]);
+    let live = site.live();
+    let mut command = site.command(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
+    command.process_group(0);
+    let deploy = super::site::Deploy::begin(command);
+    site.server.wait_log("spawned", SOON);
+    deploy.signal_group(Signal::INT);
+    let ended = deploy.end();
+    site.assert_failed(live, &ended);
+    assert_eq!(site.server.pids(), [live], "{ended:?}");
+}
+
+#[test]
+fn while_it_waits_for_another_deploy() {
+    let site = Site::start(Way::PidFile, &[]);
+    let before = tree(&site.place.root());
+    let lock = fs::File::open(site.place.root().join(".lock")).expect("the lock");
+    flock(&lock, FlockOperation::LockExclusive).expect("locked");
+    let deploy = site.begin(&["--release", "v2"], &site.place.good("new v2"));
+    deploy.wait_says("waiting for another deploy");
+    deploy.signal(Signal::TERM);
+    let ended = deploy.end();
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+    assert!(ended.err.contains("interrupted; nothing was changed"), "{ended:?}");
+    assert_eq!(tree(&site.place.root()), before);
+}
+
+/// Nobody reads what it says any more: it finishes what it has to do.
+#[test]
+fn by_the_end_of_whoever_read() {
+    let site = Site::start(Way::Name, &[]);
+    let live = site.live();
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = site.command(&["--release", "bad"], &site.place.folder("exits", Some("#!/bin/sh\nexit 1\n")));
+    command.stdin(Stdio::null()).stdout(writer.try_clone().expect("another")).stderr(writer);
+    let status = command.spawn().expect("spawn deploy.sh").wait().expect("our own child");
+    assert_eq!(status.code(), Some(75));
+    assert_eq!(site.live(), live);
+    site.assert_flipped_back();
+}
