@@ -154,7 +154,7 @@ ask() {
     "$cutover" "$verb" ${name:+"--name=$name"} "$@"
 }
 name_check() {
-    [ -n "$cutover" ] || cutover=$(command -v cutover) || cutover=$current/cutover
+    [ -n "$cutover" ] || cutover=$(command -v cutover) || cutover=$runs/cutover
     command -v "$cutover" >/dev/null || no_server "there is no program $cutover to ask it with (--cutover)"
     ask status >/dev/null || unchanged $? "the instance cannot be asked"
     old=$(name_live)
@@ -309,7 +309,7 @@ surplus() {
         echo "$all" | grep '\.failed$' | tail -n +2
     } | while read -r id; do
         # Never one whose process may still be finishing its connections.
-        case releases/$id in "$(readlink "$current")" | "$previous") ;; *) echo "$id" ;; esac
+        case $releases/$id in "$root/$(readlink "$current")" | "$root/$previous" | "$runs") ;; *) echo "$id" ;; esac
     done
 }
 prune() {
@@ -341,12 +341,13 @@ give_up() {
         deadline=$(($(uptime) + 10))
         settle && undone=yes
     fi
-    if [ -n "$asked" ] && is_new "$("${way}_live")"; then
-        say "$1; but the release was live by then"
-        is_live
-        exit 0
-    fi
     if flip "$previous"; then
+        # Was it faster?
+        if [ -n "$asked" ] && is_new "$("${way}_live")" && flip "releases/$release"; then
+            say "$1; but the release was live by then"
+            is_live
+            exit 0
+        fi
         say "$1; $current leads to $previous again"
         rm -rf -- "${releases:?}/$release.failed"
         mv -T -- "$releases/$release" "$releases/$release.failed"
@@ -364,7 +365,7 @@ give_up() {
 
 way='' root='' unit='' name='' pid_file='' cutover='' release='' dry='' new=''
 # How far it is. $flipped is the start of a process that began after the flip, and before the reload.
-waiting='' locked='' lock_folder='' staged='' previous='' old='' flipped='' asked='' child='' undone=''
+first=yes waiting='' locked='' lock_folder='' staged='' previous='' runs='' old='' flipped='' asked='' child='' undone=''
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) help && exit ;;
@@ -405,9 +406,9 @@ case $release in [.-]* | *[!A-Za-z0-9.-]* | *.failed) wrong_usage "$release cann
 
 # What is there now? The first release has no server yet.
 look() {
-    first=yes
-    [ -L "$current" ] || return
-    first='' previous=$(readlink "$current")
+    [ -L "$current" ] || return 0
+    # As it is, to flip back to it; and where it leads.
+    first='' previous=$(readlink "$current") runs=$(CDPATH='' cd -- "$current" 2>/dev/null && pwd -P)
     "${way}_check"
 }
 

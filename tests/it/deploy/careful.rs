@@ -123,7 +123,7 @@ fn releases_that_cannot_be_written() {
     let site = Site::start(Way::PidFile, &[]);
     let new = site.place.good("new v2");
     fs::write(new.join("unreadable"), "").expect("a file");
-    fs::set_permissions(new.join("unreadable"), Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(new.join("unreadable"), Permissions::from_mode(0o000)).expect("set");
     let releases = site.place.root().join("releases");
     for writable in [false, true] {
         let mode = if writable { 0o755 } else { 0o555 };

@@ -70,7 +70,7 @@ fn folders_and_single_files(way: Way) {
 /// Never one that runs, and of the failed ones the last; and nothing goes that is not its own.
 #[test]
 fn keeps_so_many() {
-    let site = Site::start(Way::Name, &[]);
+    let site = Site::start(Way::PidFile, &[]);
     let releases = site.place.root().join("releases");
     for foreign in ["my backup", ".hidden", "v*"] {
         fs::create_dir(releases.join(foreign)).expect("a folder");
@@ -95,6 +95,19 @@ fn keeps_so_many() {
         assert_eq!(site.place.releases(), expected);
     }
     assert_eq!(Site::release_of(site.live()), "new v6");
+    // An old one that runs is no old one; somebody has flipped to it by hand, with another kind of path.
+    fs::remove_file(site.place.root().join("current")).expect("removed");
+    symlink(releases.join("v5"), site.place.root().join("current")).expect("a symlink");
+    site.server.reload();
+    for id in ["v7", "v8"] {
+        let ended = site.deploy(&["--release", id, "--keep", "2"], &site.place.folder(&format!("new {id}"), None));
+        assert_eq!(ended.code, Some(75), "{ended:?}");
+        assert_eq!(site.place.current(), releases.join("v5"));
+    }
+    fs::create_dir(releases.join("v9")).expect("a folder, newer than v5");
+    site.deploy(&["--release", "v10", "--keep", "2"], &site.place.good("new v10"));
+    let expected = [".hidden", "a-file", "my backup", "v*", "v10", "v5", "v8.failed", "v9"];
+    assert_eq!(site.place.releases(), expected);
 }
 
 /// A binary as it is built, and one beside the other in the same second.
