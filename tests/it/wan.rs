@@ -2,11 +2,11 @@
 //! generation closes its listeners. Needs root and /dev/net/tun.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::Duration;
 
 use crate::support::load::{Load, Mode, Plan, Report};
 use crate::support::process::{Instance, Start};
+use crate::support::skip;
 use crate::support::wan::{Quality, Wan};
 
 const ONE_WAY: Duration = Duration::from_millis(50);
@@ -25,14 +25,6 @@ const SOON: Duration = Duration::from_secs(20);
 fn line(loss_per_mille: u64, seed: u64) -> Option<Wan> {
     let made = Wan::with(Quality { one_way: ONE_WAY, loss_per_mille, seed });
     made.map_err(|why| skip(&why)).ok()
-}
-
-/// # Panics
-/// In CI.
-fn skip(why: &str) {
-    assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {why}");
-    // Not by a macro, whose output the test runner hides.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// How the kernel is to treat what waits at a listener that is closed.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::UnshareFlags;
 
+use super::namespace::{in_fresh_thread, inside};
 use trace::{Fate, Trace, Way};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -121,22 +122,6 @@ impl Drop for Wan {
             let _ = carrier.join();
         }
     }
-}
-
-/// A thread of its own, because the namespace belongs to the thread, and those of the tests are used again.
-fn in_fresh_thread<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    match thread::scope(|scope| scope.spawn(act).join()) {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn inside<T: Send>(namespace: &File, act: impl FnOnce() -> T + Send) -> T {
-    in_fresh_thread(|| {
-        let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
-        moved.expect("enter a namespace that this process has made");
-        act()
-    })
 }
 
 /// One end of the line.
