@@ -16,6 +16,7 @@ pub mod screen;
 pub mod seccomp;
 pub mod slow;
 mod start;
+pub mod systemd;
 pub mod terminal;
 mod tls;
 pub mod verb;

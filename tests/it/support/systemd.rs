@@ -1,0 +1,309 @@
+//! A real systemd as process 1 of a machine of its own: a container of systemd-nspawn with its own pids, mounts, cgroups
+//! and network, on a machine whose process 1 may be anything. It boots in a second, and is gone when it is dropped.
+//!
+//! Commands run inside by nsenter(1); the journal is followed from the start. A load runs in this process, in threads
+//! that are in the machine's network namespace, where 127.0.0.1 is the machine's own.
+
+mod journal;
+mod root;
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+pub use journal::Mark;
+
+use super::load::{Load, Plan};
+use super::namespace;
+use journal::Journal;
+use rustix::process::{Pid, Signal, kill_process};
+
+const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/systemd/boot.sh");
+const UNITS: &str = "/etc/systemd/system";
+const BOOTED_WITHIN: Duration = Duration::from_secs(60);
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+/// No command of a test takes longer; one that does is ended, and says 124.
+const COMMAND_SECONDS: &str = "120";
+/// While a machine boots there is nothing to wait on.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A release of Debian, and so a version of systemd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// systemd 252.
+    Bookworm,
+    /// systemd 257.
+    Trixie,
+}
+
+impl Suite {
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Bookworm => "bookworm",
+            Suite::Trixie => "trixie",
+        }
+    }
+}
+
+/// A booted machine.
+pub struct Machine {
+    /// The script that waits for the machine's end.
+    keeper: Child,
+    /// Its process 1, by our numbers.
+    leader: u32,
+    network: File,
+    journal: Option<Journal>,
+}
+
+impl Machine {
+    /// `None` where none can be had, which is said; CI must not skip it.
+    #[track_caller]
+    pub fn boot(suite: Suite) -> Option<Machine> {
+        if !rustix::process::geteuid().is_root() {
+            super::skip("a machine with systemd needs root");
+            return None;
+        }
+        let root = root::root(suite).map_err(|why| super::skip(&why)).ok()?;
+        Machine::of(&root).map_err(|why| super::skip(&format!("a machine with systemd cannot be had: {why}"))).ok()
+    }
+
+    fn of(root: &Path) -> Result<Machine, String> {
+        static BOOTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cutover-{}-{}", std::process::id(), BOOTED.fetch_add(1, Relaxed));
+        let console = tempfile::tempfile().map_err(|error| format!("no file for the console: {error}"))?;
+        let output = || console.try_clone().map(Stdio::from).map_err(|error| error.to_string());
+        // If this thread dies, whatever the reason, the machine goes as well.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", BOOT]);
+        command.arg(root).arg(name).stdin(Stdio::null()).stdout(output()?).stderr(output()?);
+        let mut keeper = command.spawn().map_err(|error| format!("cannot run {command:?}: {error}"))?;
+        match await_boot(&mut keeper) {
+            Ok((leader, network)) => {
+                let mut machine = Machine { keeper, leader, network, journal: None };
+                machine.journal = Some(Journal::follow(machine.enter("nsenter", &[], &journal::FOLLOW)));
+                Ok(machine)
+            }
+            Err(why) => {
+                end(&mut keeper);
+                Err(format!("{why}; its console: {}", read_from_start(console)))
+            }
+        }
+    }
+
+    /// A command inside, to be started; it has a limit of time.
+    pub fn command(&self, words: &[&str]) -> Command {
+        self.enter("timeout", &[COMMAND_SECONDS, "nsenter"], words)
+    }
+
+    fn enter(&self, program: &str, before: &[&str], words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(before).args(["--all", "--target", &self.leader.to_string(), "env", "-i"]);
+        command.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]);
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end, whatever that is.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("run timeout(1) and nsenter(1)")
+    }
+
+    /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
+    #[track_caller]
+    pub fn must(&self, words: &[&str]) -> String {
+        let done = self.run(words);
+        assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(&done));
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// Where a path of the machine is for us.
+    fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.leader))
+    }
+
+    /// Puts an executable file there, in one step, as a deploy does.
+    #[track_caller]
+    pub fn copy(&self, file: impl AsRef<Path>, to: &str) {
+        self.put(to, |beside| fs::copy(file, beside).map(drop));
+    }
+
+    /// Puts an executable file of this text there, in one step.
+    #[track_caller]
+    pub fn script(&self, text: &str, to: &str) {
+        self.put(to, |beside| fs::write(beside, text));
+    }
+
+    #[track_caller]
+    fn put(&self, to: &str, write: impl FnOnce(&Path) -> io::Result<()>) {
+        let (beside, place) = (self.path(&format!("{to}.beside")), self.path(to));
+        fs::create_dir_all(place.parent().expect("a path in a folder")).expect("make a folder in the machine");
+        write(&beside).expect("write a file into the machine");
+        fs::set_permissions(&beside, Permissions::from_mode(0o755)).expect("make it executable");
+        fs::rename(beside, place).expect("rename it into place");
+    }
+
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        fs::read(self.path(path)).unwrap_or_else(|error| panic!("read {path} of the machine: {error}"))
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// Writes a unit file, and has systemd read it. A name such as `web.service.d/10-test.conf` is a drop-in.
+    #[track_caller]
+    pub fn unit(&self, name: &str, text: &str) {
+        let path = self.path(&format!("{UNITS}/{name}"));
+        fs::create_dir_all(path.parent().expect("a path in a folder")).expect("make the folder of a unit");
+        fs::write(&path, text).expect("write a unit");
+        self.must(&["systemctl", "daemon-reload"]);
+    }
+
+    #[track_caller]
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.must(&["systemctl", "show", "--property", name, "--value", unit])
+    }
+
+    #[track_caller]
+    pub fn main_pid(&self, unit: &str) -> u32 {
+        self.property(unit, "MainPID").parse().expect("a number")
+    }
+
+    /// The processes in the unit's cgroup, by the machine's own numbers.
+    #[track_caller]
+    pub fn pids(&self, unit: &str) -> Vec<u32> {
+        let cgroup = self.property(unit, "ControlGroup");
+        if cgroup.is_empty() {
+            return Vec::new();
+        }
+        let list = self.run(&["cat", &format!("/sys/fs/cgroup{cgroup}/cgroup.procs")]);
+        String::from_utf8_lossy(&list.stdout).lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    pub fn journal(&self) -> &Journal {
+        self.journal.as_ref().expect("it is followed as soon as the machine is made")
+    }
+
+    /// All lines of the journal that are about this unit, up to now.
+    #[track_caller]
+    pub fn journal_of(&self, unit: &str) -> Vec<String> {
+        self.must(&["journalctl", "--sync"]);
+        let text = self.must(&["journalctl", "--unit", unit, "--output=cat", "--no-pager"]);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// From now on systemd logs each change of a unit's state.
+    #[track_caller]
+    pub fn log_states(&self) {
+        self.must(&["systemctl", "log-level", "debug"]);
+    }
+
+    /// All states (as SubState has them) that the unit came into since [`Machine::log_states`]. Nothing is missed, however
+    /// short it was.
+    #[track_caller]
+    pub fn states(&self, unit: &str) -> Vec<String> {
+        let prefix = format!("{unit}: Changed ");
+        let lines = self.journal_of(unit);
+        let changes = lines.iter().filter_map(|line| line.strip_prefix(&prefix)?.split_once(" -> "));
+        changes.map(|(_, to)| to.to_owned()).collect()
+    }
+
+    /// Starts a load whose threads are in the machine's network.
+    pub fn load(&self, plan: Plan) -> Load {
+        namespace::inside(&self.network, || plan.start())
+    }
+
+    /// Does something in the machine's network, and nothing else of it.
+    pub fn in_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        namespace::inside(&self.network, act)
+    }
+
+    /// Waits until it is so. For what systemd tells nobody: there is nothing to wait on.
+    #[track_caller]
+    pub fn wait(&self, what: &str, within: Duration, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + within;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not {what} within {within:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The journal's end, whatever the panic was about.
+            eprintln!("{}", self.journal().tail());
+        }
+        end(&mut self.keeper);
+    }
+}
+
+/// What a command said on both.
+pub fn said(done: &Output) -> String {
+    [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// Ends the machine, and waits until all of it is gone.
+fn end(keeper: &mut Child) {
+    let deadline = Instant::now() + GONE_WITHIN;
+    let _ = kill_process(Pid::from_child(keeper), Signal::TERM);
+    while matches!(keeper.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            eprintln!("the machine of process {} is not gone in {GONE_WITHIN:?}", keeper.id());
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn await_boot(keeper: &mut Child) -> Result<(u32, File), String> {
+    let deadline = Instant::now() + BOOTED_WITHIN;
+    while Instant::now() < deadline {
+        if let Some(status) = keeper.try_wait().map_err(|error| error.to_string())? {
+            return Err(format!("it ended ({status})"));
+        }
+        if let Some(leader) = leader_of(keeper.id())
+            && is_up(leader)
+        {
+            let network = File::open(format!("/proc/{leader}/ns/net")).map_err(|error| error.to_string())?;
+            return Ok((leader, network));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(format!("it was not up in {BOOTED_WITHIN:?}"))
+}
+
+/// Script, unshare, systemd-nspawn, systemd: each is the only child of the one before.
+fn leader_of(keeper: u32) -> Option<u32> {
+    let child = |pid: u32| -> Option<u32> {
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.trim().parse().ok()
+    };
+    let leader = child(child(child(keeper)?)?)?;
+    let name = fs::read_to_string(format!("/proc/{leader}/comm")).ok()?;
+    (name.trim() == "systemd").then_some(leader)
+}
+
+/// Whether its systemd has started everything. Waits for it, once it can be asked.
+fn is_up(leader: u32) -> bool {
+    let mut command = Command::new("timeout");
+    command.args(["20", "nsenter", "--all", "--target", &leader.to_string()]);
+    command.args(["systemctl", "is-system-running", "--wait"]).stdin(Stdio::null());
+    let state = command.output().map(|done| done.stdout).unwrap_or_default();
+    // Degraded: a unit failed that has nothing to do with us.
+    matches!(state.trim_ascii(), b"running" | b"degraded")
+}
+
+fn read_from_start(mut file: File) -> String {
+    use std::io::{Read as _, Seek as _};
+    let mut bytes = Vec::new();
+    let _ = file.rewind();
+    let _ = file.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Boots the root $1 as the machine $2, and cleans up when it has ended. Runs in a mount namespace of its own, as root.
+#
+# All processes of the machine are in one pid namespace below `unshare`, which dies with it, whatever becomes of them.
+# TERM to this script ends the machine at once.
+set -eu
+root=$1 machine=$2 cgroup=/sys/fs/cgroup/$2
+
+# A machine whose process 1 is not systemd may mix cgroup v1 and v2: systemd 257 refuses that. Only here it is pure v2.
+umount --recursive /sys/fs/cgroup 2>/dev/null || true
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir "$cgroup"
+
+# Several machines boot from one root at a time, each with an overlay of its own in memory: no lock.
+export SYSTEMD_NSPAWN_LOCK=0
+(
+    echo 0 >"$cgroup/cgroup.procs"
+    exec unshare --pid --fork --kill-child --mount-proc systemd-nspawn --quiet --register=no --keep-unit \
+        --private-network --volatile=overlay --link-journal=no --console=passive \
+        --uuid="$(tr -d - </proc/sys/kernel/random/uuid)" --directory="$root" --machine="$machine" \
+        --boot systemd.unit=multi-user.target
+) &
+inner=$!
+trap 'kill -KILL $inner 2>/dev/null' TERM
+# A wait that the trap interrupts returns before the process has ended.
+until wait $inner 2>/dev/null || ! kill -0 $inner 2>/dev/null; do :; done
+# The last processes may be a moment from being gone.
+for _ in $(seq 500); do
+    ! find "$cgroup" -depth -type d -delete 2>/dev/null || exit 0
+    sleep 0.02
+done
+exit 1

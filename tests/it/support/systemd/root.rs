@@ -1,0 +1,52 @@
+//! The roots that machines boot from: a Debian each, built once and kept.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::Suite;
+
+/// Changes with [`PACKAGES`], so that a root of before is not taken.
+const EDITION: u32 = 1;
+/// procps has the `kill` of `ExecReload=/bin/kill`.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,procps";
+/// What nobody reads there.
+const WITHOUT: [&str; 3] = ["man", "doc", "locale"];
+
+/// Builds it, unless it is there.
+///
+/// # Errors
+/// Says what is missing.
+pub fn root(suite: Suite) -> Result<PathBuf, String> {
+    let cache = std::env::var_os("CUTOVER_TEST_CACHE").map_or_else(|| "/var/cache/cutover-tests".into(), PathBuf::from);
+    let root = cache.join(format!("{}-{EDITION}", suite.name()));
+    let during = |what: &str| {
+        let what = format!("cannot {what} {}", root.display());
+        move |error| format!("{what}: {error}")
+    };
+    fs::create_dir_all(&cache).map_err(during("make the folder of"))?;
+    // Held by one who builds; it goes with the descriptor, and so with the process.
+    let lock = File::create(root.with_extension("lock")).map_err(during("make the lock of"))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|errno| during("lock")(errno.into()))?;
+    if !root.exists() {
+        let half = root.with_extension("half");
+        if half.exists() {
+            fs::remove_dir_all(&half).map_err(during("remove the half of"))?;
+        }
+        build(suite, &half)?;
+        fs::rename(&half, &root).map_err(during("rename to"))?;
+    }
+    Ok(root)
+}
+
+fn build(suite: Suite, half: &Path) -> Result<(), String> {
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--variant=essential", &format!("--include={PACKAGES}")]);
+    command.args(WITHOUT.map(|folder| format!("--dpkgopt=path-exclude=/usr/share/{folder}/*")));
+    command.arg(suite.name()).arg(half).stdin(Stdio::null());
+    let done = command.output().map_err(|error| format!("cannot run mmdebstrap: {error}"))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    if done.status.success() { Ok(()) } else { Err(format!("{command:?} failed ({}): {}", done.status, said.trim())) }
+}
