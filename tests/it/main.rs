@@ -21,6 +21,7 @@ mod service_manager;
 mod signals;
 mod soak;
 mod support;
+mod systemd;
 mod term_in_a_rollout;
 mod terminal;
 mod unsteered;
