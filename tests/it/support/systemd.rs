@@ -132,6 +132,12 @@ impl Machine {
         self.put(to, |beside| fs::copy(file, beside).map(drop));
     }
 
+    /// Gives a file a second name, which can be replaced without the first.
+    #[track_caller]
+    pub fn link(&self, file: &str, to: &str) {
+        self.put(to, |beside| fs::hard_link(self.path(file), beside));
+    }
+
     /// Puts an executable file of this text there, in one step.
     #[track_caller]
     pub fn script(&self, text: &str, to: &str) {

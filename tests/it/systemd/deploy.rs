@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use super::{EXITS, HANGS, REAL, SERVER, SOON, Site, on_each_suite, own_server};
+use super::{EXITS, HANGS, PROGRAM, SERVER, SOON, Site, on_each_suite, own_server};
 use crate::support::load::Mode;
 use crate::support::systemd::{Suite, said};
 
@@ -41,10 +41,10 @@ fn good_broken_and_hanging_releases(suite: Suite) {
     for (text, name) in [(EXITS, "/root/broken"), (HANGS, "/root/hanging")] {
         site.machine.script(text, name);
     }
-    site.machine.copy(REAL, "/root/good");
+    site.machine.link(PROGRAM, "/root/good");
     let load = site.load(Mode::Close);
     let mut generation = 1;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let done = site.deploy(&[], "/root/good");
         assert_eq!(done.status.code(), Some(0), "{}", said(&done));
         let mark = site.mark();
@@ -69,7 +69,7 @@ fn good_broken_and_hanging_releases(suite: Suite) {
 
 fn two_at_once(suite: Suite) {
     let Some(site) = Site::with_deploys(suite, "") else { return };
-    site.machine.copy(REAL, "/root/good");
+    site.machine.link(PROGRAM, "/root/good");
     let load = site.load(Mode::Close);
     let deploys = [(), ()].map(|()| {
         let mut command = site.machine.command(&[DEPLOY, "--pid-file", PID_FILE, "/root/good", SERVER]);

@@ -69,7 +69,7 @@ impl Site {
     fn start(suite: Suite, unit_file: &str, lines: &str) -> Option<Site> {
         let machine = Machine::boot(suite)?;
         machine.copy(REAL, PROGRAM);
-        machine.copy(REAL, SERVER);
+        machine.link(PROGRAM, SERVER);
         machine.unit(UNIT, &file(unit_file));
         machine.unit("cutover.service.d/test.conf", &format!("[Service]\n{lines}"));
         machine.must(&["systemctl", "start", UNIT]);
