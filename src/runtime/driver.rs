@@ -89,7 +89,7 @@ impl Driver {
                 self.host.perform(effect);
             }
             if after != before {
-                self.host.tell_status(&self.rollout);
+                self.host.beat(&self.rollout);
             }
         }
         // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.

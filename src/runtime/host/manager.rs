@@ -1,7 +1,6 @@
 //! What the service manager is told while this generation has the office: that it lives, how it stands, and that it
 //! needs more time (sd_notify(3)).
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Host, Office};
@@ -37,8 +36,8 @@ impl Host {
     }
 
     /// How it stands, if that has changed and there is anybody to tell.
-    pub(crate) fn tell_status(&mut self, rollout: &Rollout) {
-        if self.office != Office::Held || self.manager.name().is_none() {
+    fn tell_status(&mut self, rollout: &Rollout) {
+        if self.manager.name().is_none() {
             return;
         }
         let status = self.status_line(rollout);
@@ -48,27 +47,35 @@ impl Host {
         }
     }
 
+    /// It serves, and no rollout is under way (any more): in one datagram with READY=1.
+    pub(super) fn tell_ready(&mut self) {
+        self.told = self.at_rest(Phase::Serving);
+        self.manager.send(&[NotifyState::Ready, NotifyState::Status(&self.told)]);
+    }
+
     fn status_line(&mut self, rollout: &Rollout) -> String {
-        let (me, open) = (self.generation, self.connections.open());
-        let mut line = match rollout.status(std::time::Instant::now()) {
-            None => format!("generation {me} {}: {}", doing(rollout.phase()), connections(open)),
-            Some(under_way) => {
-                let share = match under_way.phase {
-                    Phase::Canary => format!(" {}", under_way.share),
-                    _ => String::new(),
-                };
-                let (next, phase) = (under_way.generation, under_way.phase);
-                format!("generation {me} serves: {}; generation {next}: {phase}{share}", connections(open))
-            }
+        let Some(under_way) = rollout.status(std::time::Instant::now()) else { return self.at_rest(rollout.phase()) };
+        let share = match under_way.phase {
+            Phase::Canary => format!(" {}", under_way.share),
+            _ => String::new(),
         };
-        for drainer in self.predecessors.draining() {
-            // Writing to a String does not fail.
-            let _ = write!(line, "; generation {} drains", drainer.generation);
-        }
-        if let (None, Some(failed)) = (rollout.status(std::time::Instant::now()), &self.failed) {
-            let _ = write!(line, "; {failed}");
-        }
-        line
+        let (next, phase) = (under_way.generation, under_way.phase);
+        let line = format!("{}; generation {next}: {phase}{share}", self.own_line(Phase::Serving));
+        line + &self.drains()
+    }
+
+    fn at_rest(&mut self, phase: Phase) -> String {
+        let failed = self.failed.as_ref().map(|failed| format!("; {failed}")).unwrap_or_default();
+        self.own_line(phase) + &self.drains() + &failed
+    }
+
+    fn own_line(&self, phase: Phase) -> String {
+        format!("generation {} {}: {}", self.generation, doing(phase), connections(self.connections.open()))
+    }
+
+    fn drains(&mut self) -> String {
+        let draining = self.predecessors.draining();
+        draining.iter().map(|drainer| format!("; generation {} drains", drainer.generation)).collect()
     }
 }
 

@@ -46,7 +46,7 @@ impl Host {
             control.open();
         }
         self.write_pid_file(pid);
-        self.manager.send(&[NotifyState::Ready]);
+        self.tell_ready();
         if self.watchdog.is_some() {
             // At once: the time of the generation before runs on for this one.
             self.manager.send(&[NotifyState::Watchdog]);
@@ -90,7 +90,7 @@ impl Host {
                 self.history.rolled_back += 1;
                 self.history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
                 self.failed = Some(format!("generation {generation} failed: {reason}"));
-                self.manager.send(&[NotifyState::Ready]);
+                self.tell_ready();
             }
         }
         self.tell(Told::Reload(outcome));

@@ -1,29 +1,55 @@
-//! `deploy/deploy.sh` against the unit, by its PID file.
+//! `deploy/deploy.sh` against the unit: by `systemctl reload`, and by its PID file.
 
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
-use super::{EXITS, HANGS, PROGRAM, SERVER, SOON, Site, on_each_suite, own_server};
+use super::{EXITS, HANGS, PROGRAM, SOON, Site, on_each_suite, server_at};
 use crate::support::load::Mode;
 use crate::support::systemd::{Suite, said};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/deploy.sh");
 const DEPLOY: &str = "/usr/local/bin/deploy.sh";
+const ROOT: &str = "/srv/app";
 const PID_FILE: &str = "/run/cutover/cutover.service/cutover.pid";
 
+/// What is told to reload.
+type Way = [&'static str; 2];
+const BY_UNIT: Way = ["--unit", "cutover"];
+const BY_PID_FILE: Way = ["--pid-file", PID_FILE];
+
 on_each_suite! {
-    good_broken_and_hanging_releases;
+    good_broken_and_hanging_releases_by_unit;
+    good_broken_and_hanging_releases_by_pid_file;
     two_at_once;
 }
 
 impl Site {
-    fn with_deploys(suite: Suite, options: &str) -> Option<Site> {
-        let site = Site::start(suite, "cutover.service", &own_server(options))?;
-        site.machine.copy(SCRIPT, DEPLOY);
-        Some(site)
+    /// A server that runs from its first release, and three more to be deployed.
+    fn with_releases(suite: Suite, options: &str) -> Option<Site> {
+        let lines = server_at(&format!("{ROOT}/current/server"), options);
+        Site::prepare(suite, "cutover.service", &lines, |machine| {
+            machine.copy(SCRIPT, DEPLOY);
+            for folder in [&format!("{ROOT}/releases/first"), "/root/good", "/root/broken", "/root/hanging"] {
+                machine.must(&["mkdir", "-p", folder]);
+            }
+            machine.must(&["ln", "-s", "releases/first", &format!("{ROOT}/current")]);
+            machine.link(PROGRAM, &format!("{ROOT}/releases/first/server"));
+            machine.link(PROGRAM, "/root/good/server");
+            machine.script(EXITS, "/root/broken/server");
+            machine.script(HANGS, "/root/hanging/server");
+        })
     }
 
-    fn deploy(&self, options: &[&str], release: &str) -> Output {
-        self.machine.run(&[&[DEPLOY, "--pid-file", PID_FILE], options, &[release, SERVER]].concat())
+    fn begin_deploy(&self, way: Way, options: &[&str], release: &str) -> Child {
+        let mut command = self.machine.command(&[&[DEPLOY, "--root", ROOT], &way[..], options, &[release]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run timeout(1) and nsenter(1)")
+    }
+
+    fn deploy(&self, way: Way, options: &[&str], release: &str) -> Output {
+        self.begin_deploy(way, options, release).wait_with_output().expect("wait for deploy.sh")
+    }
+
+    fn current(&self) -> String {
+        self.machine.must(&["readlink", &format!("{ROOT}/current")])
     }
 
     /// The PID file, systemd and a new connection name the same process.
@@ -36,45 +62,46 @@ impl Site {
     }
 }
 
-fn good_broken_and_hanging_releases(suite: Suite) {
-    let Some(site) = Site::with_deploys(suite, "--ready-timeout 1s") else { return };
-    for (text, name) in [(EXITS, "/root/broken"), (HANGS, "/root/hanging")] {
-        site.machine.script(text, name);
-    }
-    site.machine.link(PROGRAM, "/root/good");
+fn good_broken_and_hanging_releases_by_unit(suite: Suite) {
+    good_broken_and_hanging_releases(suite, BY_UNIT);
+}
+
+fn good_broken_and_hanging_releases_by_pid_file(suite: Suite) {
+    good_broken_and_hanging_releases(suite, BY_PID_FILE);
+}
+
+fn good_broken_and_hanging_releases(suite: Suite, way: Way) {
+    let Some(site) = Site::with_releases(suite, "--ready-timeout 1s") else { return };
     let load = site.load(Mode::Close);
     let mut generation = 1;
     for _ in 0..2 {
-        let done = site.deploy(&[], "/root/good");
+        let before = site.current();
+        let done = site.deploy(way, &[], "/root/good");
         assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-        let mark = site.mark();
         generation += 1;
         load.wait_generation(generation, SOON);
         site.assert_agreed(generation);
-        let pid = site.main_pid();
+        let (pid, mark, current) = (site.main_pid(), site.mark(), site.current());
+        assert_ne!(current, before);
         for bad in ["/root/broken", "/root/hanging"] {
-            let done = site.deploy(&["--timeout", "5"], bad);
+            let done = site.deploy(way, &["--timeout", "5"], bad);
             assert_eq!(done.status.code(), Some(75), "{}", said(&done));
             assert!(said(&done).contains(&format!("process {pid} serves on")), "{}", said(&done));
+            assert_eq!(site.current(), current, "flipped back");
             site.assert_agreed(generation);
         }
         // Each attempt has a number of its own.
         generation += 2;
         site.wait_log(mark, &format!("reload failed: generation {generation} "));
-        assert!(site.machine.read(SERVER) == site.machine.read("/root/good"), "the good binary is not back");
     }
     load.stop().assert_nothing_lost();
     assert_eq!(site.property("NRestarts"), "0");
 }
 
 fn two_at_once(suite: Suite) {
-    let Some(site) = Site::with_deploys(suite, "") else { return };
-    site.machine.link(PROGRAM, "/root/good");
+    let Some(site) = Site::with_releases(suite, "") else { return };
     let load = site.load(Mode::Close);
-    let deploys = [(), ()].map(|()| {
-        let mut command = site.machine.command(&[DEPLOY, "--pid-file", PID_FILE, "/root/good", SERVER]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run timeout(1) and nsenter(1)")
-    });
+    let deploys = [BY_UNIT, BY_PID_FILE].map(|way| site.begin_deploy(way, &[], "/root/good"));
     for deploy in deploys {
         let done = deploy.wait_with_output().expect("wait for deploy.sh");
         assert_eq!(done.status.code(), Some(0), "{}", said(&done));

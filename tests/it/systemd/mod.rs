@@ -1,6 +1,4 @@
 //! The units in `systemd/`, under real ones: systemd 252 and 257, each the process 1 of a machine of its own. Needs root.
-//!
-//! (The watchdog will have a file here when the library sends WATCHDOG=1.)
 
 mod broken;
 mod deploy;
@@ -9,6 +7,7 @@ mod killed;
 mod reload;
 mod stop;
 mod units;
+mod watchdog;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -54,7 +53,11 @@ fn file(name: &str) -> String {
 
 /// Another server than the verbs' program, with these options more.
 fn own_server(options: &str) -> String {
-    let start = format!("{SERVER} serve --name %N --listen 0.0.0.0:80 --pid-file %t/cutover/%n/cutover.pid {options}");
+    server_at(SERVER, options)
+}
+
+fn server_at(path: &str, options: &str) -> String {
+    let start = format!("{path} serve --name %N --listen 0.0.0.0:80 --pid-file %t/cutover/%n/cutover.pid {options}");
     format!("ExecStart=\nExecStart={start}\n")
 }
 
@@ -67,9 +70,16 @@ impl Site {
     /// With this file as cutover.service, and these lines in a drop-in.
     #[track_caller]
     fn start(suite: Suite, unit_file: &str, lines: &str) -> Option<Site> {
+        Site::prepare(suite, unit_file, lines, |_| {})
+    }
+
+    /// The same, of a service that needs more than the program.
+    #[track_caller]
+    fn prepare(suite: Suite, unit_file: &str, lines: &str, more: impl FnOnce(&Machine)) -> Option<Site> {
         let machine = Machine::boot(suite)?;
         machine.copy(REAL, PROGRAM);
         machine.link(PROGRAM, SERVER);
+        more(&machine);
         machine.unit(UNIT, &file(unit_file));
         machine.unit("cutover.service.d/test.conf", &format!("[Service]\n{lines}"));
         machine.must(&["systemctl", "start", UNIT]);
