@@ -10,6 +10,32 @@ on_each_suite! {
     steer_in_spite_of_all_that_is_forbidden;
     the_template_has_instances_that_do_not_touch_each_other;
     the_sysctl_file_sets_what_it_says;
+    the_doctor_finds_no_fault_but_those_that_are_sown;
+}
+
+/// Before and after a reload: then the main process is another one.
+fn the_doctor_finds_no_fault_but_those_that_are_sown(suite: Suite) {
+    let Some(site) = Site::start(suite, "cutover.service", "") else { return };
+    let doctor = || site.machine.run(&[PROGRAM, "doctor", "--unit", UNIT]);
+    for _ in 0..2 {
+        let done = doctor();
+        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        site.machine.must(&["systemctl", "reload", UNIT]);
+    }
+    for (fault, words) in [
+        ("KillMode=none", "KillMode"),
+        ("RestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_UNIX", "AF_NETLINK"),
+        ("AmbientCapabilities=", "CAP_NET_BIND_SERVICE"),
+        ("PIDFile=/run/cutover/x.pid\nExecReload=\nExecReload=/bin/kill -HUP $MAINPID", "PIDFile"),
+    ] {
+        site.machine.unit("cutover.service.d/fault.conf", &format!("[Service]\n{fault}\n"));
+        site.machine.must(&["systemctl", "daemon-reload"]);
+        let done = doctor();
+        assert_eq!(done.status.code(), Some(1), "{fault}: {}", said(&done));
+        let said = said(&done);
+        let found = said.lines().any(|line| line.contains("problem") && line.contains(words));
+        assert!(found, "{fault}: {said}");
+    }
 }
 
 fn are_verified(suite: Suite) {
