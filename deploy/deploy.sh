@@ -55,8 +55,8 @@ no_server() { unchanged "$no_instance" "no server is running: $*"; }
 # Monotonic, unlike date(1).
 uptime() { read -r up _ </proc/uptime && echo "${up%.*}"; }
 in_time() { [ "$(uptime)" -le "$deadline" ]; }
-# Between two looks. POSIX knows whole seconds only.
-nap() { sleep 0.1 2>/dev/null || sleep 1; }
+# Between two looks, without our lock. POSIX knows whole seconds only.
+nap() { sleep 0.1 2>/dev/null 9>&- || sleep 1 9>&-; }
 # await WHAT: says it once.
 await() {
     [ "$waiting" = "$1" ] || say "waiting for $1"
@@ -244,7 +244,7 @@ pid_reload() {
             if is_new "$now"; then return; fi
             lives "$now" || decided_against "process $now ended as soon as it was live"
             # Of a reload that somebody else had begun. In such a time a HUP is refused, so ask again.
-            hup
+            hup && continue
         fi
         [ -n "$old_lives" ] || decided_against "process $old ended before another one was live"
         # Has a child ended, and there is no new one, and so it stays? The next generation has failed. A single look
@@ -333,7 +333,7 @@ decided_against() { asked='' && give_up "$1"; }
 give_up() {
     # A second interrupt does not keep us from it.
     trap '' HUP INT TERM
-    [ -z "$child" ] || kill "$child" 2>/dev/null
+    [ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null
     [ -n "$flipped" ] || unchanged "$still_old" "$1"
     if [ "$way" = name ] && [ -n "$asked" ]; then
         # One that is being rolled out would go live after all.

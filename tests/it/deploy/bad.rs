@@ -123,6 +123,6 @@ fn late(way: Way) {
     site.server.wait_log("reload done", SOON);
     assert_eq!(Site::release_of(site.live()), "slow");
     site.assert_flipped_back();
-    site.server.reload();
+    site.reload();
     assert_eq!(Site::release_of(site.live()), "new v1");
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use super::site::{Deploy, Ended, Place, REAL, SCRIPT, Site, names_in, path_with, tree, write_script};
 use super::{Way, by_each_way};
@@ -70,24 +70,33 @@ fn assert_nothing_done(place: &Place, command: Command) -> Ended {
     ended
 }
 
+/// A process that is not to be signalled by deploy.sh.
+struct Stranger(Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn without_a_process_nothing_is_changed() {
-    let mut stranger = Command::new("sleep").arg("1000").spawn().expect("spawn sleep");
+    let mut stranger = Stranger(Command::new("sleep").arg("1000").spawn().expect("spawn sleep"));
     let mut dead = Command::new("true").spawn().expect("spawn true");
     dead.wait().expect("wait for true");
     let place = abandoned();
     let new = place.good("new v2");
     let command = || place.command(&["--pid-file", "server.pid"], &new);
     assert_nothing_done(&place, command());
-    for pid in ["".into(), "0\n".into(), "-1\n".into(), "x\n".into(), dead.id().to_string(), stranger.id().to_string()]
+    for pid in
+        ["".into(), "0\n".into(), "-1\n".into(), "x\n".into(), dead.id().to_string(), stranger.0.id().to_string()]
     {
         fs::write(place.pid_file(), &pid).expect("write the PID file");
         assert_nothing_done(&place, command());
         assert_nothing_done(&place, place.command(&["--pid-file", "server.pid", "--dry-run"], &new));
     }
-    assert!(stranger.try_wait().expect("wait for sleep").is_none(), "SIGHUP went to a stranger");
-    stranger.kill().expect("kill sleep");
-    stranger.wait().expect("wait for sleep");
+    assert!(stranger.0.try_wait().expect("wait for sleep").is_none(), "SIGHUP went to a stranger");
 }
 
 #[test]
@@ -163,6 +172,7 @@ fn leftovers() {
     symlink("nowhere", root.join(".current.new")).expect("a symlink");
     site.deploys("v2");
     assert_eq!(site.place.releases(), ["v1", "v2"]);
+    assert_eq!(names_in(&root.join("releases/v2")), ["server", "zz last"]);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn keeps_so_many() {
     // An old one that runs is no old one; somebody has flipped to it by hand, with another kind of path.
     fs::remove_file(site.place.root().join("current")).expect("removed");
     symlink(releases.join("v5"), site.place.root().join("current")).expect("a symlink");
-    site.server.reload();
+    site.reload();
     for id in ["v7", "v8"] {
         let ended = site.deploy(&["--release", id, "--keep", "2"], &site.place.folder(&format!("new {id}"), None));
         assert_eq!(ended.code, Some(75), "{ended:?}");

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
@@ -25,6 +25,7 @@ fn by_a_signal(way: Way) {
     assert!(ended.err.contains("interrupted"), "{ended:?}");
     assert_eq!(ended.err.contains("cannot be taken back"), way != Way::Name, "{ended:?}");
     assert_eq!(site.server.pids().len(), if way == Way::Name { 1 } else { 2 }, "{ended:?}");
+    assert_eq!(site.server.log_contains("was rolled back on request"), way == Way::Name, "{}", site.server.log());
     site.deploys("v2");
     load.wait_generation(3, SOON);
     load.stop().assert_nothing_lost();
@@ -64,9 +65,7 @@ fn by_the_end_of_the_server(way: Way) {
 fn by_a_signal_to_the_whole_group() {
     let site = Site::start(Way::Name, &[]);
     let live = site.live();
-    let mut command = site.command(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
-    command.process_group(0);
-    let deploy = super::site::Deploy::begin(command);
+    let deploy = site.begin(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
     site.server.wait_log("spawned", SOON);
     deploy.signal_group(Signal::INT);
     let ended = deploy.end();
@@ -102,4 +101,22 @@ fn by_the_end_of_whoever_read() {
     assert_eq!(status.code(), Some(75));
     assert_eq!(site.live(), live);
     site.assert_flipped_back();
+}
+
+/// Nothing that it has started keeps the lock, or the server.
+#[test]
+fn by_a_kill() {
+    let site = Site::start(Way::Name, &["--ready-timeout", "8s"]);
+    let deploy = site.begin(&["--release", "bad"], &site.place.folder("hangs", Some(HANGS)));
+    site.server.wait_log("spawned", SOON);
+    deploy.kill();
+    let lock = fs::File::open(site.place.root().join(".lock")).expect("the lock");
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        assert!(Instant::now() < deadline, "the lock is held: {}", site.server.log());
+        std::thread::yield_now();
+    }
+    drop(lock);
+    let ended = site.deploy(&["--release", "v2"], &site.place.good("new v2"));
+    site.assert_live("v2", &ended);
 }

@@ -74,6 +74,31 @@ fn a_reload_of_somebody_else_that_fails(way: Way) {
     assert_eq!(site.place.releases(), ["v1", "v2"]);
 }
 
+/// Nor is it an error that ours is refused, because theirs has begun a moment before.
+fn a_reload_of_somebody_else_that_is_faster(way: Way) {
+    let site = Site::start(way, &[]);
+    for file in ["hold", "meddle"] {
+        fs::write(site.place.path(file), "").expect("a file");
+    }
+    let slow = works_slowly("new v2", &site.place);
+    let deploy = site.begin(&["--release", "v2"], &site.place.folder("slow", Some(&slow)));
+    deploy.wait_says("the rollout of generation 2 is under way");
+    // It has seen that this was no failure.
+    deploy.wait_says("waiting for the rollout that is under way");
+    fs::remove_file(site.place.path("hold")).expect("let it go on");
+    site.assert_live("v2", &deploy.end());
+}
+
+#[test]
+fn a_reload_of_somebody_else_that_is_faster_by_name() {
+    a_reload_of_somebody_else_that_is_faster(Way::Name);
+}
+
+#[test]
+fn a_reload_of_somebody_else_that_is_faster_by_a_unit_that_waits() {
+    a_reload_of_somebody_else_that_is_faster(Way::UnitWaits);
+}
+
 fn while_somebody_reloads(way: Way) -> Site {
     let first = |place: &Place| -> PathBuf { place.folder("new v1", Some(&works_slowly("new v1", place))) };
     let site = Site::start_of(way, &[], first);

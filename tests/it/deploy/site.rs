@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 use super::Way;
 use super::systemctl::Systemctl;
-use crate::support::group::has_ended;
+use crate::support::group::{has_ended, living};
 use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::{Instance, Start};
 
@@ -107,6 +108,23 @@ pub(super) fn works_slowly(name: &str, place: &Place) -> String {
     )
 }
 
+/// The program `cutover`; but where the file `meddle` is, somebody else is faster with a reload, once.
+fn meddles(place: &Place) -> String {
+    let (meddle, pid_file) = (place.path("meddle"), place.pid_file());
+    format!(
+        "#!/bin/sh
+if [ \"$1\" = reload ] && [ -e '{}' ]; then
+    rm '{}'
+    kill -HUP \"$(cat '{}')\"
+    until '{REAL}' status --name web --json | grep -q '\"phase\":\"starting\"'; do sleep 0.02; done
+fi
+exec '{REAL}' \"$@\"\n",
+        meddle.display(),
+        meddle.display(),
+        pid_file.display()
+    )
+}
+
 pub(super) fn write_script(path: &Path, text: &str) {
     fs::write(path, text).expect("write");
     fs::set_permissions(path, Permissions::from_mode(0o755)).expect("make executable");
@@ -162,7 +180,8 @@ impl Deploy {
     pub(super) fn begin(mut command: Command) -> Deploy {
         let said = tempfile::tempdir().expect("a folder");
         let file = |name| fs::File::create(said.path().join(name)).expect("a file");
-        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+        // A group of its own: so what it leaves behind is known.
+        command.process_group(0).stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
         Deploy { child: command.spawn().expect("spawn deploy.sh"), said }
     }
 
@@ -190,6 +209,11 @@ impl Deploy {
         kill_process_group(Pid::from_child(&self.child), signal).expect("signal the group of deploy.sh");
     }
 
+    pub(super) fn kill(mut self) {
+        self.child.kill().expect("kill deploy.sh");
+        self.child.wait().expect("our own child");
+    }
+
     #[track_caller]
     pub(super) fn end(mut self) -> Ended {
         let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("our own child");
@@ -197,7 +221,9 @@ impl Deploy {
             let _ = self.child.kill();
             panic!("deploy.sh did not end in {DEPLOYED_WITHIN:?}: {}", self.said("err"));
         }
+        let left = living(Pid::from_child(&self.child));
         let code = self.child.wait().expect("our own child").code();
+        assert!(left.is_empty(), "deploy.sh has left processes: {left:?}: {}", self.said("err"));
         Ended { code, out: self.said("out"), err: self.said("err") }
     }
 }
@@ -225,7 +251,9 @@ impl Site {
         let start = Start::serve().with_program(place.root().join("current/server")).args(["--name", "web"]);
         let server = start.arg("--pid-file").arg(place.pid_file()).args(options).ready();
         let server = Arc::new(server);
-        let reload = format!("'{REAL}' reload --name web");
+        let meddler = place.path("meddler");
+        write_script(&meddler, &meddles(&place));
+        let reload = format!("'{}' reload --name web", meddler.display());
         let systemctl = match way {
             Way::PidFile | Way::Name => None,
             Way::UnitHup => Some(Systemctl::of(&server, "kill -HUP $MAINPID")),
@@ -246,6 +274,18 @@ impl Site {
         text.trim().parse().expect("a number")
     }
 
+    /// A reload that is none of deploy.sh.
+    #[track_caller]
+    pub(super) fn reload(&self) {
+        let deadline = Instant::now() + SOON;
+        // What the service manager was told may come later than what the PID file says.
+        while self.server.main_pid() != self.live() {
+            assert!(Instant::now() < deadline, "{} is not the main process", self.live());
+            std::thread::yield_now();
+        }
+        self.server.reload();
+    }
+
     /// The release that this process runs, by what its script has set.
     pub(super) fn release_of(pid: u32) -> String {
         let environment = fs::read(format!("/proc/{pid}/environ")).expect("it lives");
@@ -257,7 +297,7 @@ impl Site {
     pub(super) fn command(&self, options: &[&str], new: &Path) -> Command {
         let mut all = match self.way {
             Way::PidFile => vec!["--pid-file", "server.pid"],
-            Way::Name => vec!["--name", "web", "--cutover", REAL],
+            Way::Name => vec!["--name", "web", "--cutover", "./meddler"],
             Way::UnitHup | Way::UnitWaits => vec!["--unit", "web.service"],
         };
         all.extend(options);
