@@ -356,7 +356,7 @@ give_up() {
         say "$1; $current could not be flipped back to $previous"
     fi
     now=$("${way}_live")
-    lives "${now:-none}" || { say "no server is running" && exit "$no_instance"; }
+    lives "${now:-none}" || { say "no server is running"; exit "$no_instance"; }
     say "process $now serves on"
     [ -z "$asked" ] || [ -n "$undone" ] ||
         say "the reload cannot be taken back: should $release go live after all, reload the server once more"
@@ -368,7 +368,7 @@ way='' root='' unit='' name='' pid_file='' cutover='' release='' dry='' new=''
 first=yes waiting='' locked='' lock_folder='' staged='' previous='' runs='' old='' flipped='' asked='' child='' undone=''
 while [ $# -gt 0 ]; do
     case $1 in
-    -h | --help) help && exit ;;
+    -h | --help) help; exit 0 ;;
     --dry-run) dry=yes && shift && continue ;;
     --) shift && break ;;
     --*) if [ $# -lt 2 ] || [ -z "$2" ]; then wrong_usage "$1 needs a value, or is not known"; fi ;;

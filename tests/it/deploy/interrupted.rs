@@ -101,6 +101,13 @@ fn by_the_end_of_whoever_read() {
     assert_eq!(status.code(), Some(75));
     assert_eq!(site.live(), live);
     site.assert_flipped_back();
+    // And its exit code is the right one, though the last word cannot be said.
+    fs::write(site.place.path("exits/server"), HANGS).expect("write");
+    let mut deploy = command.spawn().expect("spawn deploy.sh");
+    site.server.wait_log("spawned generation=3", SOON);
+    site.server.signal(live, Signal::KILL);
+    assert_eq!(deploy.wait().expect("our own child").code(), Some(69));
+    site.assert_flipped_back();
 }
 
 /// Nothing that it has started keeps the lock, or the server.
