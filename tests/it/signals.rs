@@ -161,7 +161,7 @@ fn green_killed_as_soon_as_it_is_ready() {
     let (blue, mark) = (trial.server.main_pid(), trial.server.mark());
     trial.server.hup();
     let green = pid_of_spawned(&trial.server);
-    trial.server.signal(blue, Signal::STOP);
+    trial.server.freeze(blue);
     std::fs::write(trial.deployed.out(), "go").expect("green may go on");
     trial.server.wait_gone(green, SOON);
     trial.server.signal(blue, Signal::CONT);

@@ -97,7 +97,7 @@ fn it_does_not_vanish_while_green_takes_its_time() {
     let mut following = control.reload();
     following.until(|line| line["event"] == "soak");
     let green = green_of(&control);
-    server.signal(green, Signal::STOP);
+    server.freeze(green);
     assert_eq!(control.ask("POST", "/v1/promote").status, 202);
     server.wait_log("from=draining to=gone", SOON);
     // Blue waits ten seconds for it, and a part of that is over.

@@ -49,3 +49,11 @@ pub fn pid_of(number: u32) -> Pid {
 pub fn number_of(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
+
+/// Whether each of its threads is stopped by a signal (proc_pid_stat(5)).
+pub fn is_frozen(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let mut states = stats.map(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('T')));
+    states.all(|stopped| stopped == Some(true))
+}

@@ -8,7 +8,7 @@
 pub use super::start::Start;
 pub use super::witness::Notification;
 
-use super::group::{has_ended, living, number_of, pid_of};
+use super::group::{has_ended, is_frozen, living, number_of, pid_of};
 use super::witness::{NotifySocket, Seen, Witness, address_in, main_pid};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const RELOADED_WITHIN: Duration = Duration::from_secs(20);
@@ -118,6 +118,17 @@ impl Instance {
     pub fn signal(&self, pid: u32, signal: Signal) {
         if let Err(errno) = kill_process(pid_of(pid), signal) {
             panic!("signal {signal:?} to {pid}: {errno}\n{}", self.state());
+        }
+    }
+
+    /// SIGSTOP, and waits until the last thread has stopped: a busy machine lets others run on for a while.
+    #[track_caller]
+    pub fn freeze(&self, pid: u32) {
+        self.signal(pid, Signal::STOP);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_frozen(pid) {
+            assert!(Instant::now() < deadline, "process {pid} does not stop\n{}", self.state());
+            std::thread::yield_now();
         }
     }
 
