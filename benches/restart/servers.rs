@@ -84,8 +84,9 @@ pub(crate) fn run(kind: Kind) {
                 .await;
             }
             Kind::Cutover => {
-                let server =
-                    cutover::Server::bind("127.0.0.1:0").before_begin(|begin| println!("{}", begin.addresses[0]));
+                let server = cutover::Server::bind("127.0.0.1:0")
+                    .without_control()
+                    .before_begin(|begin| println!("{}", begin.addresses[0]));
                 server.serve_hyper(service_fn(answer)).await.expect("serve");
             }
         }
