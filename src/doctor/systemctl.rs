@@ -113,6 +113,7 @@ fn end(child: &mut Child, by: Instant) -> io::Result<Option<ExitStatus>> {
             child.wait()?;
             return Ok(None);
         }
+        // It has closed its output, so this is a matter of moments; the standard library has no wait with a limit.
         std::thread::sleep(LOOK);
     }
 }

@@ -14,7 +14,7 @@ use super::connections::Connections;
 use super::stream::Stream;
 
 /// How long to wait when the system has no descriptors or memory left for one more connection.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+pub(crate) const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// How often that is said at the most.
 const SAID_AGAIN: Duration = Duration::from_secs(60);

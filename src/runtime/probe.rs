@@ -62,6 +62,7 @@ where
             Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
             miss => met = Some((scheme, miss)),
         }
+        // Nothing tells when green would answer otherwise: it can only be asked again.
         tokio::time::sleep(pause.min(probe.left())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         if let Some((scheme, miss)) = &met

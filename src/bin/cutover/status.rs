@@ -35,6 +35,7 @@ impl Status {
             let text = show.text(&control.status().await?)?;
             print(&text)?;
             let Some(interval) = self.watch else { return Ok(()) };
+            // The interval that was asked for: an instance tells nobody by itself.
             tokio::time::sleep(interval.max(INTERVAL_MIN)).await;
         }
     }

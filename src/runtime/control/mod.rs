@@ -23,6 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use self::clients::{Client, Clients};
+use super::accept::EXHAUSTED;
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
 pub(crate) use answer::{Asks, metrics_service};
@@ -116,7 +117,7 @@ async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Recei
                 take(stream, &clients, &asks, &ending);
             }
             // Descriptors are short: the server needs them more.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => tokio::time::sleep(EXHAUSTED).await,
         }
     }
     // The queue itself, because the runtime may not have noticed the last ones. Whoever connects after the close finds the

@@ -114,6 +114,7 @@ impl Host {
         let Some(probe) = self.probe.clone() else { return self.send(Event::Probed { green, result: Ok(()) }) };
         let groups = self.groups.clone();
         self.probing = Some(self.in_background(async move {
+            // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
             Event::Probed { green, result: ask_each(&probe, &groups).await }
         }));

@@ -31,7 +31,7 @@ fn asks_as_whoever_runs_it() {
 #[test]
 fn another_user_is_refused_and_logged() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can become another user");
+        crate::support::skip("only root can become another user");
         return;
     }
     // A folder that everybody may look into.

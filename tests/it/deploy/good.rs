@@ -185,7 +185,7 @@ fn in_other_shells() {
         let path: PathBuf = match which(shell[0]) {
             Some(path) => path,
             None => {
-                println!("skipped: there is no {}", shell[0]);
+                crate::support::skip(&format!("there is no {}", shell[0]));
                 continue;
             }
         };

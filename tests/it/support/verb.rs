@@ -24,7 +24,12 @@ pub struct Verb {
 impl Verb {
     /// `cutover VERB`, with no folder to find an instance in.
     pub fn new(verb: &str) -> Verb {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        Verb::by(env!("CARGO_BIN_EXE_cutover"), verb)
+    }
+
+    /// Of a copy of the program.
+    pub fn by(program: impl AsRef<OsStr>, verb: &str) -> Verb {
+        let mut command = Command::new(program);
         command.arg(verb).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for variable in ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "CUTOVER_LOG", "TERM", "NO_COLOR"] {
             command.env_remove(variable);
