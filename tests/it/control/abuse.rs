@@ -13,7 +13,8 @@ use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::{Instance, Start};
 use crate::support::raw_control::{End, Raw, read_answer, read_to_end, request, request_and_keep};
 
-const PROMPT: Duration = Duration::from_secs(1);
+/// Less than the patience with a bad client (5 s), so that a server which waits for one is seen on a busy machine too.
+const PROMPT: Duration = Duration::from_secs(3);
 const MEGABYTE: usize = 1 << 20;
 /// The process may grow by so many kB.
 const GROWTH_MAX: u64 = 20 * 1024;
