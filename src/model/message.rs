@@ -18,8 +18,11 @@ pub(crate) struct Birth {
     #[serde(default = "protocol")]
     pub(crate) protocol: u32,
     pub(crate) generation: Generation,
-    /// Who spawned it; a process with another parent is not meant.
+    /// Who spawned it; a process whose parent is neither this one nor the manager is not meant.
     pub(crate) blue: Pid,
+    /// The service manager whose child blue is, and the next generation too, so that it is waited for as blue was.
+    #[serde(default)]
+    pub(crate) manager: Option<Pid>,
     pub(crate) blue_generation: Generation,
     /// The abstract name of the stream socket that blue listens on.
     pub(crate) handover: String,
@@ -119,6 +122,7 @@ mod tests {
             protocol: PROTOCOL,
             generation: Generation::new(4),
             blue: Pid::new(12),
+            manager: Some(Pid::new(1)),
             blue_generation: Generation::new(2),
             handover: "cutover-12-4".into(),
             addresses: vec![],

@@ -7,11 +7,14 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::Birth;
 use crate::sys::origin::Origin;
+use crate::sys::spawn;
 
 /// The variable in which green finds its [`Birth`], as JSON.
 pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";
 /// The service manager's own NOTIFY_SOCKET, for when green is the main process.
 pub(crate) const MANAGER: &str = "CUTOVER_NOTIFY_SOCKET";
+/// Set by systemd to the pid of the process that it has started itself: systemd.exec(5), since 248.
+const EXEC_PID: &str = "SYSTEMD_EXEC_PID";
 /// Variables that belong to the process that has them and never reach the next one: sd_notify(3), sd_listen_fds(3).
 pub(crate) const OWN: [&str; 7] =
     [BIRTH, MANAGER, "NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -33,17 +36,32 @@ impl Role {
         let told =
             origin.variable(BIRTH).and_then(|text| text.to_str()).and_then(|text| serde_json::from_str(text).ok());
         let Some(birth): Option<Birth> = told else { return Role::First };
-        let parent = rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_pid()).ok()).map(Pid::new);
+        let parent = spawn::parent();
         let connected =
             SocketAddr::from_abstract_name(&birth.handover).and_then(|name| UnixStream::connect_addr(&name));
         match connected {
-            Ok(blue) if parent == Some(birth.blue) => Role::Green { birth, blue },
+            Ok(blue) if parent.is_some_and(|pid| pid == birth.blue || Some(pid) == birth.manager) => {
+                Role::Green { birth, blue }
+            }
             Ok(blue) => {
                 // Blue lives and did not start this process: somebody else's child with an inherited environment.
                 let _ = blue.shutdown(Shutdown::Both);
                 Role::First
             }
             Err(_) => Role::Orphan { birth },
+        }
+    }
+
+    /// The service manager, if this process is its child: then each later generation is to be one too.
+    pub(crate) fn manager(&self, origin: &Origin) -> Option<Pid> {
+        let parent = spawn::parent();
+        match self.birth() {
+            // Inherited by whatever the service starts, so it counts only for the process that it names.
+            None => {
+                let own = std::process::id().to_string();
+                parent.filter(|_| origin.variable(EXEC_PID).is_some_and(|pid| pid == own.as_str()))
+            }
+            Some(birth) => parent.filter(|_| birth.manager == parent),
         }
     }
 

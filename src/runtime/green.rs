@@ -71,9 +71,9 @@ impl Newborn {
         if let Some(manager) = plan.manager {
             added.push((MANAGER, manager));
         }
-        let origin = plan.origin.clone();
+        let (origin, parent) = (plan.origin.clone(), plan.birth.manager);
         // fork copies the page tables of a process that may be large, and exec may wait for a disk.
-        let process = tokio::task::spawn_blocking(move || spawn::spawn(&origin, path.as_ref(), &OWN, &added))
+        let process = tokio::task::spawn_blocking(move || spawn::spawn(&origin, path.as_ref(), &OWN, &added, parent))
             .await
             .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
         let (pid, ended) = (process.pid, process.end()?);
@@ -187,8 +187,8 @@ impl Source {
             match process.reap() {
                 Ok(Some(how)) => break how,
                 Ok(None) => ready.clear_ready(),
-                // Somebody else has reaped it (SIGCHLD ignored, or a waitpid(-1) in the application).
-                Err(_) => break "ended".to_owned(),
+                // The service manager's child, or somebody else has reaped it (a waitpid(-1) in the application).
+                Err(_) => break process.told_end().await,
             }
         };
         let exited = Event::GreenExited { green: self.green, how };

@@ -108,6 +108,7 @@ impl Server {
         // The starter of a first generation is the service manager; that of any other is the generation before.
         let starter = Notifier::new(self.origin.variable(OF_STARTER));
         let of_manager = || Notifier::new(self.origin.variable(MANAGER));
+        let parent = role.manager(&self.origin);
         let (rollout, manager, to_blue) = match role {
             Role::First => (Rollout::serving(generation, pid, plan), starter.clone(), None),
             Role::Orphan { .. } => (Rollout::serving(generation, pid, plan), of_manager(), None),
@@ -122,6 +123,7 @@ impl Server {
             name,
             generation,
             pid,
+            parent,
             origin: self.origin,
             addresses,
             offered,

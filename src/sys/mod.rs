@@ -6,6 +6,7 @@ pub(crate) mod control_folder;
 pub(crate) mod control_socket;
 pub(crate) mod credentials;
 pub(crate) mod diag;
+mod exit_info;
 pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod netlink;

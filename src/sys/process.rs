@@ -3,15 +3,21 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::during;
+use super::{during, exit_info};
 use crate::model::identity::Pid;
 
-/// A child of this process.
+/// A service manager has reaped what has ended by then; an older kernel does not tell it ever.
+const REAPED: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A process that this one has spawned: its own child, or its parent's.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -35,6 +41,11 @@ impl Process {
         }
     }
 
+    /// Holds one that was spawned together with its pidfd.
+    pub(super) fn of(pid: Pid, pidfd: OwnedFd) -> Process {
+        Process { pid, pidfd }
+    }
+
     /// Ends it with SIGKILL. One that is gone already is left as it is.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
@@ -53,10 +64,23 @@ impl Process {
     /// Reaps it, and says how it has ended; `None` while it runs.
     ///
     /// # Errors
-    /// `ECHILD` if somebody else has reaped it.
+    /// `ECHILD` if it is for somebody else to reap, or was.
     pub(crate) fn reap(&self) -> io::Result<Option<String>> {
         let ended = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
-        Ok(ended.map(|status| describe(&status)))
+        Ok(ended.map(|status| describe(status.exit_status(), status.terminating_signal())))
+    }
+
+    /// How one has ended that is gone, and for somebody else to reap: waits for that for a moment, if the kernel can tell
+    /// at all. Needs a tokio runtime. Cancel safe.
+    pub(crate) async fn told_end(&self) -> String {
+        let by = tokio::time::Instant::now() + REAPED;
+        loop {
+            match exit_info::of(&self.pidfd) {
+                Some(status) => return describe(status.code(), status.signal()),
+                None if tokio::time::Instant::now() < by => tokio::time::sleep(LOOK).await,
+                None => return describe(None, None),
+            }
+        }
     }
 
     /// Becomes readable when it ends. Needs a tokio runtime.
@@ -127,8 +151,8 @@ pub(crate) fn try_pidfd() -> io::Result<()> {
 }
 
 /// How a process ended, for people.
-fn describe(status: &WaitIdStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
+fn describe(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");

@@ -7,32 +7,26 @@ use super::reload::ASKS_EVERY;
 use crate::doctor::finding::Finding;
 
 const WAITS: &str =
-    "ExecStop=/bin/sh -c 'kill -TERM ${MAINPID}; while kill -0 ${MAINPID} 2>/dev/null; do sleep 0.1; done'";
+    "remove ExecStop=, for systemd tells the main process itself; or ExecStop=/usr/local/bin/cutover stop";
 
 pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
     let others = [kill_signal(unit), stop_timeout(unit)];
     [exec_stop(unit), kill_mode(unit)].into_iter().chain(others.into_iter().flatten()).collect()
 }
 
-/// Seen with systemd 252 and 257, KillMode=mixed and control-group: after a reload, `systemctl stop` sent SIGTERM, and
-/// SIGKILL 20 ms later. The main process was not a child of systemd when MAINPID= named it (`main_pid_alien` in
-/// src/core/service.c), and for such a one it does not wait (`unit_kill_context` in src/core/unit.c).
+/// When the command has ended systemd sends KillSignal= itself (systemd.service(5), ExecStop=).
 fn exec_stop(unit: &Unit) -> Finding {
     const SUBJECT: &str = "ExecStop";
     let commands = unit.shown.commands(SUBJECT);
-    let what = match (commands.is_empty(), commands.iter().any(waits)) {
-        (_, true) => return Finding::ok(SUBJECT, "waits for the end of the main process"),
-        (true, _) => "none",
-        (false, false) => "does not wait for the end",
-    };
-    Finding::problem(
-        SUBJECT,
-        format!(
-            "{what}: once it was reloaded, systemctl stop ends the server with SIGKILL at once, and what is open is lost, \
-             for systemd waits only for a main process that it has started itself"
-        ),
-        WAITS,
-    )
+    if commands.is_empty() {
+        return Finding::ok(SUBJECT, "none: systemd tells the main process to stop, and waits for its end");
+    }
+    if commands.iter().any(waits) {
+        return Finding::ok(SUBJECT, "waits for the end of the main process");
+    }
+    let what = "does not wait for the end: SIGTERM comes when it is over, and if it has sent one itself that is the \
+                second, which ends the server at once with what is open";
+    Finding::problem(SUBJECT, what, WAITS)
 }
 
 /// A single kill(1) is over at once; a shell may wait for anything, and `cutover stop` does.

@@ -61,6 +61,7 @@ impl Host {
     pub(super) fn spawn(&self, green: Generation) {
         let (origin, inputs) = (self.origin.clone(), self.inputs.clone());
         let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
+        let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
         let manager = self.manager.name().map(ToOwned::to_owned);
         tokio::spawn(async move {
@@ -68,7 +69,16 @@ impl Host {
                 let path = origin.executable().map_err(std::io::Error::other)?;
                 let handover = unique_name("handover")?;
                 let (protocol, generation) = (PROTOCOL, green);
-                let birth = Birth { protocol, generation, blue, blue_generation, handover, addresses, control };
+                let birth = Birth {
+                    protocol,
+                    generation,
+                    blue,
+                    manager: parent,
+                    blue_generation,
+                    handover,
+                    addresses,
+                    control,
+                };
                 Newborn::spawn(Plan { origin, birth, manager, inputs: inputs.clone() }, path).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));

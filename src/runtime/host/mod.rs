@@ -58,6 +58,8 @@ pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) generation: Generation,
     pub(crate) pid: Pid,
+    /// The service manager, if this process is its child: then the next generation is to be one too.
+    pub(crate) parent: Option<Pid>,
     pub(crate) origin: Arc<Origin>,
     pub(crate) addresses: Vec<Bound>,
     /// How many of them are the application's; metrics are offered on the others.

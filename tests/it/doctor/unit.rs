@@ -88,7 +88,7 @@ fn each_fault_of_a_unit_is_found_with_how_to_mend_it() {
         ("RestrictAddressFamilies", "AF_INET AF_UNIX", "RestrictAddressFamilies", "AF_NETLINK"),
         ("SystemCallFilter", "~pidfd_open", "SystemCallFilter", "pidfd_open"),
         ("ExecReload", "", "ExecReload", "ExecReload="),
-        ("ExecStop", "", "ExecStop", "kill -TERM ${MAINPID}"),
+        ("ExecStop", "/bin/kill -TERM $MAINPID", "ExecStop", "remove ExecStop="),
         ("RuntimeDirectory", "web", "--pid-file", "RuntimeDirectory=cutover"),
         ("TimeoutStopUSec", "3s", "TimeoutStopSec", "TimeoutStopSec=75s"),
         ("LimitNOFILESoft", "64", "descriptors", "LimitNOFILE=65536"),

@@ -61,13 +61,18 @@ fn server_at(path: &str, options: &str) -> String {
     format!("ExecStart=\nExecStart={start}\n")
 }
 
+/// The template, and an instance of it.
+const TEMPLATE: &str = "cutover@.service";
+const INSTANCE: &str = "cutover@web.service";
+
 /// A machine on which the service runs.
 struct Site {
     machine: Machine,
+    unit: &'static str,
 }
 
 impl Site {
-    /// With this file as cutover.service, and these lines in a drop-in.
+    /// With this file as cutover.service, or as the template, and these lines in a drop-in.
     #[track_caller]
     fn start(suite: Suite, unit_file: &str, lines: &str) -> Option<Site> {
         Site::prepare(suite, unit_file, lines, |_| {})
@@ -80,10 +85,12 @@ impl Site {
         machine.copy(REAL, PROGRAM);
         machine.link(PROGRAM, SERVER);
         more(&machine);
-        machine.unit(UNIT, &file(unit_file));
-        machine.unit("cutover.service.d/test.conf", &format!("[Service]\n{lines}"));
-        machine.must(&["systemctl", "start", UNIT]);
-        Some(Site { machine })
+        let (name, unit) = if unit_file == TEMPLATE { (TEMPLATE, INSTANCE) } else { (UNIT, UNIT) };
+        machine.unit(name, &file(unit_file));
+        machine.script("OPTIONS=--listen 0.0.0.0:80\n", "/etc/cutover/web.conf");
+        machine.unit(&format!("{unit}.d/test.conf"), &format!("[Service]\n{lines}"));
+        machine.must(&["systemctl", "start", unit]);
+        Some(Site { machine, unit })
     }
 
     #[track_caller]
@@ -100,12 +107,12 @@ impl Site {
     }
 
     fn systemctl(&self, verb: &str) -> Output {
-        self.machine.run(&["systemctl", verb, UNIT])
+        self.machine.run(&["systemctl", verb, self.unit])
     }
 
     /// Begins it, and does not wait for its end.
     fn begin(&self, verb: &str) -> Child {
-        let mut command = self.machine.command(&["systemctl", verb, UNIT]);
+        let mut command = self.machine.command(&["systemctl", verb, self.unit]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run timeout(1) and nsenter(1)")
     }
 
@@ -130,12 +137,12 @@ impl Site {
 
     #[track_caller]
     fn main_pid(&self) -> u32 {
-        self.machine.main_pid(UNIT)
+        self.machine.main_pid(self.unit)
     }
 
     #[track_caller]
     fn property(&self, name: &str) -> String {
-        self.machine.property(UNIT, name)
+        self.machine.property(self.unit, name)
     }
 
     /// Who answers a new connection: generation and pid.
@@ -165,8 +172,8 @@ impl Site {
 
     #[track_caller]
     fn assert_stopped(&self) {
-        assert_eq!(self.machine.pids(UNIT), [] as [u32; 0]);
-        assert!(!self.machine.exists("/run/cutover/cutover.service"), "its folder is still there");
+        assert_eq!(self.machine.pids(self.unit), [] as [u32; 0]);
+        assert!(!self.machine.exists(&format!("/run/cutover/{}", self.unit)), "its folder is still there");
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use super::{ADDRESS, BY_SIGNAL, SOON, Site, UNIT, on_each_suite};
+use super::{ADDRESS, BY_SIGNAL, SOON, Site, TEMPLATE, UNIT, on_each_suite};
 use crate::support::load::{Mode, Plan};
-use crate::support::systemd::{Machine, Suite, said};
+use crate::support::systemd::{Suite, said};
 
 const RELOADS: u64 = 50;
 
 on_each_suite! {
     fifty_reloads_that_wait;
     fifty_reloads_by_signal;
+    fifty_reloads_of_an_instance;
     a_restart_is_seen_to_lose_and_to_leave_the_state;
 }
 
@@ -26,6 +27,10 @@ fn fifty_reloads_that_wait(suite: Suite) {
 
 fn fifty_reloads_by_signal(suite: Suite) {
     reload_under_load(suite, "cutover.service", BY_SIGNAL);
+}
+
+fn fifty_reloads_of_an_instance(suite: Suite) {
+    reload_under_load(suite, TEMPLATE, "");
 }
 
 fn reload_under_load(suite: Suite, unit_file: &str, lines: &str) {
@@ -54,13 +59,16 @@ fn reload_under_load(suite: Suite, unit_file: &str, lines: &str) {
         assert!(report.generations.len() as u64 > RELOADS / 2, "the clients saw only {:?}", report.generations);
     }
     let main_pid = site.main_pid();
-    site.machine.wait("the only process of the service", SOON, || site.machine.pids(UNIT) == [main_pid]);
+    site.machine.wait("the only process of the service", SOON, || site.machine.pids(site.unit) == [main_pid]);
     site.assert_serves(RELOADS + 1, main_pid);
-    assert_stays_active(&site.machine);
+    assert_stays_active(&site);
+    let journal = site.machine.journal_of(site.unit);
+    // What systemd says of a main process for which it cannot wait.
+    assert!(!journal.iter().any(|line| line.contains("not our child")), "{journal:#?}");
 }
 
-fn assert_stays_active(machine: &Machine) {
-    let states = machine.states(UNIT);
+fn assert_stays_active(site: &Site) {
+    let states = site.machine.states(site.unit);
     let reloads = states.iter().filter(|state| state.starts_with("reload")).count();
     assert!(reloads as u64 >= RELOADS, "systemd told of {reloads} reloads only: {states:?}");
     assert!(!left(&states), "{states:?}");

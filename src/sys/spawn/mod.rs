@@ -1,0 +1,126 @@
+//! Starts the next generation as this one was started, with nothing but descriptors 0, 1 and 2.
+#![allow(unsafe_code)]
+
+mod child;
+mod sibling;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::during;
+use super::origin::Origin;
+use super::process::Process;
+use crate::model::identity::Pid;
+
+/// Starts `path` as this process was started: arguments, environment (less `removed`, plus `added`), directory.
+///
+/// Descriptors above 2 are closed, those without close-on-exec included; every signal has its default disposition, and
+/// none is blocked but SIGHUP: the next generation unblocks it when it can handle it ([`unblock_hup`]), so that a HUP sent
+/// to the whole group does not kill it in its first millisecond. A file that is no program is an error, and not given to a
+/// shell. Blocks the thread until exec has happened.
+///
+/// It becomes a child of this process, or of this one's parent if that is `manager`, which reaps whatever it gets.
+///
+/// # Errors
+/// What clone(2), chdir(2) or execve(2) say.
+pub(crate) fn spawn(
+    origin: &Origin,
+    path: &Path,
+    removed: &[&str],
+    added: &[(&str, OsString)],
+    manager: Option<Pid>,
+) -> io::Result<Process> {
+    let image = Image::new(origin, path, removed, added)?;
+    let spawned = match manager.is_some() && manager == parent() {
+        // A kernel before Linux 5.9, the first process of its PID namespace, which has no siblings, or a seccomp filter.
+        true => sibling::spawn(&image).or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => child::spawn(&image),
+            _ => Err(error),
+        }),
+        false => child::spawn(&image),
+    };
+    spawned.map_err(|error| during(format_args!("execute {}", path.display()), error))
+}
+
+/// The process whose child this one is; `None` if that is outside of this PID namespace.
+pub(crate) fn parent() -> Option<Pid> {
+    rustix::process::getppid().map(|pid| Pid::new(pid.as_raw_nonzero().get().unsigned_abs()))
+}
+
+/// Lets SIGHUP in again after [`spawn`] in the generation before has blocked it.
+pub(crate) fn unblock_hup() -> io::Result<()> {
+    let set = Signals::only_hup();
+    // SAFETY: the set is initialised and only read; a null pointer for the old one is allowed.
+    checked(unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set.0, std::ptr::null_mut()) })
+}
+
+/// The calls of this file return their errno.
+fn checked(errno: libc::c_int) -> io::Result<()> {
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// What exec is given.
+struct Image {
+    program: CString,
+    arguments: Pointers,
+    environment: Pointers,
+    directory: Option<CString>,
+}
+
+impl Image {
+    fn new(origin: &Origin, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
+        let kept = origin.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
+        let kept = kept.map(|(key, value)| (key.as_os_str(), value));
+        let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value)));
+        let environment = environment.map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
+        Ok(Image {
+            program: CString::new(path.as_os_str().as_bytes())?,
+            arguments: Pointers::to(origin.arguments.iter().map(|argument| argument.as_bytes().to_vec()))?,
+            environment: Pointers::to(environment)?,
+            directory: origin.directory.as_ref().map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?,
+        })
+    }
+}
+
+/// C strings, and an array of pointers to them that ends in a null pointer.
+struct Pointers {
+    array: Vec<*mut libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+impl Pointers {
+    fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
+        let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        // posix_spawn(3) takes them as mutable, and does not change them.
+        let array = strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
+        Ok(Pointers { array, _strings: strings })
+    }
+}
+
+struct Signals(libc::sigset_t);
+
+impl Signals {
+    fn all() -> Signals {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigfillset(3) writes the whole set that the valid pointer points to.
+        unsafe { libc::sigfillset(set.as_mut_ptr()) };
+        // SAFETY: the call above has initialised it.
+        Signals(unsafe { set.assume_init() })
+    }
+
+    fn only_hup() -> Signals {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigemptyset(3) writes the whole set that the valid pointer points to.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: the call above has initialised it.
+        let mut set = unsafe { set.assume_init() };
+        // SAFETY: the set is initialised, and SIGHUP a signal.
+        unsafe { libc::sigaddset(&raw mut set, libc::SIGHUP) };
+        Signals(set)
+    }
+}
