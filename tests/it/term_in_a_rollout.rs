@@ -37,6 +37,7 @@ fn both_finish_what_they_have(options: Options, generations: &[u32]) {
     let green = panel.pid_of(2);
     server.signal(server.first_pid(), Signal::TERM);
     reload.rolled_back_because(&["was given up: a stop was asked for"]);
+    server.wait_log("; generation 1 stops", SOON);
     server.wait_log("draining generation=1", SOON);
     server.wait_log("draining generation=2", SOON);
     assert_eq!(server.pids().len(), 2, "one has not waited for its answers: {}", server.log());

@@ -70,7 +70,7 @@ impl Rollout {
         };
         let then = *then;
         self.state = State::Serving;
-        let mut effects = vec![Effect::Report(outcome)];
+        let mut effects = vec![Effect::Report { outcome, serves_on: then == Then::Serve }];
         match then {
             Then::Serve => {}
             Then::Stop => effects.extend(self.stop_accepting(now)),

@@ -83,7 +83,7 @@ impl Rollout {
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
                 let (generation, took) = (attempt.green, now.duration_since(attempt.began));
                 let outcome = Outcome::RolledBack { generation, reason: REASON.into(), took };
-                vec![Effect::Kill { green: attempt.green }, Effect::Report(outcome)]
+                vec![Effect::Kill { green: attempt.green }, Effect::Report { outcome, serves_on: false }]
             }
             State::Gone => return vec![],
             State::Standby { .. } | State::Serving | State::Retiring { .. } | State::Draining { .. } => vec![],

@@ -223,7 +223,7 @@ impl Rollout {
         self.state = State::Retiring { successor: Some(green), deadline, forced: false, hammer: false };
         let took = now.duration_since(began);
         let outcome = Outcome::Done { generation: green, pid, took };
-        vec![Effect::HandOver { green, took }, Effect::Report(outcome), Effect::Retire]
+        vec![Effect::HandOver { green, took }, Effect::Report { outcome, serves_on: false }, Effect::Retire]
     }
 
     fn enter(&mut self, to: Step, until: Instant) {

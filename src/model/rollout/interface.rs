@@ -139,8 +139,8 @@ pub(crate) enum Effect {
     HammerPredecessors,
     /// This generation has become the live one.
     BecomeLive,
-    /// A reload has ended.
-    Report(Outcome),
+    /// A reload has ended, and this generation serves on or not.
+    Report { outcome: Outcome, serves_on: bool },
     /// Something was asked for at the wrong time.
     Refuse { asked: Asked, reason: String },
     /// Green died after it had become the live generation: nothing can be taken back.

@@ -140,7 +140,7 @@ impl Host {
             Effect::Hammer => self.hammer(),
             Effect::HammerPredecessors => self.predecessors.hammer(),
             Effect::BecomeLive => self.become_live(),
-            Effect::Report(outcome) => self.report(outcome),
+            Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
             Effect::Refuse { asked, reason } => {
                 let what = match asked {
                     Asked::Reload => "reload",

@@ -77,20 +77,23 @@ impl Host {
         green.release(self.release);
     }
 
-    pub(super) fn report(&mut self, outcome: Outcome) {
+    pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
         let me = self.generation;
         match &outcome {
             Outcome::Done { generation, pid, took } => {
                 tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
             }
             Outcome::RolledBack { generation, reason, took } => {
-                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} serves on");
+                let me_too = if serves_on { "serves on" } else { "stops" };
+                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
                 lock(&self.groups).green_is_gone();
                 self.green = None;
                 self.history.rolled_back += 1;
                 self.history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
                 self.failed = Some(format!("generation {generation} failed: {reason}"));
-                self.tell_ready();
+                if serves_on {
+                    self.tell_ready();
+                }
             }
         }
         self.tell(Told::Reload(outcome));

@@ -13,6 +13,9 @@ use super::{CUTOVER, says};
 /// systemd/cutover.service, as systemd 257 shows it.
 const SHIPPED: &str = include_str!("../../../src/doctor/unit/tests/shipped-257.txt");
 
+const STOPS_AT_ONCE: &str =
+    "{ path=/bin/kill ; argv[]=/bin/kill $MAINPID ; ignore_errors=no ; start_time=[n/a] ; pid=0 }";
+
 /// A folder with a `systemctl` that shows what a test has written.
 struct Systemctl(TempDir);
 
@@ -53,11 +56,9 @@ fn shipped() -> String {
 
 /// The shipped unit with another value for one property.
 fn sown(key: &str, value: &str) -> String {
-    let other = |line: &str| match line.split_once('=') {
-        Some((found, _)) if found == key => format!("{key}={value}\n"),
-        _ => format!("{line}\n"),
-    };
-    shipped().lines().map(other).collect()
+    let others = |line: &&str| line.split_once('=').is_none_or(|(found, _)| found != key);
+    let line = format!("{key}={value}");
+    shipped().lines().filter(others).chain([line.as_str()]).map(|line| format!("{line}\n")).collect()
 }
 
 /// Whether every port may be bound by everybody, as containers often have it: then no unit needs the capability.
@@ -88,7 +89,7 @@ fn each_fault_of_a_unit_is_found_with_how_to_mend_it() {
         ("RestrictAddressFamilies", "AF_INET AF_UNIX", "RestrictAddressFamilies", "AF_NETLINK"),
         ("SystemCallFilter", "~pidfd_open", "SystemCallFilter", "pidfd_open"),
         ("ExecReload", "", "ExecReload", "ExecReload="),
-        ("ExecStop", "/bin/kill -TERM $MAINPID", "ExecStop", "remove ExecStop="),
+        ("ExecStop", STOPS_AT_ONCE, "ExecStop", "remove ExecStop="),
         ("RuntimeDirectory", "web", "--pid-file", "RuntimeDirectory=cutover"),
         ("TimeoutStopUSec", "3s", "TimeoutStopSec", "TimeoutStopSec=75s"),
         ("LimitNOFILESoft", "64", "descriptors", "LimitNOFILE=65536"),

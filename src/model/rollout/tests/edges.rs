@@ -22,7 +22,7 @@ fn a_good_reload_goes_through_every_step_in_order() {
             Effect::Verify { green },
             Effect::CutOver { green, turn: Turn::Final },
             Effect::HandOver { green, took },
-            Effect::Report(Outcome::Done { generation: green, pid: Pid::new(77), took }),
+            Effect::Report { outcome: Outcome::Done { generation: green, pid: Pid::new(77), took }, serves_on: false },
             Effect::Retire,
             Effect::AwaitConnections(Whose::Own),
             Effect::Finish,

@@ -122,7 +122,7 @@ impl Bench {
 
 fn rolled_back(effect: &Effect) -> Option<&String> {
     match effect {
-        Effect::Report(Outcome::RolledBack { reason, .. }) => Some(reason),
+        Effect::Report { outcome: Outcome::RolledBack { reason, .. }, .. } => Some(reason),
         _ => None,
     }
 }

@@ -95,9 +95,10 @@ impl World {
                     self.pending.push(Event::ListenersClosed);
                 }
                 Effect::AwaitConnections(_) => self.pending.push(Event::ConnectionsGone),
-                Effect::Report(outcome) => {
+                Effect::Report { outcome, serves_on } => {
                     self.outcomes += 1;
-                    assert!(!self.retired && matches!(outcome, Outcome::Done { .. } | Outcome::RolledBack { .. }));
+                    assert!(!self.retired);
+                    assert_eq!(serves_on, matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping);
                 }
                 Effect::HandOver { .. } => assert!(self.steered_to_green, "handed over before it was steered to"),
                 Effect::CloseNow
