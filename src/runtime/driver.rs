@@ -4,30 +4,20 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::green::Newborn;
-use super::host::{Depth, Draft, Host};
+use super::status::{Depth, Draft};
 use crate::model::control::RolloutStatus;
 use crate::model::event::{Event as Told, Phase};
-use crate::model::identity::Generation;
-use crate::model::message::{Drainer, GroupOrder, History};
+use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Event, Rollout};
 
 /// How many inputs may wait: their sources wait when there is no room.
 pub(crate) const QUEUE: usize = 64;
 
-/// What comes to the driver.
+/// What comes to the driver of any host.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// An event of the machine.
     Rollout(Event),
-    /// The next generation's process was spawned, or could not be.
-    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
-    /// What green says about itself, for people.
-    GreenStatus { green: Generation, text: String },
-    /// What the generation before knew, which passes the office on.
-    Inherited { draining: Vec<Drainer>, history: History },
-    /// The generation before has closed its listeners; the order of the slots.
-    BlueClosed(Vec<GroupOrder>),
     /// Somebody wants an answer.
     Ask(Ask),
     /// Time to tell the service manager how it stands.
@@ -63,14 +53,39 @@ impl Refused {
     }
 }
 
-/// One generation's machine and its host.
-pub(crate) struct Driver {
-    pub(crate) rollout: Rollout,
-    pub(crate) host: Host,
-    pub(crate) inputs: mpsc::Receiver<Input>,
+/// Performs the effects of one generation's machine.
+pub(crate) trait Host: Send {
+    /// What comes to this kind of host only.
+    type News: Send;
+
+    /// Whose machine it is.
+    fn who(&self) -> (Generation, Pid);
+    /// Performs one effect: at once, or in the background, and then the result comes as an event.
+    fn perform(&mut self, effect: Effect);
+    /// Takes one piece of news, which may be an event of the machine.
+    fn take(&mut self, news: Self::News, rollout: &Rollout) -> Option<Event>;
+    /// Tells those who watch the events.
+    fn tell(&self, event: Told);
+    /// The driver lives.
+    fn beat(&mut self, rollout: &Rollout);
+    /// Who lives, and how it stands with them.
+    fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft;
+    fn log_status(&mut self, phase: Phase);
+    /// Asked while no rollout is under way.
+    fn look_for_strangers(&mut self);
+    /// The end of this generation.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-impl Driver {
+/// One generation's machine and its host.
+pub(crate) struct Driver<H: Host> {
+    pub(crate) rollout: Rollout,
+    pub(crate) host: H,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) news: mpsc::Receiver<H::News>,
+}
+
+impl<H: Host> Driver<H> {
     /// Runs until the generation has nothing left to do.
     pub(crate) async fn run(mut self) {
         let mut since = Instant::now();
@@ -80,7 +95,7 @@ impl Driver {
             let (after, now) = (self.rollout.phase(), Instant::now());
             if after != before {
                 let elapsed = now.duration_since(since);
-                let (generation, pid) = (self.host.generation, self.host.pid);
+                let (generation, pid) = self.host.who();
                 tracing::info!(%generation, %pid, from = %before, to = %after, ?elapsed, "rollout");
                 self.host.tell(Told::Phase { from: before, to: after });
                 since = now;
@@ -93,7 +108,7 @@ impl Driver {
             }
         }
         // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.
-        drop(self.inputs);
+        drop((self.inputs, self.news));
         self.host.close().await;
     }
 
@@ -107,20 +122,14 @@ impl Driver {
         };
         let input = tokio::select! {
             input = self.inputs.recv() => input,
+            Some(news) = self.news.recv() => {
+                let event = self.host.take(news, &self.rollout);
+                return event.map_or_else(Vec::new, |event| self.rollout.handle(event, Instant::now()));
+            }
             () = timeout => return self.rollout.handle_timeout(Instant::now()),
         };
         match input {
             Some(Input::Rollout(event)) => return self.rollout.handle(event, Instant::now()),
-            Some(Input::Spawned { green, result }) => {
-                // Heard only from here on, so that nothing of it comes before its birth.
-                let result = result.map(|newborn| self.host.adopt(*newborn));
-                return self.rollout.handle(Event::Spawned { green, result }, Instant::now());
-            }
-            Some(Input::GreenStatus { green, text }) => tracing::info!(generation = %green, "{text:?}"),
-            Some(Input::Inherited { draining, history }) => self.host.inherit(&draining, history),
-            // One that was sent away steers nothing any more, whatever becomes of blue.
-            Some(Input::BlueClosed(groups)) if !self.rollout.is_leaving() => self.host.take_over_groups(&groups),
-            Some(Input::BlueClosed(_)) => {}
             Some(Input::Ask(ask)) => return self.answer(ask),
             Some(Input::Beat) => self.host.beat(&self.rollout),
             Some(Input::LogStatus) => self.host.log_status(self.rollout.phase()),
@@ -137,7 +146,7 @@ impl Driver {
         // What this generation knows of itself stays true: a scrape that came to it is answered by it.
         let of_itself = matches!(ask, Ask::Status { depth: Depth::Own, .. });
         if let Some(next) = self.rollout.successor().filter(|_| !of_itself) {
-            let (me, pid) = (self.host.generation, self.host.pid);
+            let (me, pid) = self.host.who();
             let why = format!("generation {me} (pid {pid}) retires, and generation {next} is live: ask again");
             match ask {
                 Ask::Status { reply, .. } => drop(reply.send(Err(Refused::Retired(why)))),

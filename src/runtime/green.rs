@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use super::birth::{BIRTH, MANAGER, OWN};
 use super::driver::Input;
 use super::handover::{self, ToGreen};
+use super::host::News;
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, FromBlue};
 use crate::model::notify::{self, Notification};
@@ -32,6 +33,7 @@ pub(crate) struct Plan {
     /// The service manager's socket, for later.
     pub(crate) manager: Option<OsString>,
     pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) news: mpsc::Sender<News>,
 }
 
 /// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
@@ -77,7 +79,7 @@ impl Newborn {
             .await
             .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
         let (pid, ended) = (process.pid, process.end()?);
-        let source = Source { green, pid, inputs: plan.inputs };
+        let source = Source { green, pid, inputs: plan.inputs, news: plan.news };
         Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
@@ -134,6 +136,7 @@ struct Source {
     green: Generation,
     pid: Pid,
     inputs: mpsc::Sender<Input>,
+    news: mpsc::Sender<News>,
 }
 
 impl Source {
@@ -156,7 +159,7 @@ impl Source {
             match notify::parse(&received.text) {
                 Ok(notifications) => {
                     for notification in notifications {
-                        if self.inputs.send(self.input(notification)).await.is_err() {
+                        if !self.tell(notification).await {
                             return;
                         }
                     }
@@ -168,17 +171,19 @@ impl Source {
         }
     }
 
-    fn input(&self, notification: Notification) -> Input {
+    /// `false` if nobody wants to know any more.
+    async fn tell(&self, notification: Notification) -> bool {
         let green = self.green;
-        match notification {
-            Notification::Ready => Input::Rollout(Event::GreenReady { green }),
-            Notification::Extend(by) => Input::Rollout(Event::GreenExtends { green, by }),
+        let event = match notification {
+            Notification::Ready => Event::GreenReady { green },
+            Notification::Extend(by) => Event::GreenExtends { green, by },
             Notification::Errno(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                Input::Rollout(Event::GreenFailed { green, reason: format!("could not start: {error}") })
+                Event::GreenFailed { green, reason: format!("could not start: {error}") }
             }
-            Notification::Status(text) => Input::GreenStatus { green, text },
-        }
+            Notification::Status(text) => return self.news.send(News::GreenStatus { green, text }).await.is_ok(),
+        };
+        self.inputs.send(Input::Rollout(event)).await.is_ok()
     }
 
     async fn wait_for_end(self, pidfd: AsyncFd<OwnedFd>, process: Arc<Process>) {

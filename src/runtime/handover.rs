@@ -13,10 +13,9 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::driver::Input;
+use super::host::{Inheritance, News};
 use crate::model::identity::Pid;
 use crate::model::message::{Birth, FromBlue, FromGreen, GroupOrder};
-use crate::model::rollout::Event;
 use crate::sys::during;
 use crate::sys::process::Stranger;
 
@@ -146,7 +145,7 @@ pub(crate) struct ToBlue {
 
 impl ToBlue {
     /// Begins to read what blue says; by its end of file green learns that blue is gone.
-    pub(crate) fn start(blue: StdStream, birth: &Birth, inputs: mpsc::Sender<Input>) -> io::Result<ToBlue> {
+    pub(crate) fn start(blue: StdStream, birth: &Birth, told: mpsc::Sender<News>) -> io::Result<ToBlue> {
         let (process, by) = (Stranger::hold(birth.blue), birth.blue_generation);
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
@@ -154,16 +153,13 @@ impl ToBlue {
         let (closed, closed_here) = watch::channel(false);
         tokio::spawn(async move {
             loop {
-                let input = match read_line(&mut read).await {
+                let news = match read_line(&mut read).await {
                     Ok(Some(FromBlue::Live { draining, history })) => {
-                        if inputs.send(Input::Inherited { draining, history }).await.is_err() {
-                            return;
-                        }
-                        Input::Rollout(Event::Live)
+                        News::Live(Some(Inheritance { draining, history }))
                     }
-                    Ok(Some(FromBlue::TakenBack)) => Input::Rollout(Event::TakenBack { by }),
+                    Ok(Some(FromBlue::TakenBack)) => News::TakenBack { by },
                     Ok(Some(FromBlue::Closed { groups })) => {
-                        let sent = inputs.send(Input::BlueClosed(groups)).await;
+                        let sent = told.send(News::BlueClosed(groups)).await;
                         closed.send_replace(true);
                         if sent.is_err() {
                             return;
@@ -179,14 +175,14 @@ impl ToBlue {
                                 process.gone().await;
                             }
                             // Blue is gone without a word, and with it what it knew of the order.
-                            let _ = inputs.send(Input::BlueClosed(vec![])).await;
+                            let _ = told.send(News::BlueClosed(vec![])).await;
                         }
                         closed.send_replace(true);
-                        let _ = inputs.send(Input::Rollout(Event::Live)).await;
+                        let _ = told.send(News::Live(None)).await;
                         return;
                     }
                 };
-                if inputs.send(input).await.is_err() {
+                if told.send(news).await.is_err() {
                     return;
                 }
             }

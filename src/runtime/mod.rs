@@ -18,5 +18,6 @@ mod probe_tls;
 pub(crate) mod retire;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod watch_groups;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::sockets::Sockets;
 use super::{Begin, Server, http, plan};
@@ -17,7 +17,7 @@ use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::birth::{MANAGER, Role};
 use crate::runtime::connections::Connections;
 use crate::runtime::control::{Asks, metrics_service};
-use crate::runtime::driver::Driver;
+use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::{Groups, Own, Steering};
 use crate::runtime::handover::ToBlue;
 use crate::runtime::host::{Host, Office, Probe};
@@ -97,6 +97,7 @@ impl Server {
         let acceptors = self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &asks);
         let groups = self.groups(listeners, &role);
         let (inputs, received) = self.inputs;
+        let (news, arriving) = mpsc::channel(QUEUE);
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
         watch_groups::start(inputs.clone());
         let pid = Pid::new(std::process::id());
@@ -113,7 +114,7 @@ impl Server {
             Role::First => (Rollout::serving(generation, pid, plan), starter.clone(), None),
             Role::Orphan { .. } => (Rollout::serving(generation, pid, plan), of_manager(), None),
             Role::Green { birth, blue } => {
-                let to_blue = ToBlue::start(blue, &birth, inputs.clone());
+                let to_blue = ToBlue::start(blue, &birth, news.clone());
                 let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
                 to_blue.listening(groups.joined());
                 (Rollout::standby(generation, pid, plan), of_manager(), Some(to_blue))
@@ -140,6 +141,7 @@ impl Server {
             connections: connections.clone(),
             acceptors: Some(acceptors),
             inputs,
+            news,
             green: None,
             to_blue,
             predecessors: Predecessors::default(),
@@ -163,7 +165,7 @@ impl Server {
         }
         let (ended, gone) = watch::channel(false);
         tokio::spawn(async move {
-            Driver { rollout, host, inputs: received }.run().await;
+            Driver { rollout, host, inputs: received, news: arriving }.run().await;
             ended.send_replace(true);
         });
         Ok(Running { generation, connections, gone })

@@ -23,7 +23,7 @@ use crate::model::event::Event as Told;
 use crate::model::rollout::Event;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Ask, Input, Refused};
-use crate::runtime::host::Depth;
+use crate::runtime::status::Depth;
 
 /// What another user gets.
 pub(super) const FORBIDDEN: &[u8] =

@@ -68,7 +68,7 @@ impl Host {
     }
 
     /// The end of this generation.
-    pub(crate) async fn close(&mut self) {
+    pub(super) async fn end(&mut self) {
         if let Some(path) = &self.pid_file {
             pid_file::remove(path, self.pid);
         }

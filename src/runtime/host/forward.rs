@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Host, Probe};
+use super::{Host, News, Probe};
 use crate::model::event::Event as Told;
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, PROTOCOL};
 use crate::model::rollout::{Event, Turn};
 use crate::model::share::Share;
 use crate::runtime::control::Control;
-use crate::runtime::driver::Input;
+use crate::runtime::driver::Host as _;
 use crate::runtime::green::{Newborn, Plan};
 use crate::runtime::groups::Groups;
 use crate::runtime::probe;
@@ -59,7 +59,7 @@ impl Host {
     }
 
     pub(super) fn spawn(&self, green: Generation) {
-        let (origin, inputs) = (self.origin.clone(), self.inputs.clone());
+        let (origin, inputs, news) = (self.origin.clone(), self.inputs.clone(), self.news.clone());
         let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
         let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
@@ -79,12 +79,12 @@ impl Host {
                     addresses,
                     control,
                 };
-                Newborn::spawn(Plan { origin, birth, manager, inputs: inputs.clone() }, path).await
+                Newborn::spawn(Plan { origin, birth, manager, inputs, news: news.clone() }, path).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again, and it would take over one day.
-            if let Err(unsent) = inputs.send(Input::Spawned { green, result }).await
-                && let Input::Spawned { result: Ok(newborn), .. } = unsent.0
+            if let Err(unsent) = news.send(News::Spawned { green, result }).await
+                && let News::Spawned { result: Ok(newborn), .. } = unsent.0
             {
                 newborn.kill();
             }
@@ -92,7 +92,7 @@ impl Host {
     }
 
     /// Takes a new process on, and begins to listen to it.
-    pub(crate) fn adopt(&mut self, newborn: Newborn) -> Pid {
+    pub(super) fn adopt(&mut self, newborn: Newborn) -> Pid {
         let pid = newborn.pid;
         let green = newborn.listen_to();
         tracing::info!(generation = %green.generation, %pid, "spawned");

@@ -21,7 +21,7 @@ impl Host {
     }
 
     /// The driver lives, which is what the watchdog wants to know; and how it stands, if that has changed.
-    pub(crate) fn beat(&mut self, rollout: &Rollout) {
+    pub(super) fn tell_manager(&mut self, rollout: &Rollout) {
         if self.office != Office::Held {
             return;
         }

@@ -16,22 +16,21 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::accept::Acceptors;
 use super::connections::Connections;
 use super::control::Control;
-use super::driver::Input;
-use super::green::Green;
+use super::driver::{self, Input};
+use super::green::{Green, Newborn};
 use super::groups::Groups;
 use super::handover::ToBlue;
 use super::predecessors::Predecessors;
 use super::retire::lock;
 use super::service_manager::Notifier;
+use super::status::{Depth, Draft};
 use crate::model::addresses::Bound;
-use crate::model::event::Event as Told;
+use crate::model::event::{Event as Told, Phase};
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::History;
+use crate::model::message::{Drainer, GroupOrder, History};
 use crate::model::probe::Target;
-use crate::model::rollout::{Asked, Effect, Event};
+use crate::model::rollout::{Asked, Effect, Event, Rollout};
 use crate::sys::origin::Origin;
-
-pub(crate) use status::{Depth, Draft};
 
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -78,6 +77,7 @@ pub(crate) struct Host {
     pub(crate) connections: Arc<Connections>,
     pub(crate) acceptors: Option<Acceptors>,
     pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) news: mpsc::Sender<News>,
     pub(crate) green: Option<Green>,
     pub(crate) to_blue: Option<ToBlue>,
     pub(crate) predecessors: Predecessors,
@@ -97,14 +97,86 @@ pub(crate) struct Host {
     pub(crate) passing_on: Option<JoinHandle<()>>,
 }
 
-impl Host {
-    /// Tells those who watch the events; it is nothing to us if nobody does.
-    pub(crate) fn tell(&self, event: Told) {
+/// What comes to a server that restarts itself, from its generations.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The next generation's process was spawned, or could not be.
+    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
+    /// What green says about itself, for people.
+    GreenStatus { green: Generation, text: String },
+    /// The generation before passes the office on, with what it knew; or it is gone without a word.
+    Live(Option<Inheritance>),
+    /// The generation before has taken everything back.
+    TakenBack { by: Generation },
+    /// The generation before has closed its listeners; the order of the slots.
+    BlueClosed(Vec<GroupOrder>),
+}
+
+/// What goes from the live generation to the next.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub(crate) draining: Vec<Drainer>,
+    pub(crate) history: History,
+}
+
+impl driver::Host for Host {
+    type News = News;
+
+    fn who(&self) -> (Generation, Pid) {
+        (self.generation, self.pid)
+    }
+
+    /// It is nothing to us if nobody listens.
+    fn tell(&self, event: Told) {
         let _ = self.events.send(event);
     }
 
-    /// Performs one effect: at once, or in the background, and then the result comes as an event.
-    pub(crate) fn perform(&mut self, effect: Effect) {
+    fn take(&mut self, news: News, rollout: &Rollout) -> Option<Event> {
+        match news {
+            News::Spawned { green, result } => {
+                // Heard only from here on, so that nothing of it comes before its birth.
+                let result = result.map(|newborn| self.adopt(*newborn));
+                return Some(Event::Spawned { green, result });
+            }
+            News::GreenStatus { green, text } => tracing::info!(generation = %green, "{text:?}"),
+            News::Live(inheritance) => {
+                if let Some(Inheritance { draining, history }) = inheritance {
+                    self.inherit(&draining, history);
+                }
+                return Some(Event::Live);
+            }
+            News::TakenBack { by } => return Some(Event::TakenBack { by }),
+            // One that was sent away steers nothing any more, whatever becomes of blue.
+            News::BlueClosed(groups) if !rollout.is_leaving() => self.take_over_groups(&groups),
+            News::BlueClosed(_) => {}
+        }
+        None
+    }
+
+    fn beat(&mut self, rollout: &Rollout) {
+        self.tell_manager(rollout);
+    }
+
+    fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft {
+        self.draft(rollout, depth)
+    }
+
+    fn log_status(&mut self, phase: Phase) {
+        self.log(phase);
+    }
+
+    /// A next generation that has just begun to listen would look like a stranger.
+    fn look_for_strangers(&mut self) {
+        if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
+            lock(&self.groups).name_strangers();
+        }
+    }
+
+    async fn close(&mut self) {
+        self.end().await;
+    }
+
+    fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Preflight { green } => self.preflight(green),
             Effect::Gate { green } => self.gate(green),
@@ -156,7 +228,9 @@ impl Host {
             Effect::Finish => {}
         }
     }
+}
 
+impl Host {
     fn send(&self, event: Event) {
         let inputs = self.inputs.clone();
         // Not awaited here: the driver that would make room is the caller.
@@ -176,12 +250,5 @@ impl Host {
 
     fn with_green<T>(&self, generation: Generation, act: impl FnOnce(&Green) -> T) -> Option<T> {
         self.green.as_ref().filter(|green| green.generation == generation).map(act)
-    }
-
-    /// Only while no rollout runs: a next generation that has just begun to listen would look like a stranger.
-    pub(crate) fn look_for_strangers(&self) {
-        if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
-            lock(&self.groups).name_strangers();
-        }
     }
 }

@@ -7,6 +7,7 @@ use crate::model::control::LastReload;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
+use crate::runtime::driver::Host as _;
 use crate::runtime::handover::ToBlue;
 use crate::runtime::pid_file;
 use crate::runtime::retire::lock;
@@ -56,13 +57,13 @@ impl Host {
     }
 
     /// What the generation before knew.
-    pub(crate) fn inherit(&mut self, draining: &[Drainer], history: History) {
+    pub(super) fn inherit(&mut self, draining: &[Drainer], history: History) {
         self.predecessors.learn(draining);
         self.history = history;
     }
 
     /// The generation before holds no listener any more: from now on this one steers the groups.
-    pub(crate) fn take_over_groups(&self, told: &[GroupOrder]) {
+    pub(super) fn take_over_groups(&self, told: &[GroupOrder]) {
         let mut groups = lock(&self.groups);
         groups.learn(told);
         groups.gate();
