@@ -54,6 +54,23 @@ impl Rollout {
         }
     }
 
+    /// A green that was spawned is all that is left: it is live, ready or not.
+    pub(super) fn died(&mut self, now: Instant) -> Vec<Effect> {
+        match &mut self.state {
+            State::Rolling { attempt, .. } if attempt.pid.is_some() => self.retire(now),
+            State::Rolling { .. } => {
+                let reason = format!("was given up: generation {} has ended", self.me);
+                self.roll_back(reason, Then::Finish, now)
+            }
+            State::RollingBack { then, .. } => {
+                *then = Then::Finish;
+                vec![]
+            }
+            State::Standby { .. } | State::Serving => self.finish(),
+            State::Retiring { .. } | State::Draining { .. } | State::Gone => vec![],
+        }
+    }
+
     pub(super) fn stop_requested(&mut self, now: Instant) -> Vec<Effect> {
         self.stops = self.stops.saturating_add(1);
         if self.stops > 1 {

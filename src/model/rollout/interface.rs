@@ -64,6 +64,8 @@ pub(crate) enum Event {
     },
     ListenersClosed,
     ConnectionsGone,
+    /// This generation's process has ended by itself. Only of one that another process watches.
+    Died,
     StopRequested,
     HammerRequested,
 }

@@ -92,6 +92,7 @@ impl Rollout {
             Event::CutOver { green, result } => self.cut_over(green, result, now),
             Event::ListenersClosed => self.listeners_closed(now),
             Event::ConnectionsGone => self.connections_gone(),
+            Event::Died => self.died(now),
             Event::StopRequested => self.stop_requested(now),
             Event::HammerRequested => self.hammer_requested(now),
         }

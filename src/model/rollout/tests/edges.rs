@@ -234,3 +234,26 @@ fn a_stop_in_a_drain_closes_what_is_idle() {
     assert_eq!(bench.on(Event::StopRequested), [Effect::CloseIdle]);
     assert_eq!(bench.rollout.phase(), Phase::Draining);
 }
+
+#[test]
+fn the_next_generation_is_live_as_soon_as_the_one_before_has_ended_ready_or_not() {
+    for ready in [false, true] {
+        let mut bench = Bench::starting();
+        if ready {
+            bench.on(Event::GreenReady { green: two() });
+        }
+        let effects = bench.on(Event::Died);
+        assert!(matches!(effects[..], [Effect::HandOver { .. }, Effect::Report { .. }, Effect::Retire]), "{effects:?}");
+        assert_eq!(bench.rollout.successor(), Some(two()));
+    }
+}
+
+#[test]
+fn a_generation_that_ends_by_itself_is_gone_and_a_rollout_without_a_process_with_it() {
+    assert_eq!(Bench::serving().on(Event::Died), [Effect::Finish]);
+    let mut bench = Bench::serving();
+    bench.on(Event::ReloadRequested);
+    let effects = bench.on(Event::Died);
+    assert!(matches!(effects[..], [Effect::Report { serves_on: false, .. }, Effect::Finish]), "{effects:?}");
+    assert_eq!(bench.rollout.phase(), Phase::Gone);
+}

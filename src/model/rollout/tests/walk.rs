@@ -15,6 +15,8 @@ struct World {
     verified: bool,
     retired: bool,
     stopping: bool,
+    /// Its process is gone.
+    died: bool,
     /// Users may be on green.
     met: bool,
     /// The generation before has sent this one away.
@@ -34,6 +36,7 @@ impl World {
             verified: false,
             retired: false,
             stopping: false,
+            died: false,
             met: false,
             taken_back: false,
         }
@@ -86,7 +89,8 @@ impl World {
                     self.pending.push(Event::GreenExited { green, how: "was killed".into() });
                 }
                 Effect::Retire => {
-                    assert!(self.taken_back || self.steered_to_green && self.verified, "nobody accepts");
+                    let goes = self.taken_back || self.died;
+                    assert!(goes || self.steered_to_green && self.verified, "nobody accepts");
                     self.retired = true;
                     self.pending.push(Event::ListenersClosed);
                 }
@@ -98,9 +102,9 @@ impl World {
                 Effect::Report { outcome, serves_on } => {
                     self.outcomes += 1;
                     assert!(!self.retired);
-                    assert_eq!(serves_on, matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping);
+                    assert_eq!(serves_on, matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping && !self.died);
                 }
-                Effect::HandOver { .. } => assert!(self.steered_to_green, "handed over before it was steered to"),
+                Effect::HandOver { .. } => assert!(self.steered_to_green || self.died, "handed over before it was steered to"),
                 Effect::CloseNow
                 | Effect::CloseIdle
                 | Effect::Canary { .. }
@@ -138,6 +142,10 @@ impl World {
             10 if which < 4 => {
                 self.taken_back |= self.rollout.phase() == Phase::Standby;
                 Event::TakenBack { by: green }
+            }
+            11 if which < 4 => {
+                self.died = true;
+                Event::Died
             }
             _ if self.pending.is_empty() => return,
             _ => self.pending.remove(usize::from(which) % self.pending.len()),
