@@ -15,6 +15,7 @@ pub(crate) mod origin;
 pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod rcu;
+mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod steering;

@@ -7,8 +7,9 @@ use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 
-use super::{Image, Signals, checked};
+use super::Image;
 use crate::sys::process::Process;
+use crate::sys::signals::{Signals, checked};
 
 pub(super) fn spawn(image: &Image) -> io::Result<Process> {
     let (actions, attributes) = (Actions::new(image.directory.as_ref())?, Attributes::new()?);
@@ -87,7 +88,7 @@ impl Attributes {
         checked(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: the call above has succeeded.
         let mut attributes = Attributes(unsafe { attributes.assume_init() });
-        let (all, hup) = (Signals::all(), Signals::only_hup());
+        let (all, hup) = (Signals::all(), Signals::only(libc::SIGHUP));
         // SAFETY: the attributes and the set are initialised; the set is copied.
         checked(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, &raw const all.0) })?;
         // SAFETY: as above.

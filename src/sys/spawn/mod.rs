@@ -8,13 +8,13 @@ mod tests;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::during;
 use super::origin::Origin;
 use super::process::Process;
+use super::signals::Signals;
 use crate::model::identity::Pid;
 
 /// Starts `path` as this process was started: arguments, environment (less `removed`, plus `added`), directory.
@@ -54,14 +54,7 @@ pub(crate) fn parent() -> Option<Pid> {
 
 /// Lets SIGHUP in again after [`spawn`] in the generation before has blocked it.
 pub(crate) fn unblock_hup() -> io::Result<()> {
-    let set = Signals::only_hup();
-    // SAFETY: the set is initialised and only read; a null pointer for the old one is allowed.
-    checked(unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set.0, std::ptr::null_mut()) })
-}
-
-/// The calls of this file return their errno.
-fn checked(errno: libc::c_int) -> io::Result<()> {
-    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+    Signals::only(libc::SIGHUP).unblock()
 }
 
 /// What exec is given.
@@ -99,28 +92,5 @@ impl Pointers {
         // posix_spawn(3) takes them as mutable, and does not change them.
         let array = strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
         Ok(Pointers { array, _strings: strings })
-    }
-}
-
-struct Signals(libc::sigset_t);
-
-impl Signals {
-    fn all() -> Signals {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigfillset(3) writes the whole set that the valid pointer points to.
-        unsafe { libc::sigfillset(set.as_mut_ptr()) };
-        // SAFETY: the call above has initialised it.
-        Signals(unsafe { set.assume_init() })
-    }
-
-    fn only_hup() -> Signals {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset(3) writes the whole set that the valid pointer points to.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: the call above has initialised it.
-        let mut set = unsafe { set.assume_init() };
-        // SAFETY: the set is initialised, and SIGHUP a signal.
-        unsafe { libc::sigaddset(&raw mut set, libc::SIGHUP) };
-        Signals(set)
     }
 }

@@ -9,9 +9,10 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{Image, Signals, checked};
+use super::Image;
 use crate::model::identity::Pid;
 use crate::sys::process::Process;
+use crate::sys::signals::{Blocked, Signals, checked};
 
 /// In bytes; the child makes a few system calls on it.
 const STACK: usize = 64 * 1024;
@@ -32,10 +33,10 @@ struct Shared<'a> {
 pub(super) fn spawn(image: &Image) -> io::Result<Process> {
     let mut stack = vec![Line([0; 16]); STACK / size_of::<Line>()];
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    let shared = Shared { image, mask: Signals::only_hup(), errno: AtomicI32::new(0) };
+    let shared = Shared { image, mask: Signals::only(libc::SIGHUP), errno: AtomicI32::new(0) };
     let mut pidfd: libc::c_int = -1;
     // The child has this thread's mask, and this process's handlers until it has reset them: none of them runs in it.
-    let blocked = Blocked::all()?;
+    let blocked = Blocked::also(&Signals::all())?;
     let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the pointer is to the end of a stack that nobody else uses, aligned for each architecture; `begin` takes what
     // it is given as a `Shared`, which lives until the call returns, for that is after exec or the child's end; the
@@ -85,23 +86,4 @@ fn enter(image: &Image, mask: &Signals) {
     let (arguments, environment) = (image.arguments.array.as_ptr(), image.environment.array.as_ptr());
     // SAFETY: the path is a C string, and both arrays end in a null pointer after pointers to C strings.
     unsafe { libc::execve(image.program.as_ptr(), arguments.cast(), environment.cast()) };
-}
-
-/// Every signal blocked in this thread, until it is dropped.
-struct Blocked(Signals);
-
-impl Blocked {
-    fn all() -> io::Result<Blocked> {
-        let (all, mut before) = (Signals::all(), Signals::only_hup());
-        // SAFETY: both sets are initialised; the one before is written.
-        checked(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all.0, &raw mut before.0) })?;
-        Ok(Blocked(before))
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        // SAFETY: the set is initialised. A set that was valid before is not refused.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0.0, std::ptr::null_mut()) };
-    }
 }
