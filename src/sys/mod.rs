@@ -27,6 +27,8 @@ pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Err
 }
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod slots_tests;
 #[cfg(test)]
 mod split_tests;

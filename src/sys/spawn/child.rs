@@ -1,4 +1,4 @@
-//! The next generation as a child of this process.
+//! A child of this process.
 //!
 //! By posix_spawn(3), which does not copy the page tables of a process that may be large, and does not make each page that
 //! its threads write to in that moment a fault.
@@ -7,12 +7,13 @@ use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 
-use super::Image;
+use super::{Group, Image};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signals, checked};
 
-pub(super) fn spawn(image: &Image) -> io::Result<Process> {
-    let (actions, attributes) = (Actions::new(image.directory.as_ref())?, Attributes::new()?);
+/// `mask` is what is blocked in it when it begins.
+pub(super) fn spawn(image: &Image, mask: &Signals, group: Group) -> io::Result<Process> {
+    let (actions, attributes) = (Actions::new(image.directory.as_ref())?, Attributes::new(mask, group)?);
     let mut pid = 0;
     // SAFETY: the path is a C string; both arrays end in a null pointer after pointers to C strings; actions and attributes
     // are initialised; all of them live until the call returns, which is after exec.
@@ -82,22 +83,33 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    fn new() -> io::Result<Attributes> {
+    fn new(mask: &Signals, group: Group) -> io::Result<Attributes> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: initialises what the valid pointer points to, or fails.
         checked(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: the call above has succeeded.
         let mut attributes = Attributes(unsafe { attributes.assume_init() });
-        let (all, hup) = (Signals::all(), Signals::only(libc::SIGHUP));
+        let all = Signals::all();
         // SAFETY: the attributes and the set are initialised; the set is copied.
         checked(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, &raw const all.0) })?;
         // SAFETY: as above.
-        checked(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, &raw const hup.0) })?;
-        let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
+        checked(unsafe { libc::posix_spawnattr_setsigmask(&raw mut attributes.0, &raw const mask.0) })?;
+        let group = match group {
+            Group::Own => attributes.lead_a_group()?,
+            Group::Ours => 0,
+        };
+        let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK | group;
         let flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
         // SAFETY: the attributes are initialised, and the flags those of posix_spawn(3).
         checked(unsafe { libc::posix_spawnattr_setflags(&raw mut attributes.0, flags) })?;
         Ok(attributes)
+    }
+
+    /// Needs the flag that it answers with.
+    fn lead_a_group(&mut self) -> io::Result<libc::c_int> {
+        // SAFETY: the attributes are initialised; 0 stands for the child's own pid (posix_spawnattr_setpgroup(3)).
+        checked(unsafe { libc::posix_spawnattr_setpgroup(&raw mut self.0, 0) })?;
+        Ok(libc::POSIX_SPAWN_SETPGROUP)
     }
 }
 

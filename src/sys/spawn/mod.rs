@@ -1,4 +1,4 @@
-//! Starts the next generation as this one was started, with nothing but descriptors 0, 1 and 2.
+//! Starts the next generation as this one was started, or another program, with nothing but descriptors 0, 1 and 2.
 #![allow(unsafe_code)]
 
 mod child;
@@ -35,16 +35,60 @@ pub(crate) fn spawn(
     added: &[(&str, OsString)],
     manager: Option<Pid>,
 ) -> io::Result<Process> {
-    let image = Image::new(origin, path, removed, added)?;
+    let image = Image::of(origin, path, removed, added)?;
+    let as_child = || child::spawn(&image, &Signals::only(libc::SIGHUP), Group::Ours);
     let spawned = match manager.is_some() && manager == parent() {
         // A kernel before Linux 5.9, the first process of its PID namespace, which has no siblings, or a seccomp filter.
         true => sibling::spawn(&image).or_else(|error| match error.raw_os_error() {
-            Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => child::spawn(&image),
+            Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => as_child(),
             _ => Err(error),
         }),
-        false => child::spawn(&image),
+        false => as_child(),
     };
     spawned.map_err(|error| during(format_args!("execute {}", path.display()), error))
+}
+
+/// The process group that a child begins in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) enum Group {
+    /// A new one, which has the child's pid as its number: a signal to it reaches the child and what that starts, and a
+    /// Ctrl-C on a terminal does not reach it.
+    Own,
+    /// That of this process.
+    Ours,
+}
+
+/// A program that is supervised: it knows nothing of this project.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    /// A relative one begins in `directory`; nothing is looked up in PATH.
+    pub(crate) path: &'a Path,
+    /// All of them, the first one (argv 0) included.
+    pub(crate) arguments: &'a [OsString],
+    /// All of it: nothing is inherited.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// `None` for the one of this process.
+    pub(crate) directory: Option<&'a Path>,
+    pub(crate) group: Group,
+}
+
+/// Starts a program as a child of this process.
+///
+/// Like [`spawn`], but with no signal blocked at all: nobody in it would unblock SIGHUP.
+///
+/// # Errors
+/// What chdir(2) or execve(2) say, by kind: `NotFound`, `PermissionDenied`. posix_spawn(3) does not tell which of the two
+/// calls it was, so the message names the directory too.
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) fn program(program: &Program<'_>) -> io::Result<Process> {
+    let environment = program.environment.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()));
+    let spawned = Image::new(program.path, program.arguments, environment, program.directory)
+        .and_then(|image| child::spawn(&image, &Signals::none(), program.group));
+    spawned.map_err(|error| match program.directory {
+        Some(directory) => during(format_args!("execute {} in {}", program.path.display(), directory.display()), error),
+        None => during(format_args!("execute {}", program.path.display()), error),
+    })
 }
 
 /// The process whose child this one is; `None` if that is outside of this PID namespace.
@@ -66,16 +110,26 @@ struct Image {
 }
 
 impl Image {
-    fn new(origin: &Origin, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
+    /// As this process was started.
+    fn of(origin: &Origin, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
         let kept = origin.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
-        let kept = kept.map(|(key, value)| (key.as_os_str(), value));
-        let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value)));
+        let kept = kept.map(|(key, value)| (key.as_os_str(), value.as_os_str()));
+        let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value.as_os_str())));
+        Image::new(path, &origin.arguments, environment, origin.directory.as_deref())
+    }
+
+    fn new<'a>(
+        path: &Path,
+        arguments: &[OsString],
+        environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
+        directory: Option<&Path>,
+    ) -> io::Result<Image> {
         let environment = environment.map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
         Ok(Image {
             program: CString::new(path.as_os_str().as_bytes())?,
-            arguments: Pointers::to(origin.arguments.iter().map(|argument| argument.as_bytes().to_vec()))?,
+            arguments: Pointers::to(arguments.iter().map(|argument| argument.as_bytes().to_vec()))?,
             environment: Pointers::to(environment)?,
-            directory: origin.directory.as_ref().map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?,
+            directory: directory.map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?,
         })
     }
 }

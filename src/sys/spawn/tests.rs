@@ -1,11 +1,14 @@
 use std::path::PathBuf;
-use std::process::Command;
 
 use super::*;
+use crate::sys::again::{again, role};
 
-/// What has no blocked signal but HUP, nothing ignored, and three descriptors.
+const HUP_ONLY: &str = "0000000000000001";
+const NONE: &str = "0000000000000000";
+
+/// What has these signals blocked, nothing ignored, and three descriptors.
 #[track_caller]
-fn assert_clean(pid: Pid) {
+fn assert_clean(pid: Pid, blocked: &str) {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     // Until it sleeps it may still be loading its libraries, by a descriptor of its own.
     while !std::fs::read_to_string(proc.join("wchan")).expect("alive").contains("nanosleep") {
@@ -14,7 +17,7 @@ fn assert_clean(pid: Pid) {
     let fds = std::fs::read_dir(proc.join("fd")).expect("alive").count();
     let status = std::fs::read_to_string(proc.join("status")).expect("alive");
     assert_eq!(fds, 3);
-    assert!(status.contains("SigBlk:\t0000000000000001"), "{status}");
+    assert!(status.contains(&format!("SigBlk:\t{blocked}\n")), "{status}");
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("a line");
     // Signals 32 and 33 are the C library's own, and cannot be set.
     assert_eq!(u64::from_str_radix(ignored, 16).expect("hexadecimal") & !(0b11 << 31), 0, "{ignored}");
@@ -46,32 +49,29 @@ fn parent_of(pid: Pid) -> Option<Pid> {
 #[test]
 fn a_child_has_three_descriptors_and_no_blocked_signal_but_hup() {
     let process = spawn_sleeper("/bin/sleep", None).expect("spawns");
-    assert_clean(process.pid);
+    assert_clean(process.pid, HUP_ONLY);
     assert_eq!(parent_of(process.pid), Some(Pid::new(std::process::id())));
+    assert_eq!(kill_and_reap(&process), "was killed by SIGKILL (9)");
+}
+
+fn kill_and_reap(process: &Process) -> String {
     process.kill();
-    let how = loop {
+    loop {
         match process.reap().expect("ours") {
             Some(how) => break how,
             None => std::thread::yield_now(),
         }
-    };
-    assert_eq!(how, "was killed by SIGKILL (9)");
+    }
 }
-
-/// This test again, in a process of its own that may wait for whatever is its child, or in a child of that.
-const AGAIN: &str = "CUTOVER_TEST_OF_SIBLINGS";
 
 #[test]
 fn a_sibling_is_as_clean_and_the_parents_to_reap() {
-    let name = "sys::spawn::tests::a_sibling_is_as_clean_and_the_parents_to_reap";
-    let again = |role| {
-        let mut command = Command::new(std::env::current_exe().expect("a file"));
-        command.args([name, "--exact", "--nocapture"]).env(AGAIN, role).spawn().expect("spawns")
-    };
-    match std::env::var(AGAIN).as_deref() {
-        Err(_) => assert!(again("reaper").wait().expect("ours").success()),
-        Ok("reaper") => reap_all(rustix::process::Pid::from_child(&again("sibling"))),
-        Ok(_) => in_a_process_that_may_have_siblings(),
+    let again = |role| again(a_sibling_is_as_clean_and_the_parents_to_reap, role).spawn().expect("spawns");
+    match role().as_deref() {
+        None => assert!(again("reaper").wait().expect("ours").success()),
+        // A process of its own may wait for whatever is its child.
+        Some("reaper") => reap_all(rustix::process::Pid::from_child(&again("sibling"))),
+        Some(_) => in_a_process_that_may_have_siblings(),
     }
 }
 
@@ -93,7 +93,7 @@ fn reap_all(child: rustix::process::Pid) {
 fn in_a_process_that_may_have_siblings() {
     let manager = parent();
     let process = spawn_sleeper("/bin/sleep", manager).expect("spawns");
-    assert_clean(process.pid);
+    assert_clean(process.pid, HUP_ONLY);
     assert_eq!(parent_of(process.pid), manager);
     let missing = spawn_sleeper("/no/such/program", manager).expect_err("there is none");
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
@@ -117,8 +117,50 @@ fn in_a_process_that_may_have_siblings() {
 fn the_child_of_another_is_never_spawned_for_a_manager_that_is_not_the_parent() {
     let process = spawn_sleeper("/bin/sleep", Some(Pid::new(u32::MAX))).expect("spawns");
     assert_eq!(parent_of(process.pid), Some(Pid::new(std::process::id())));
-    process.kill();
-    while process.reap().expect("ours").is_none() {
-        std::thread::yield_now();
+    kill_and_reap(&process);
+}
+
+fn supervised<'a>(path: &'a str, arguments: &'a [OsString], group: Group) -> Program<'a> {
+    let environment = vec![("KEPT".into(), "1".into()), ("ADDED".into(), "2".into())];
+    Program { path: Path::new(path), arguments, environment, directory: Some(Path::new("/")), group }
+}
+
+#[test]
+fn a_supervised_program_has_three_descriptors_no_blocked_signal_and_the_group_that_is_asked_for() {
+    let inherited = std::fs::File::open("/dev/null").expect("a descriptor");
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).expect("without close-on-exec");
+    for group in [Group::Own, Group::Ours] {
+        // The name that it is called by, and not the path, is argv 0.
+        let process = program(&supervised("/bin/sleep", &["a name".into(), "60".into()], group)).expect("spawns");
+        assert_clean(process.pid, NONE);
+        let command = std::fs::read(format!("/proc/{}/cmdline", process.pid)).expect("alive");
+        assert_eq!(command, b"a name\x0060\0");
+        let of = rustix::process::getpgid(pid_of(&process)).expect("alive");
+        match group {
+            Group::Own => assert_eq!(Some(of), pid_of(&process)),
+            Group::Ours => assert_eq!(of, rustix::process::getpgrp()),
+        }
+        assert_eq!(kill_and_reap(&process), "was killed by SIGKILL (9)");
     }
+}
+
+fn pid_of(process: &Process) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(process.pid.number()).expect("a pid"))
+}
+
+#[test]
+fn a_program_that_is_missing_is_told_from_one_that_may_not_be_executed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plain = folder.path().join("plain");
+    std::fs::write(&plain, "text").expect("write");
+    let plain = plain.to_str().expect("UTF-8");
+    for (path, kind) in [("/no/such/program", io::ErrorKind::NotFound), (plain, io::ErrorKind::PermissionDenied)] {
+        let error = program(&supervised(path, &[path.into()], Group::Own)).expect_err(path);
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(path), "{error}");
+    }
+    let nowhere = Program { directory: Some(Path::new("/no/such/folder")), ..supervised("/bin/true", &[], Group::Own) };
+    let error = program(&nowhere).expect_err("there is no such directory");
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(error.to_string().contains("/no/such/folder"), "{error}");
 }

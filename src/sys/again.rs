@@ -1,0 +1,33 @@
+//! A unit test again, in a process of its own: it may do there what would disturb the other tests of the binary.
+
+use std::process::{Command, Stdio};
+
+const ROLE: &str = "CUTOVER_TEST_ROLE";
+
+/// What the test is to be in this process; `None` in the one where all tests run.
+pub(super) fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// `test` is the test function itself, so that one that is renamed is still found.
+pub(super) fn again<T: Fn()>(test: T, role: &str) -> Command {
+    let name = std::any::type_name_of_val(&test);
+    let (_crate, name) = name.split_once("::").expect("a path");
+    let mut command = Command::new(std::env::current_exe().expect("a file"));
+    command.args([name, "--exact", "--nocapture"]).env(ROLE, role);
+    command
+}
+
+/// Runs it to its end, and panics if it does.
+#[track_caller]
+pub(super) fn run_again<T: Fn()>(test: T, role: &str) {
+    let ended = again(test, role).stdin(Stdio::null()).output().expect("runs");
+    let said = [ended.stdout.as_slice(), &ended.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    // That there is no such test would be a success as well.
+    assert!(ended.status.success() && said.contains("1 passed"), "{}:\n{said}", ended.status);
+    // What it has skipped is said here too.
+    for line in said.lines().filter(|line| line.contains("skipped: ")) {
+        eprintln!("{line}");
+    }
+}
