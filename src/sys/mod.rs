@@ -15,10 +15,14 @@ pub(crate) mod origin;
 pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod rcu;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) mod reaper;
 mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod steering;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) mod tree;
 
 /// Puts the operation and its object before the system's own words, and keeps the kind.
 pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> std::io::Error {

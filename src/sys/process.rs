@@ -151,7 +151,7 @@ pub(crate) fn try_pidfd() -> io::Result<()> {
 }
 
 /// How a process ended, for people.
-fn describe(code: Option<i32>, signal: Option<i32>) -> String {
+pub(super) fn describe(code: Option<i32>, signal: Option<i32>) -> String {
     match (code, signal) {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => {

@@ -1,0 +1,106 @@
+//! Reaps every child of this process, its own and those that it has adopted, and tells who has asked for one.
+//!
+//! For a process that is the first one of a container, or a child subreaper. Nobody else in it may wait for a child then,
+//! [`Process::reap`] included: it would find none, or take an end away from whom it is for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{WaitOptions, WaitStatus, getpid, set_child_subreaper, wait};
+use tokio::sync::oneshot;
+
+use super::during;
+use super::process::{Process, describe};
+use crate::model::identity::Pid;
+
+/// How a process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(u8),
+    Killed { signal: u8 },
+}
+
+impl Ended {
+    fn of(status: WaitStatus) -> Ended {
+        let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Exited(byte(code)),
+            // One that is waited for without WUNTRACED and WCONTINUED has exited, or was killed.
+            (None, signal) => Ended::Killed { signal: byte(signal.unwrap_or(0)) },
+        }
+    }
+
+    /// The exit code, or 128 and the number of the signal: what a shell says.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Ended::Exited(code) => code,
+            Ended::Killed { signal } => signal.saturating_add(128),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Ended::Exited(code) => f.write_str(&describe(Some(code.into()), None)),
+            Ended::Killed { signal } => f.write_str(&describe(None, Some(signal.into()))),
+        }
+    }
+}
+
+/// Who is told of which end. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reaper(Arc<Mutex<HashMap<Pid, oneshot::Sender<Ended>>>>);
+
+impl Reaper {
+    /// Spawns a child, and says later how it has ended.
+    ///
+    /// Nothing is reaped in between, so that a child which ends at once is not missed, and one that posix_spawn(3) waits for
+    /// itself, because it could not exec, is not taken away from it.
+    ///
+    /// # Errors
+    /// Those of `spawn`.
+    pub(crate) fn spawn(
+        &self,
+        spawn: impl FnOnce() -> io::Result<Process>,
+    ) -> io::Result<(Process, oneshot::Receiver<Ended>)> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = spawn()?;
+        let (tell, end) = oneshot::channel();
+        asked.insert(process.pid, tell);
+        Ok((process, end))
+    }
+
+    /// Reaps all that have ended, and says how many. To be called at each SIGCHLD, and once when the handler is there: what
+    /// had ended before that sends none any more.
+    ///
+    /// An adopted child is waited for like an own one: its exit signal becomes SIGCHLD (`reparent_leader` in kernel/exit.c,
+    /// Linux 6.18).
+    pub(crate) fn reap(&self) -> usize {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        // An error is that there is no child (any more).
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            count += 1;
+            let pid = Pid::new(pid.as_raw_nonzero().get().unsigned_abs());
+            if let Some(tell) = asked.remove(&pid) {
+                // Who has dropped the other end does not want to know.
+                let _ = tell.send(Ended::of(status));
+            }
+        }
+        count
+    }
+}
+
+/// Adopts each orphan among the descendants of this process, from now on (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4). The
+/// first process of a PID namespace does that anyway. Children do not inherit it.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    // Any pid stands for "yes".
+    set_child_subreaper(Some(getpid())).map_err(|e| during("adopt orphans (PR_SET_CHILD_SUBREAPER)", e))
+}
+
+#[cfg(test)]
+#[path = "reaper_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Who descends from whom: the processes of a program that is supervised, its orphans included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+
+use crate::model::identity::Pid;
+
+/// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
+///
+/// They are read one after the other: one that is born, or loses its parent, in the meantime can be missing. Who ends a
+/// tree takes another one until nobody is left.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    processes: BTreeMap<Pid, Stat>,
+    own: Pid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// 0 if it is outside of this PID namespace.
+    pub(crate) parent: Pid,
+    pub(crate) state: char,
+    pub(crate) group: Pid,
+    pub(crate) session: Pid,
+    threads: u32,
+}
+
+impl Stat {
+    /// `None` if it cannot be understood.
+    fn parse(stat: &[u8]) -> Option<Stat> {
+        // The name, in brackets, may contain anything, brackets, spaces and what is no UTF-8 too.
+        let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+        let mut fields = std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let mut pid = || Some(Pid::new(fields.next()?.parse().ok()?));
+        let (parent, group, session) = (pid()?, pid()?, pid()?);
+        // Field 20 of all, and the session is field 6.
+        let threads = fields.nth(20 - 6 - 1)?.parse().ok()?;
+        Some(Stat { parent, state, group, session, threads })
+    }
+
+    /// Whether it has not ended. One whose first thread alone has ended shows as a zombie, and counts its other threads
+    /// (`do_task_stat` in fs/proc/array.c, Linux 6.18).
+    fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
+}
+
+impl Snapshot {
+    /// # Errors
+    /// /proc cannot be read.
+    pub(crate) fn take() -> io::Result<Snapshot> {
+        let mut processes = BTreeMap::new();
+        for entry in fs::read_dir("/proc").map_err(|e| super::during("read /proc", e))?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that is gone by now is none of them.
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| Stat::parse(&stat));
+            processes.extend(stat.map(|stat| (Pid::new(pid), stat)));
+        }
+        Ok(Snapshot { processes, own: Pid::new(std::process::id()) })
+    }
+
+    /// What is known of one; `None` if there was none.
+    pub(crate) fn process(&self, pid: Pid) -> Option<&Stat> {
+        self.processes.get(&pid)
+    }
+
+    /// Zombies included: they are still somebody's children.
+    pub(crate) fn children_of(&self, pid: Pid) -> BTreeSet<Pid> {
+        self.processes.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid).collect()
+    }
+
+    /// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
+    /// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
+    /// with what descends from that. Never this process itself.
+    ///
+    /// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
+    /// environment may not be read is no member.
+    pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
+        let orphans = self.processes.iter().filter(|(pid, stat)| {
+            let is_adopted = stat.parent == self.own || stat.parent == Pid::new(1);
+            is_adopted && **pid != root && **pid != self.own && is_marked(**pid, marker)
+        });
+        let mut reached: BTreeSet<Pid> = orphans.map(|(pid, _)| *pid).chain([root]).collect();
+        let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
+        for (pid, stat) in &self.processes {
+            children.entry(stat.parent).or_default().push(*pid);
+        }
+        let mut ahead: Vec<Pid> = reached.iter().copied().collect();
+        while let Some(pid) = ahead.pop() {
+            ahead.extend(children.get(&pid).into_iter().flatten().filter(|child| reached.insert(**child)));
+        }
+        reached.retain(|pid| *pid != self.own && self.processes.get(pid).is_some_and(Stat::is_alive));
+        reached
+    }
+}
+
+fn is_marked(pid: Pid, marker: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ"));
+    environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == marker))
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

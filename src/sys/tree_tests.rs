@@ -1,0 +1,135 @@
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::super::again::{role, run_again};
+use super::super::process::{Process, Stranger};
+use super::super::reaper::{Reaper, become_subreaper};
+use super::super::spawn::{self, Group, Program};
+use super::*;
+
+const MARKER: &[u8] = b"CUTOVER_RUN=12/3";
+
+#[test]
+fn a_name_with_brackets_spaces_and_no_utf8_does_not_confuse_it() {
+    let rest = b" S 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 5 0 250 9";
+    let stat = [b"12 (a) b (\xff) R 1 2 3)".as_slice(), rest].concat();
+    let (parent, group, session) = (Pid::new(7), Pid::new(8), Pid::new(9));
+    assert_eq!(Stat::parse(&stat), Some(Stat { parent, state: 'S', group, session, threads: 5 }));
+    for broken in [b"".as_slice(), b"12", b"12 (a)", b"12 (a) S 7 8", b"12 (a) S x 8 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1"] {
+        assert_eq!(Stat::parse(broken), None);
+    }
+}
+
+#[test]
+fn this_process_is_seen_as_it_is() {
+    let own = Pid::new(std::process::id());
+    let snapshot = Snapshot::take().expect("/proc");
+    let stat = snapshot.process(own).expect("alive");
+    let number = |pid: rustix::process::Pid| Pid::new(pid.as_raw_nonzero().get().unsigned_abs());
+    assert_eq!(Some(stat.parent), rustix::process::getppid().map(number).or(Some(Pid::new(0))));
+    assert_eq!(stat.group, number(rustix::process::getpgrp()));
+    assert!(stat.is_alive());
+    assert!(snapshot.children_of(stat.parent).contains(&own));
+    assert_eq!(snapshot.process(Pid::new(0)), None);
+}
+
+#[test]
+fn a_zombie_whose_other_threads_run_is_alive() {
+    let zombie = |threads| Stat { state: 'Z', threads, ..Snapshot::take().expect("/proc").processes[&own()] };
+    assert!(zombie(2).is_alive());
+    assert!(!zombie(1).is_alive());
+}
+
+fn own() -> Pid {
+    Pid::new(std::process::id())
+}
+
+/// A shell, with this as its only variable.
+fn shell(script: &str, variable: (&str, &str)) -> Process {
+    let arguments: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
+    let environment = vec![(variable.0.into(), variable.1.into())];
+    let (path, group) = (Path::new("/bin/sh"), Group::Own);
+    spawn::program(&Program { path, arguments: &arguments, environment, directory: None, group }).expect("spawns")
+}
+
+/// Looks until it is so: nothing tells when a process has a child.
+#[track_caller]
+fn when<T>(look: impl Fn(&Snapshot) -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(seen) = look(&Snapshot::take().expect("/proc")) {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "never so");
+        std::thread::yield_now();
+    }
+}
+
+fn only(of: BTreeSet<Pid>) -> Option<Pid> {
+    of.first().copied().filter(|_| of.len() == 1)
+}
+
+#[test]
+fn orphans_that_carry_the_marker_are_members_and_all_that_descends_from_them() {
+    match role() {
+        // It adopts orphans, and reaps whatever it has.
+        None => run_again(orphans_that_carry_the_marker_are_members_and_all_that_descends_from_them, "subreaper"),
+        Some(_) => in_a_subreaper(),
+    }
+}
+
+fn in_a_subreaper() {
+    become_subreaper().expect("Linux 3.4");
+    // A shell that waits for a shell that waits for a sleep; `:` keeps it from exec.
+    let deep = "sh -c 'sleep 60; :'; :";
+    let root = shell(deep, ("CUTOVER_RUN", "12/3"));
+    // This one ends, and leaves such a tree to be adopted; and the same with another marker, of which ours is a part.
+    let orphaning = format!("({deep}) & exit 0");
+    for other in ["12/3", "12/34"] {
+        shell(&orphaning, ("CUTOVER_RUN", other));
+        let reaper = Reaper::default();
+        when(|_| (reaper.reap() == 1).then_some(()));
+    }
+    let child_of = |snapshot: &Snapshot, pid| only(snapshot.children_of(pid));
+    let tree_of = |snapshot: &Snapshot, top| {
+        let middle = child_of(snapshot, top)?;
+        let bottom = child_of(snapshot, middle)?;
+        (std::fs::read(format!("/proc/{bottom}/comm")).ok()? == b"sleep\n")
+            .then_some(BTreeSet::from([top, middle, bottom]))
+    };
+    let orphans = |snapshot: &Snapshot| {
+        let mut ours = snapshot.children_of(own());
+        (ours.remove(&root.pid) && ours.len() == 2).then_some(ours)
+    };
+    let (snapshot, of_root, mut orphaned) = when(|snapshot| {
+        let orphaned = orphans(snapshot)?.into_iter().map(|top| tree_of(snapshot, top));
+        Some((snapshot.clone(), tree_of(snapshot, root.pid)?, orphaned.collect::<Option<Vec<_>>>()?))
+    });
+    orphaned.sort_by_key(|tree| !is_marked(*tree.first().expect("three"), MARKER));
+    let [marked, other] = <[_; 2]>::try_from(orphaned).expect("two");
+    assert_eq!(snapshot.members(root.pid, MARKER), of_root.union(&marked).copied().collect());
+    assert_eq!(snapshot.members(root.pid, b"CUTOVER_RUN=1"), of_root);
+    assert_eq!(snapshot.members(Pid::new(u32::MAX), b"CUTOVER_RUN=12/34"), other);
+    a_dead_root_is_no_member_and_its_orphans_are(&root, &of_root, &marked);
+    for pid in of_root.iter().chain(&marked).chain(&other) {
+        Stranger::hold(*pid).map(|process| process.signal(rustix::process::Signal::KILL));
+    }
+    let reaper = Reaper::default();
+    when(|snapshot| {
+        reaper.reap();
+        snapshot.children_of(own()).is_empty().then_some(())
+    });
+}
+
+fn a_dead_root_is_no_member_and_its_orphans_are(root: &Process, of_root: &BTreeSet<Pid>, marked: &BTreeSet<Pid>) {
+    root.kill();
+    // Nobody reaps it yet: it is a zombie, and no process that lives.
+    let snapshot = when(|snapshot| {
+        let is_zombie = snapshot.process(root.pid).is_some_and(|stat| !stat.is_alive());
+        is_zombie.then(|| snapshot.clone())
+    });
+    let left: BTreeSet<Pid> = of_root.iter().copied().filter(|pid| *pid != root.pid).collect();
+    assert_eq!(snapshot.members(root.pid, MARKER), left.union(marked).copied().collect());
+    assert!(snapshot.children_of(own()).contains(&root.pid), "until it is reaped");
+}
