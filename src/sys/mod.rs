@@ -8,6 +8,8 @@ pub(crate) mod credentials;
 pub(crate) mod diag;
 mod exit_info;
 pub(crate) mod kernel;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) mod lend;
 pub(crate) mod limits;
 pub(crate) mod netlink;
 pub(crate) mod notify_socket;

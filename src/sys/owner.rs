@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 
 use crate::model::identity::{Inode, Pid};
 
@@ -11,14 +12,23 @@ use crate::model::identity::{Inode, Pid};
 /// # Errors
 /// `EACCES` for a process of another uid, or one that is not dumpable.
 pub(crate) fn sockets_of(pid: Pid) -> io::Result<BTreeSet<Inode>> {
-    let mut found = BTreeSet::new();
+    Ok(descriptors_of(pid)?.into_iter().map(|(_, inode)| inode).collect())
+}
+
+/// The descriptors that are sockets in a process, and which they are.
+///
+/// # Errors
+/// As [`sockets_of`].
+pub(super) fn descriptors_of(pid: Pid) -> io::Result<Vec<(RawFd, Inode)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
         // A descriptor that was closed in the meantime is none of its sockets.
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
         let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")).and_then(|t| t.strip_suffix(']'));
-        if let Some(inode) = inode.and_then(|i| i.parse().ok()) {
-            found.insert(Inode(inode));
-        }
+        let inode = inode.and_then(|i| i.parse().ok()).map(Inode);
+        let fd = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(fd.zip(inode));
     }
     Ok(found)
 }

@@ -1,0 +1,98 @@
+//! Copies of listening sockets that another process has: the same sockets, so that what is set on a copy is set on them.
+//!
+//! It needs what ptrace(2) needs (PTRACE_MODE_ATTACH_REALCREDS, pidfd_getfd(2)): the same user, and no more capabilities in
+//! the other process than in this one, or CAP_SYS_PTRACE. A container can refuse the call itself: Docker's default seccomp
+//! profile lets it through only together with that capability.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+use super::{during, owner, socket};
+use crate::model::identity::{Inode, Pid};
+
+/// Why one holder, or one descriptor of it, gave no copy: the later one here tells more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// It is gone, or has no such socket (any more).
+    Gone,
+    Failed,
+    Refused,
+}
+
+/// A copy of the socket `inode`, with close-on-exec, from the first of `holders` that has one to give.
+///
+/// # Errors
+/// `PermissionDenied` if one of them may not be asked (`EPERM` from pidfd_getfd(2) or a seccomp filter, `EACCES` from
+/// /proc), rather than another failure (`ENOSYS` before Linux 5.6, `EMFILE`), rather than `NotFound`.
+pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<OwnedFd> {
+    let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was asked has it");
+    let mut worst = (Weight::Gone, during(format_args!("copy {inode}"), nobody));
+    for holder in holders {
+        match copy_from(holder, inode) {
+            Ok(copy) => return Ok(copy),
+            Err((weight, error)) if weight > worst.0 => {
+                worst = (weight, during(format_args!("copy {inode} of pid {holder}"), error));
+            }
+            Err(_) => {}
+        }
+    }
+    Err(worst.1)
+}
+
+/// Whether it is allowed to copy a descriptor at all: tried on this process itself, which a process may always trace
+/// (`__ptrace_may_access` in kernel/ptrace.c, Linux 6.18). So it tells nothing about other processes.
+///
+/// # Errors
+/// `PermissionDenied` (`EPERM` from a seccomp filter), `Unsupported` (`ENOSYS` from one, or before Linux 5.6).
+pub(crate) fn try_copy() -> io::Result<()> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| during("pidfd_open", e))?;
+    pidfd_getfd(&own, own.as_raw_fd(), PidfdGetfdFlags::empty()).map_err(|e| during("pidfd_getfd", e))?;
+    Ok(())
+}
+
+fn copy_from(holder: Pid, inode: Inode) -> Result<OwnedFd, (Weight, io::Error)> {
+    let gone = || (Weight::Gone, io::Error::from(io::ErrorKind::NotFound));
+    let raw = i32::try_from(holder.number()).ok().and_then(rustix::process::Pid::from_raw).ok_or_else(gone)?;
+    // Held before it is looked at: what /proc shows later may be of another process, but the copy never is.
+    let held = pidfd_open(raw, PidfdFlags::empty()).map_err(|e| weighed(during("pidfd_open", e), Some(e)))?;
+    let descriptors = owner::descriptors_of(holder).map_err(|error| {
+        let errno = Errno::from_io_error(&error);
+        weighed(during(format_args!("read /proc/{holder}/fd"), error), errno)
+    })?;
+    let mut worst = gone();
+    for (fd, _) in descriptors.into_iter().filter(|(_, socket)| *socket == inode) {
+        match take(&held, fd, inode) {
+            Ok(copy) => return Ok(copy),
+            Err(error) if error.0 > worst.0 => worst = error,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+fn take(holder: &OwnedFd, fd: RawFd, inode: Inode) -> Result<OwnedFd, (Weight, io::Error)> {
+    let copy = pidfd_getfd(holder, fd, PidfdGetfdFlags::empty());
+    let copy = copy.map_err(|e| weighed(during("pidfd_getfd", e), Some(e)))?;
+    // The number may have been reused since it was looked up.
+    match socket::inode(&copy) {
+        Ok(found) if found == inode => Ok(copy),
+        Ok(_) => Err((Weight::Gone, io::Error::from(io::ErrorKind::NotFound))),
+        Err(error) => Err((Weight::Failed, during("fstat", error))),
+    }
+}
+
+fn weighed(error: io::Error, errno: Option<Errno>) -> (Weight, io::Error) {
+    let weight = match errno {
+        Some(Errno::PERM | Errno::ACCESS) => Weight::Refused,
+        Some(Errno::SRCH | Errno::NOENT | Errno::BADF) => Weight::Gone,
+        _ => Weight::Failed,
+    };
+    (weight, error)
+}
+
+#[cfg(test)]
+#[path = "lend_tests.rs"]
+mod tests;
