@@ -24,6 +24,8 @@ pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod steering;
 #[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
+pub(crate) mod terminal;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) mod tree;
 
 /// Puts the operation and its object before the system's own words, and keeps the kind.
