@@ -25,6 +25,10 @@ pub enum ErrorKind {
     Replacement,
     /// A value of the configuration makes no sense.
     Config,
+    /// The program that is to be run cannot be: [`source`](std::error::Error::source) has the kind.
+    Program,
+    /// The first generation did not become ready.
+    NotReady,
     /// The system refused something that is needed.
     System,
 }

@@ -23,6 +23,7 @@ mod error;
 mod model;
 mod runtime;
 mod server;
+mod supervisor;
 mod sys;
 
 pub use client::{Control, ControlError, ControlErrorKind, Following, Until};
@@ -37,3 +38,5 @@ pub use server::events::Events;
 pub use server::handle::Handle;
 pub use server::listener::Listener;
 pub use server::{Begin, Server};
+pub use supervisor::Supervisor;
+pub use supervisor::settings::Ready;

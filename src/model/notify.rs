@@ -19,6 +19,10 @@ pub(crate) enum Notification {
     Extend(Duration),
     /// `STATUS=text`, for people.
     Status(String),
+    /// `WATCHDOG=1`: its loop lives.
+    Watchdog,
+    /// `WATCHDOG=trigger`: it wants to be treated as if its loop did not.
+    WatchdogTrigger,
 }
 
 /// A datagram that is no sd_notify message, and why.
@@ -54,6 +58,8 @@ fn notification(key: &str, value: &str) -> Option<Notification> {
             let asked = Duration::from_micros(value.parse().ok()?);
             Some(Notification::Extend(asked.min(EXTENSION_MAX)))
         }
+        "WATCHDOG" if value == "1" => Some(Notification::Watchdog),
+        "WATCHDOG" if value == "trigger" => Some(Notification::WatchdogTrigger),
         "STATUS" => Some(Notification::Status(value.to_owned())),
         _ => None,
     }
@@ -73,6 +79,10 @@ mod tests {
             [Notification::Ready, Notification::Status("warm".into()), Notification::Extend(Duration::from_secs(2))]
         );
         assert_eq!(parse(b"ERRNO=98"), Ok(vec![Notification::Errno(98)]));
+        assert_eq!(
+            parse(b"WATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG=0"),
+            Ok(vec![Notification::Watchdog, Notification::WatchdogTrigger])
+        );
     }
 
     #[test]

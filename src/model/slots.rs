@@ -39,6 +39,11 @@ impl Slots {
         Slots { table, vague }
     }
 
+    /// The same listeners, in an order that nobody knows.
+    pub(crate) fn forgotten(self) -> Slots {
+        Slots::members(self.table)
+    }
+
     /// Listener after listener, by slot; `None` if the order is not known.
     pub(crate) fn order(&self) -> Option<&[Inode]> {
         (self.vague == 0).then_some(&self.table)

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixDatagram, UnixListener};
@@ -106,7 +107,7 @@ impl Green {
         match self.handover.is_heard() {
             true => self.handover.send(&FromBlue::TakenBack),
             // Any other program knows this one.
-            false => self.process.terminate(),
+            false => self.process.signal(Signal::TERM),
         }
         let process = self.process.clone();
         tokio::spawn(async move {
@@ -181,6 +182,8 @@ impl Source {
                 let error = io::Error::from_raw_os_error(errno);
                 Event::GreenFailed { green, reason: format!("could not start: {error}") }
             }
+            // A generation of ours begins with that when it is live, and then speaks to the service manager itself.
+            Notification::Watchdog | Notification::WatchdogTrigger => return true,
             Notification::Status(text) => return self.news.send(News::GreenStatus { green, text }).await.is_ok(),
         };
         self.inputs.send(Input::Rollout(event)).await.is_ok()

@@ -18,7 +18,7 @@ use crate::sys::diag::{self, Knock};
 use crate::sys::{rcu, socket};
 
 /// How often the kernel is asked for the handshakes in flight: there is nothing to wait on for their end.
-const LOOK: Duration = Duration::from_millis(2);
+pub(crate) const LOOK: Duration = Duration::from_millis(2);
 /// How long a lookup by the old program may take at the most, where the kernel does not tell (see [`rcu::settle`]).
 const LOOKUP_MAX: Duration = Duration::from_millis(100);
 
@@ -63,7 +63,7 @@ impl Retirement {
             Tier::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
         };
         if waits {
-            let left = self.in_flight(still_hit, deadline).await;
+            let left = in_flight(&self.groups, still_hit, deadline, &self.now).await;
             if left > 0 {
                 tracing::warn!(handshakes = left, linger = ?self.linger, "handshakes in flight when the linger time was over, closing");
             }
@@ -74,26 +74,9 @@ impl Retirement {
             let unsafe_close = self.close_one(door, deadline).await;
             // A close that had to let the kernel hash for a moment may have brought new handshakes to those that are left.
             if unsafe_close && waits && closed + 1 < left_in_first_round {
-                self.in_flight(still_hit, deadline).await;
+                in_flight(&self.groups, still_hit, deadline, &self.now).await;
             }
         }
-    }
-
-    /// Waits until no handshake that is in flight now is in flight any more, and says how many are left at the deadline.
-    async fn in_flight(&mut self, still_hit: bool, deadline: Instant) -> usize {
-        settle().await;
-        let mut waited_for = knocks(&self.groups).await;
-        while !waited_for.is_empty() && Instant::now() < deadline && !*self.now.borrow() {
-            tokio::time::sleep(LOOK).await;
-            let still = knocks(&self.groups).await;
-            waited_for = match still_hit {
-                // New ones go elsewhere, so only those of the list count.
-                false => waited_for.intersection(&still).copied().collect(),
-                // New ones come here as well: wait for a moment in which there is none at all.
-                true => still,
-            };
-        }
-        waited_for.len()
     }
 
     /// Returns whether the kernel had to choose for itself for a moment.
@@ -122,6 +105,31 @@ impl Retirement {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// Waits until no handshake that is in flight now is in flight any more, and says how many are left at the deadline, or when
+/// `at_once` becomes true.
+///
+/// `still_hit` says that new ones still come to the listeners that are about to be closed.
+pub(crate) async fn in_flight(
+    groups: &Mutex<Groups>,
+    still_hit: bool,
+    deadline: Instant,
+    at_once: &watch::Receiver<bool>,
+) -> usize {
+    settle().await;
+    let mut waited_for = knocks(groups).await;
+    while !waited_for.is_empty() && Instant::now() < deadline && !*at_once.borrow() {
+        tokio::time::sleep(LOOK).await;
+        let still = knocks(groups).await;
+        waited_for = match still_hit {
+            // New ones go elsewhere, so only those of the list count.
+            false => waited_for.intersection(&still).copied().collect(),
+            // New ones come here as well: wait for a moment in which there is none at all.
+            true => still,
+        };
+    }
+    waited_for.len()
 }
 
 /// Waits until every lookup that uses an earlier program has ended.

@@ -6,7 +6,6 @@ pub(crate) mod handle;
 pub(crate) mod http;
 pub(crate) mod listener;
 mod options;
-mod plan;
 mod sniff;
 mod sockets;
 mod start;

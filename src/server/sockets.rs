@@ -12,8 +12,7 @@ use crate::model::addresses::{self, Bound, Offer};
 use crate::model::message::Birth;
 use crate::runtime::birth::Role;
 use crate::runtime::groups::Own;
-use crate::sys::diag::{self, Listening};
-use crate::sys::owner;
+use crate::runtime::neighbours::{others, refuse_others, taken};
 use crate::sys::socket::{self, BoundSocket, Sharing, Stack};
 
 /// The sockets of all addresses, bound and not listening.
@@ -109,24 +108,4 @@ fn refused(address: SocketAddr, error: io::Error) -> Error {
         }
         _ => Error::io(ErrorKind::Address, format!("cannot listen on {address}"), error),
     }
-}
-
-fn refuse_others(address: SocketAddr, own: &BTreeSet<crate::model::identity::Inode>) -> Result<(), Error> {
-    match others(address, own).first() {
-        Some(other) => Err(taken(address, other)),
-        None => Ok(()),
-    }
-}
-
-/// Who else listens where connections for `address` come; nobody, if the kernel does not tell.
-fn others(address: SocketAddr, own: &BTreeSet<crate::model::identity::Inode>) -> Vec<Listening> {
-    let mut others = diag::listeners(address.port()).unwrap_or_default();
-    others.retain(|other| addresses::overlap(other.address, address) && !own.contains(&other.inode));
-    others
-}
-
-fn taken(address: SocketAddr, other: &Listening) -> Error {
-    let who = owner::describe(other.inode, other.uid);
-    let at = if other.address == address { String::new() } else { format!(" on {}", other.address) };
-    Error::new(ErrorKind::AlreadyRunning, format!("{address} is taken: {who} listens there already{at}"))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::sockets::Sockets;
-use super::{Begin, Server, http, plan};
+use super::{Begin, Server, http};
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
 use crate::model::identity::{Generation, Pid};
@@ -16,15 +16,17 @@ use crate::model::rollout::Rollout;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::birth::{MANAGER, Role};
 use crate::runtime::connections::Connections;
-use crate::runtime::control::{Asks, metrics_service};
+use crate::runtime::control::{Asks, Counts, Desk, metrics_service};
+use crate::runtime::course::Probe;
 use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::{Groups, Own, Steering};
 use crate::runtime::handover::ToBlue;
-use crate::runtime::host::{Host, Office, Probe};
+use crate::runtime::host::{Host, Office};
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::retire::lock;
 use crate::runtime::service_manager::{Notifier, NotifyState};
-use crate::runtime::{beat, signals, watch_groups};
+use crate::runtime::voice::Voice;
+use crate::runtime::{beat, plan, signals, watch_groups};
 
 /// The variable that turns steering off (`off`), for tests.
 const STEERING: &str = "CUTOVER_STEERING";
@@ -86,15 +88,16 @@ impl Server {
         let asks = Asks {
             inputs: self.inputs.0.clone(),
             events: self.events.clone(),
-            connections: connections.clone(),
+            counts: Counts::Own(connections.clone()),
             passed_on: passed_on.subscribe(),
         };
+        let desk = Desk::of(asks);
         // Before it listens: a second one by the same name takes nothing from the first.
         let first = sockets.addresses.first().map(|address| address.bound);
-        let (name, control) = self.control(&role, first, &asks)?;
+        let (name, control) = self.control(&role, first, &desk)?;
         let Begun { role, addresses, offered, listeners } = self.begin_to_listen(role, sockets)?;
         let generation = role.generation();
-        let acceptors = self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &asks);
+        let acceptors = self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &desk);
         let groups = self.groups(listeners, &role);
         let (inputs, received) = self.inputs;
         let (news, arriving) = mpsc::channel(QUEUE);
@@ -147,9 +150,7 @@ impl Server {
             predecessors: Predecessors::default(),
             history: History::default(),
             office: Office::Never,
-            manager,
-            watchdog,
-            told: String::new(),
+            voice: Voice::new(manager, watchdog),
             failed: None,
             events: self.events,
             close_now: watch::Sender::new(false),
@@ -210,16 +211,16 @@ impl Server {
         metrics: &[(SocketAddr, Vec<Own>)],
         connections: &Arc<Connections>,
         (sink, room): (Sink, R),
-        asks: &Asks,
+        desk: &Desk,
     ) -> Acceptors {
         let all = |of: &[(SocketAddr, Vec<Own>)]| -> Vec<_> {
-            of.iter().flat_map(|(_, own)| own.iter().map(|o| o.listener.clone())).collect()
+            of.iter().flat_map(|(_, own)| own.iter().filter_map(|o| o.listener().cloned())).collect()
         };
         let mut acceptors = Acceptors::new(connections);
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
             // Beyond the limit of connections: when that is reached, metrics are what is wanted.
-            let sink = http::sink(metrics_service(asks.clone()), &self.config);
+            let sink = http::sink(metrics_service(desk.clone()), &self.config);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }
         acceptors

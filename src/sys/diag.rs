@@ -5,7 +5,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, InetResponseHeader, SocketId, StateFlags,
+};
 
 use super::netlink;
 use crate::model::identity::Inode;
@@ -38,6 +41,16 @@ pub(crate) fn group(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
     Ok(all.into_iter().filter(|l| l.address.ip() == address.ip()).map(|l| (l.inode, l.uid)).collect())
 }
 
+/// How many connections wait in the accept queue of each listener on `port` (`sk_ack_backlog`, shown as the receive queue:
+/// sock_diag(7)).
+pub(crate) fn queues(port: u16) -> io::Result<BTreeMap<Inode, u32>> {
+    let mut found = BTreeMap::new();
+    dump(port, StateFlags::LISTEN, |row| {
+        found.insert(Inode(row.inode.into()), row.recv_queue);
+    })?;
+    Ok(found)
+}
+
 /// The handshakes in flight at `port`: those for which the last ACK has not come, or has not yet put the connection into
 /// an accept queue.
 ///
@@ -65,11 +78,40 @@ pub(crate) fn connections(port: u16) -> io::Result<BTreeSet<Inode>> {
     Ok(found)
 }
 
+/// The sockets of the connections to `port` on which no byte has come yet: whoever has accepted one waits for what its
+/// client wants. (`tcpi_bytes_received` of `struct tcp_info`, Linux 4.1.)
+pub(crate) fn unheard(port: u16) -> io::Result<BTreeSet<Inode>> {
+    const BYTES_RECEIVED: usize = 128;
+    let mut found = BTreeSet::new();
+    dump_with(port, StateFlags::ESTABLISHED, ExtensionFlags::INFO, |row| {
+        let info = row.nlas.iter().find_map(|nla| if let Nla::TcpInfo(info) = nla { Some(info) } else { None });
+        let received = info.and_then(|info| info.get(BYTES_RECEIVED..)?.first_chunk()).map(|b| u64::from_ne_bytes(*b));
+        if received == Some(0) && row.header.inode != 0 {
+            found.insert(Inode(row.header.inode.into()));
+        }
+    })?;
+    Ok(found)
+}
+
+/// All TCP listeners of this network namespace.
+pub(crate) fn all_listeners() -> io::Result<Vec<Listening>> {
+    listeners(0)
+}
+
 fn here(row: &InetResponseHeader) -> SocketAddr {
     SocketAddr::new(row.socket_id.source_address, row.socket_id.source_port)
 }
 
 fn dump(port: u16, states: StateFlags, mut each: impl FnMut(&InetResponseHeader)) -> io::Result<()> {
+    dump_with(port, states, ExtensionFlags::empty(), |row| each(&row.header))
+}
+
+fn dump_with(
+    port: u16,
+    states: StateFlags,
+    extensions: ExtensionFlags,
+    mut each: impl FnMut(&InetResponse),
+) -> io::Result<()> {
     for (family, unspecified) in
         [(AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     {
@@ -81,10 +123,11 @@ fn dump(port: u16, states: StateFlags, mut each: impl FnMut(&InetResponseHeader)
             interface_id: 0,
             cookie: [0xff; 8],
         };
-        let (protocol, states, extensions) = (IPPROTO_TCP, states.clone(), ExtensionFlags::empty());
+        let (protocol, states, extensions) = (IPPROTO_TCP, states.clone(), extensions.clone());
         netlink::dump(InetRequest { family, protocol, extensions, states, socket_id }, |row| {
             // The kernel filters by port already; an IPv6 dump must not repeat what the IPv4 one showed.
-            if row.socket_id.source_port == port && row.family == family {
+            // Port 0 stands for all of them.
+            if (port == 0 || row.header.socket_id.source_port == port) && row.header.family == family {
                 each(row);
             }
         })?;
@@ -117,6 +160,35 @@ mod tests {
         let (accepted, _) = listener.accept().expect("one");
         let inode = crate::sys::socket::inode(&accepted).expect("fstat");
         assert_eq!(connections(address.port()).expect("sock_diag"), BTreeSet::from([inode]));
+    }
+
+    #[test]
+    fn what_waits_in_an_accept_queue_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let inode = crate::sys::socket::inode(&listener).expect("fstat");
+        let _clients = [(); 2].map(|()| std::net::TcpStream::connect(address).expect("the queue takes it"));
+        assert_eq!(queues(address.port()).expect("sock_diag"), BTreeMap::from([(inode, 2)]));
+        drop(listener.accept().expect("one"));
+        assert_eq!(queues(address.port()).expect("sock_diag"), BTreeMap::from([(inode, 1)]));
+    }
+
+    #[test]
+    fn a_connection_on_which_nothing_has_come_is_told_from_one_on_which_something_has() {
+        use std::io::{Read as _, Write as _};
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let accept = || {
+            let client = std::net::TcpStream::connect(address).expect("the queue takes it");
+            (client, listener.accept().expect("one").0)
+        };
+        let (_silent, (mut speaking, mut server)) = (accept(), accept());
+        assert_eq!(unheard(address.port()).expect("sock_diag").len(), 2);
+        speaking.write_all(b"x").expect("sent");
+        server.read_exact(&mut [0]).expect("it has come");
+        let silent = crate::sys::socket::inode(&_silent.1).expect("fstat");
+        assert_eq!(unheard(address.port()).expect("sock_diag"), BTreeSet::from([silent]));
+        assert!(all_listeners().expect("sock_diag").iter().any(|l| l.address == address));
     }
 
     #[test]

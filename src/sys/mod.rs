@@ -8,7 +8,6 @@ pub(crate) mod credentials;
 pub(crate) mod diag;
 mod exit_info;
 pub(crate) mod kernel;
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) mod lend;
 pub(crate) mod limits;
 pub(crate) mod netlink;
@@ -17,15 +16,12 @@ pub(crate) mod origin;
 pub(crate) mod owner;
 pub(crate) mod process;
 pub(crate) mod rcu;
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) mod reaper;
 mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod steering;
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) mod terminal;
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) mod tree;
 
 /// Puts the operation and its object before the system's own words, and keeps the kind.

@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::inet::{InetRequest, InetResponseHeader};
+use netlink_packet_sock_diag::inet::{InetRequest, InetResponse};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -14,7 +14,7 @@ use super::during;
 ///
 /// # Errors
 /// If netlink sockets are refused (RestrictAddressFamilies= without AF_NETLINK), or the kernel answers with an error.
-pub(crate) fn dump(request: InetRequest, mut row: impl FnMut(&InetResponseHeader)) -> io::Result<()> {
+pub(crate) fn dump(request: InetRequest, mut row: impl FnMut(&InetResponse)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).map_err(|e| during("open a sock_diag socket", e))?;
     socket.bind_auto().map_err(|e| during("bind a sock_diag socket", e))?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(|e| during("connect a sock_diag socket", e))?;
@@ -38,13 +38,13 @@ fn encode(request: InetRequest) -> Vec<u8> {
 }
 
 /// Returns whether the dump is complete.
-fn decode(datagram: &[u8], row: &mut impl FnMut(&InetResponseHeader)) -> io::Result<bool> {
+fn decode(datagram: &[u8], row: &mut impl FnMut(&InetResponse)) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("understand sock_diag: {e}")))?;
         match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => row(&response.header),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => row(&response),
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(during("ask sock_diag", error.to_io())),
             _ => {}

@@ -24,6 +24,30 @@ impl Origin {
         }
     }
 
+    /// Another program, started from where this one was: its name and its arguments.
+    pub(crate) fn running(&self, words: Vec<OsString>) -> Origin {
+        Origin { arguments: words, ..self.clone() }
+    }
+
+    /// Whether there is a file by the name that it is started with, whatever it is.
+    pub(crate) fn is_there(&self) -> bool {
+        let name = self.arguments.first().map(Path::new).unwrap_or(Path::new(""));
+        let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
+        name.components().count() > 1 && directory.join(name).exists()
+    }
+
+    pub(crate) fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }

@@ -51,9 +51,9 @@ impl Process {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Asks it to end, with SIGTERM.
-    pub(crate) fn terminate(&self) {
-        let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
+    /// Sends it a signal. One that is gone does not get it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
     /// Waits until it has ended. Needs a tokio runtime. Cancel safe.

@@ -62,11 +62,13 @@ impl Snapshot {
     }
 
     /// What is known of one; `None` if there was none.
+    #[cfg(test)]
     pub(crate) fn process(&self, pid: Pid) -> Option<&Stat> {
         self.processes.get(&pid)
     }
 
     /// Zombies included: they are still somebody's children.
+    #[cfg(test)]
     pub(crate) fn children_of(&self, pid: Pid) -> BTreeSet<Pid> {
         self.processes.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid).collect()
     }

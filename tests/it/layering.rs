@@ -5,10 +5,18 @@ use std::path::{Path, PathBuf};
 
 /// From the top to the bottom, as in DESIGN: a row may use itself and what is below it. `error` and `config` are the
 /// ground on which all of them stand.
-const ROWS: [&str; 6] = ["server", "client", "doctor", "runtime", "sys", "model"];
+const ROWS: [&str; 7] = ["server", "supervisor", "client", "doctor", "runtime", "sys", "model"];
 /// What stands at the same height, or needs less than all that is below it: the first may not use the second.
-const APART: [(&str, &str); 5] =
-    [("server", "client"), ("server", "doctor"), ("client", "doctor"), ("client", "runtime"), ("doctor", "runtime")];
+const APART: [(&str, &str); 8] = [
+    ("server", "supervisor"),
+    ("server", "client"),
+    ("server", "doctor"),
+    ("supervisor", "client"),
+    ("supervisor", "doctor"),
+    ("client", "doctor"),
+    ("client", "runtime"),
+    ("doctor", "runtime"),
+];
 const GROUND: [&str; 2] = ["error", "config"];
 
 /// Words that have no place in the model outside its tests.

@@ -15,6 +15,9 @@ pub(crate) const BUG: u8 = 70;
 pub(crate) const OUTPUT: u8 = 74;
 pub(crate) const TRY_AGAIN: u8 = 75;
 pub(crate) const NO_PERMISSION: u8 = 77;
+/// Of a program that is there, as a shell says it.
+pub(crate) const CANNOT_EXECUTE: u8 = 126;
+pub(crate) const NOT_FOUND: u8 = 127;
 
 /// Why a verb did not do what it was asked for.
 #[derive(Debug)]

@@ -9,6 +9,8 @@ mod progress;
 mod promote;
 mod reload;
 mod rollback;
+mod rollout;
+mod run;
 mod screen;
 mod serve;
 mod status;
@@ -32,7 +34,8 @@ use exit::{BUG, USAGE};
 /// Exit status: 0 done; 1 the server cannot begin, or the doctor found a problem; 64 wrong usage, or several instances run
 /// and none was named; 69 no such instance, or its process is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 it
 /// was refused or not done in time: the reload failed, and the old generation serves on; 77 the instance belongs to another
-/// user.
+/// user. `run` passes the exit code of its program on, and 128+n for a signal; 126 it cannot be executed; 127 there is no such
+/// program.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Command {
@@ -43,6 +46,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(Box<serve::Serve>),
+    Run(Box<run::Run>),
     Reload(reload::Reload),
     Status(status::Status),
     Promote(promote::Promote),
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     start_log();
     let done = std::panic::catch_unwind(|| match command.verb {
         Verb::Serve(serve) => serve.run(),
+        Verb::Run(run) => run.run(),
         Verb::Reload(reload) => exit::run(reload.run()),
         Verb::Status(status) => exit::run(status.run()),
         Verb::Promote(promote) => exit::run(promote.run()),

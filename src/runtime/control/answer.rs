@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -38,21 +39,59 @@ type Body = BoxBody<Bytes, Infallible>;
 pub(crate) struct Asks {
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) events: broadcast::Sender<Told>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) counts: Counts,
     pub(crate) passed_on: watch::Receiver<bool>,
+}
+
+/// The open connections of a generation.
+#[derive(Debug, Clone)]
+pub(crate) enum Counts {
+    /// Its own.
+    Own(Arc<Connections>),
+    /// Those of processes that are watched, as they were counted last.
+    Watched(Arc<AtomicUsize>),
+}
+
+impl Counts {
+    pub(super) fn open(&self) -> usize {
+        match self {
+            Counts::Own(connections) => connections.open(),
+            Counts::Watched(open) => open.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Where it is known which generation is to be asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk(watch::Receiver<Asks>);
+
+impl Desk {
+    /// Always this one.
+    pub(crate) fn of(asks: Asks) -> Desk {
+        Desk(watch::channel(asks).1)
+    }
+
+    /// The one that is live.
+    pub(crate) fn changing(asks: watch::Receiver<Asks>) -> Desk {
+        Desk(asks)
+    }
+
+    fn now(&self) -> Asks {
+        self.0.borrow().clone()
+    }
 }
 
 /// One connection's service.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
-    asks: Asks,
+    desk: Desk,
     client: Client,
     ending: watch::Receiver<bool>,
 }
 
 impl Service {
-    pub(super) fn new(asks: Asks, client: Client, ending: watch::Receiver<bool>) -> Service {
-        Service { asks, client, ending }
+    pub(super) fn new(desk: Desk, client: Client, ending: watch::Receiver<bool>) -> Service {
+        Service { desk, client, ending }
     }
 }
 
@@ -62,7 +101,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (asks, busy, mut ending) = (self.asks.clone(), self.client.busy(), self.ending.clone());
+        let (asks, busy, mut ending) = (self.desk.now(), self.client.busy(), self.ending.clone());
         Box::pin(async move {
             Ok(tokio::select! {
                 biased;
@@ -143,7 +182,7 @@ impl Asks {
             until,
             began,
             events,
-            connections: self.connections.clone(),
+            counts: self.counts.clone(),
             passed_on: self.passed_on.clone(),
             lines,
             _busy: busy,
@@ -155,9 +194,13 @@ impl Asks {
     }
 
     async fn metrics(&self) -> Response<Body> {
-        match self.status(Depth::Own).await {
+        let depth = match self.counts {
+            Counts::Own(_) => Depth::Own,
+            Counts::Watched(_) => Depth::All,
+        };
+        match self.status(depth).await {
             Ok(status) => {
-                let mut answer = Response::new(Full::from(metrics::text(&status, &self.connections)).boxed());
+                let mut answer = Response::new(Full::from(metrics::text(&status, &self.counts)).boxed());
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT));
                 answer
             }
@@ -168,14 +211,14 @@ impl Asks {
 
 /// `GET /metrics` and nothing else, for a TCP listener.
 pub(crate) fn metrics_service(
-    asks: Asks,
+    desk: Desk,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
 + Clone
 + Send
 + Sync
 + 'static {
     hyper::service::service_fn(move |request: Request<Incoming>| {
-        let asks = asks.clone();
+        let asks = desk.now();
         async move {
             let mut answer = match (request.method(), request.uri().path()) {
                 (&Method::GET, "/metrics") => asks.metrics().await,

@@ -1,7 +1,6 @@
 //! A reload that is followed: one line of JSON for each of its transitions, until the outcome or the end.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,11 +8,11 @@ use http_body::Frame;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::answer::Counts;
 use super::clients::Busy;
 use crate::model::control::Progress;
 use crate::model::event::{Event, Outcome, Phase};
 use crate::model::identity::Generation;
-use crate::runtime::connections::Connections;
 
 /// Lines that wait for a client which does not read.
 pub(super) const LINES: usize = 16;
@@ -34,7 +33,7 @@ pub(super) struct Follower {
     pub(super) until: Until,
     pub(super) began: Instant,
     pub(super) events: broadcast::Receiver<Event>,
-    pub(super) connections: Arc<Connections>,
+    pub(super) counts: Counts,
     /// Becomes true when the next generation has taken the office: what is asked after the outcome is asked of that one.
     pub(super) passed_on: watch::Receiver<bool>,
     pub(super) lines: mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
@@ -57,7 +56,7 @@ impl Follower {
             let next = tokio::select! {
                 event = self.events.recv() => event,
                 () = tokio::time::sleep(COUNT), if draining => {
-                    let open = self.connections.open();
+                    let open = self.counts.open();
                     if told.replace(open) != Some(open) && self.draining(open).await == More::No {
                         return;
                     }
@@ -69,7 +68,7 @@ impl Follower {
                 Ok(event) => {
                     let begins = matches!(event, Event::Phase { to: Phase::Draining, .. });
                     draining |= begins;
-                    let open = self.connections.open();
+                    let open = self.counts.open();
                     match self.tell(event).await {
                         // At once, so that a short drain is counted as well.
                         More::Yes if begins && open > 0 => {

@@ -9,24 +9,26 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::answer::Counts;
 use crate::model::control::{ConnectionKinds, GenerationStatus, LastReload, Status};
 use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;
-use crate::runtime::connections::Connections;
 
 /// What the text is.
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const OPEN: &str = "Open connections of the generation that answers";
 
 type Labels = Vec<(&'static str, String)>;
 type Real = Gauge<f64, AtomicU64>;
 
 /// All metrics of this generation. The counters of reloads go on from generation to generation, all else is its own.
-pub(super) fn text(status: &Status, connections: &Connections) -> String {
+pub(super) fn text(status: &Status, counts: &Counts) -> String {
     let mut registry = Registry::with_prefix("cutover");
     about(&mut registry, status);
     rollout(&mut registry, status);
     reloads(&mut registry, status);
-    open(&mut registry, connections);
+    open(&mut registry, status, counts);
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = encode(&mut text, &registry);
@@ -45,9 +47,12 @@ fn about(to: &mut Registry, status: &Status) {
     to.register("steering", "How new connections are moved: steered, migrating or best_effort", steering);
 }
 
-/// The generation that answers: the only one that knows the kinds of its connections.
+/// The generation that answers: the only one that knows the kinds of its connections; of programs that are watched the
+/// live one.
 fn own(status: &Status) -> Option<&GenerationStatus> {
-    status.generations.iter().find(|generation| generation.kinds.is_some())
+    let of_itself = status.generations.iter().find(|generation| generation.kinds.is_some());
+    let is_live = |of: &&GenerationStatus| !matches!(of.phase, Phase::Standby | Phase::Starting | Phase::Draining);
+    of_itself.or_else(|| status.generations.iter().find(is_live))
 }
 
 fn rollout(to: &mut Registry, status: &Status) {
@@ -75,14 +80,21 @@ fn reloads(to: &mut Registry, status: &Status) {
     }
 }
 
-fn open(to: &mut Registry, connections: &Connections) {
+fn open(to: &mut Registry, status: &Status, counts: &Counts) {
+    let connections = match counts {
+        Counts::Own(connections) => connections,
+        Counts::Watched(_) => {
+            let open = own(status).and_then(|own| own.connections).and_then(|open| i64::try_from(open).ok());
+            return to.register("connections", OPEN, family([("kind", "tcp".to_owned())], open.unwrap_or_default()));
+        }
+    };
     let ConnectionKinds { fresh, http1, http2, upgraded, tcp } = connections.kinds();
     let open = Family::<Labels, Gauge>::default();
     let kinds = [("fresh", fresh), ("http1", http1), ("http2", http2), ("upgraded", upgraded), ("tcp", tcp)];
     for (kind, count) in kinds {
         open.get_or_create(&vec![("kind", kind.to_owned())]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    to.register("connections", "Open connections of the generation that answers", open);
+    to.register("connections", OPEN, open);
     let accepted = Counter::<u64>::default();
     accepted.inc_by(u64::try_from(connections.accepted()).unwrap_or(u64::MAX));
     to.register("connections_accepted", "Connections that the generation that answers has accepted", accepted);

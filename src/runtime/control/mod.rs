@@ -26,7 +26,7 @@ use self::clients::{Client, Clients};
 use super::accept::EXHAUSTED;
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
-pub(crate) use answer::{Asks, metrics_service};
+pub(crate) use answer::{Asks, Counts, Desk, metrics_service};
 
 /// How long a client may take to send a request, and how long it may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
-    asks: Asks,
+    desk: Desk,
     open: Option<Open>,
 }
 
@@ -52,18 +52,18 @@ struct Open {
 
 impl Control {
     /// One that is opened when this generation is live, over that of the generation before.
-    pub(crate) fn later(path: PathBuf, asks: Asks) -> Control {
-        Control { path, asks, open: None }
+    pub(crate) fn later(path: PathBuf, desk: Desk) -> Control {
+        Control { path, desk, open: None }
     }
 
     /// The first one of an instance.
     ///
     /// # Errors
     /// [`Refused::Taken`] if a living process has the name.
-    pub(crate) fn claim(path: &Path, asks: Asks) -> Result<Control, Refused> {
+    pub(crate) fn claim(path: &Path, desk: Desk) -> Result<Control, Refused> {
         let (socket, listener) = control_socket::claim(path)?;
-        let open = serve(socket, listener, asks.clone())?;
-        Ok(Control { path: path.to_owned(), asks, open: Some(open) })
+        let open = serve(socket, listener, desk.clone())?;
+        Ok(Control { path: path.to_owned(), desk, open: Some(open) })
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -76,7 +76,7 @@ impl Control {
             return;
         }
         let taken = control_socket::take_over(&self.path);
-        match taken.and_then(|(socket, listener)| serve(socket, listener, self.asks.clone())) {
+        match taken.and_then(|(socket, listener)| serve(socket, listener, self.desk.clone())) {
             Ok(open) => self.open = Some(open),
             Err(error) => tracing::warn!(%error, "no control socket; signals still work"),
         }
@@ -94,15 +94,15 @@ impl Control {
     }
 }
 
-fn serve(socket: ControlSocket, listener: StdListener, asks: Asks) -> io::Result<Open> {
+fn serve(socket: ControlSocket, listener: StdListener, desk: Desk) -> io::Result<Open> {
     let listener = UnixListener::from_std(listener)?;
     let (end, ending) = watch::channel(false);
     tracing::debug!(path = %socket.path().display(), "control socket");
-    let ended = tokio::spawn(accept_all(listener, asks, ending));
+    let ended = tokio::spawn(accept_all(listener, desk, ending));
     Ok(Open { socket, end, ended })
 }
 
-async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Receiver<bool>) {
+async fn accept_all(listener: UnixListener, desk: Desk, mut ending: watch::Receiver<bool>) {
     let clients = Arc::new(Clients::default());
     loop {
         let accepted = tokio::select! {
@@ -114,7 +114,7 @@ async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Recei
         match accepted {
             Ok((stream, _)) => {
                 clients.room().await;
-                take(stream, &clients, &asks, &ending);
+                take(stream, &clients, &desk, &ending);
             }
             // Descriptors are short: the server needs them more.
             Err(_) => tokio::time::sleep(EXHAUSTED).await,
@@ -125,26 +125,26 @@ async fn accept_all(listener: UnixListener, asks: Asks, mut ending: watch::Recei
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
             if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
-                take(stream, &clients, &asks, &ending);
+                take(stream, &clients, &desk, &ending);
             }
         }
     }
     clients.gone().await;
 }
 
-fn take(stream: UnixStream, clients: &Arc<Clients>, asks: &Asks, ending: &watch::Receiver<bool>) {
+fn take(stream: UnixStream, clients: &Arc<Clients>, desk: &Desk, ending: &watch::Receiver<bool>) {
     if !is_allowed(&stream) {
         // Told to go in words, without a look at what it says. What cannot be written at once is not written.
         let _ = stream.try_write(answer::FORBIDDEN);
         return;
     }
-    let (asks, mut ending) = (asks.clone(), ending.clone());
+    let (desk, mut ending) = (desk.clone(), ending.clone());
     clients.enter(|client: Client| async move {
         // hyper would close, at the end, one that it has not read from, and what that one is about to ask would be lost.
         if !matches!(tokio::time::timeout(PATIENCE, begins(&stream, &client)).await, Ok(Ok(()))) {
             return;
         }
-        let service = answer::Service::new(asks, client.clone(), ending.clone());
+        let service = answer::Service::new(desk, client.clone(), ending.clone());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));

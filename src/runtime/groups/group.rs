@@ -64,8 +64,14 @@ impl Group {
         let (still, left) = std::mem::take(&mut self.leaving).into_iter().partition(|inode| shown.contains_key(inode));
         self.leaving = still;
         let left: BTreeSet<Inode> = left;
-        // They stood behind ours, so none of ours has moved.
-        left.into_iter().for_each(|inode| self.slots.close(inode));
+        let after = |order: &mut dyn Iterator<Item = &Inode>| {
+            let mut slots = self.slots.clone();
+            order.for_each(|inode| slots.close(*inode));
+            slots
+        };
+        let (one, other) = (after(&mut left.iter()), after(&mut left.iter().rev()));
+        // Where they stood before others, the order in which they were closed says who has moved where.
+        self.slots = if one == other { one } else { one.forgotten() };
         self.leaving.is_empty()
     }
 
@@ -160,8 +166,21 @@ impl Group {
     }
 
     pub(super) fn attach_program(&self, program: &Program) -> Result<(), String> {
-        let any = self.own.first().ok_or("no listener is left")?;
-        steering::attach(&any.listener, program).map_err(|error| error.to_string())
+        let mut result = Err("no listener is left".to_owned());
+        // Any listener of the group serves; one that somebody else has may be gone.
+        for own in &self.own {
+            result = own.with(|listener| steering::attach(listener, program)).map_err(|error| error.to_string());
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Takes the program away.
+    pub(super) fn let_be(&self) {
+        // If it cannot be taken away there is none.
+        let _ = self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok());
     }
 
     /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.
@@ -173,10 +192,8 @@ impl Group {
                 }
             }
             Err(why) => {
-                if let Some(any) = self.own.first() {
-                    // A program that leads to a wrong slot is worse than none; if it cannot be taken away there is none.
-                    let _ = steering::detach(&any.listener);
-                }
+                // A program that leads to a wrong slot is worse than none.
+                self.let_be();
                 if self.unsteered.as_ref() != Some(&why) {
                     let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
                     tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");

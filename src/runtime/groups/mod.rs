@@ -3,23 +3,25 @@
 //! All calls here are system calls of some microseconds, and block.
 
 mod group;
+mod lent;
+mod own;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use tokio::net::TcpListener;
-
-use crate::model::identity::{Inode, Pid};
+use crate::model::identity::Inode;
 use crate::model::message::GroupOrder;
 use crate::model::rollout::Turn;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
-use crate::sys::{diag, owner, steering};
+use crate::sys::{diag, steering};
 
 pub(crate) use crate::sys::kernel::migrates;
 
 use self::group::Group;
+pub(crate) use self::lent::{Holders, Kept};
+pub(crate) use self::own::Own;
 
 /// Whether steering may be tried at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,21 +29,6 @@ pub(crate) enum Steering {
     Allowed,
     /// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
     Off,
-}
-
-/// One listener of ours.
-#[derive(Debug, Clone)]
-pub(crate) struct Own {
-    pub(crate) inode: Inode,
-    pub(crate) listener: Arc<TcpListener>,
-}
-
-impl Own {
-    /// # Errors
-    /// What fstat(2) says.
-    pub(crate) fn new(listener: Arc<TcpListener>) -> std::io::Result<Own> {
-        Ok(Own { inode: crate::sys::socket::inode(&listener)?, listener })
-    }
 }
 
 /// The groups of all addresses.
@@ -133,15 +120,15 @@ impl Groups {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Looks whether green listens on each address, and at which slots.
+    /// Looks whether green, which has these sockets as far as that may be known, listens on each address, and at which
+    /// slots.
     ///
     /// # Errors
     /// Names the address on which it does not listen.
-    pub(crate) fn verify(&mut self, green: Pid, told: &[GroupOrder]) -> Result<(), String> {
-        let sockets = owner::sockets_of(green).ok();
+    pub(crate) fn verify(&mut self, sockets: Option<&BTreeSet<Inode>>, told: &[GroupOrder]) -> Result<(), String> {
         for group in &mut self.groups {
             match diag::group(group.address) {
-                Ok(shown) => group.find_green(&shown, sockets.as_ref(), told)?,
+                Ok(shown) => group.find_green(&shown, sockets, told)?,
                 // Green's word has to do.
                 Err(error) => group.settle_for(Err(error.to_string())),
             }
@@ -264,7 +251,8 @@ impl Groups {
     /// generation is there. `false` if that is refused somewhere.
     pub(crate) fn ignore_syns(&self) -> bool {
         let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some()).flat_map(|g| &g.own);
-        let refused: Vec<_> = unsteered.filter_map(|own| steering::ignore_syns(&own.listener).err()).collect();
+        let refused: Vec<_> =
+            unsteered.filter_map(|own| own.with(|listener| steering::ignore_syns(listener)).err()).collect();
         if let Some(error) = refused.first() {
             tracing::warn!(%error, "new handshakes cannot be ignored, closing in a quiet moment");
         }

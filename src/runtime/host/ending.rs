@@ -8,7 +8,6 @@ use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
 use crate::runtime::pid_file;
 use crate::runtime::retire::{Close, Retirement, lock};
-use crate::runtime::service_manager::NotifyState;
 
 impl Host {
     pub(super) fn retire(&mut self) {
@@ -19,7 +18,7 @@ impl Host {
 
     pub(super) fn stop_accepting(&mut self) {
         if self.office == Office::Held {
-            self.manager.send(&[NotifyState::Stopping]);
+            self.voice.stopping();
         }
         self.connections.enter_stage(Stage::Stopping);
         self.close_listeners(Close::ForGood);

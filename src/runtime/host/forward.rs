@@ -1,28 +1,21 @@
 //! The way forward: green is started, looked at, tried, and given its share.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Host, News, Probe};
-use crate::model::event::Event as Told;
+use super::{Host, News};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, PROTOCOL};
 use crate::model::rollout::{Event, Turn};
-use crate::model::share::Share;
 use crate::runtime::control::Control;
-use crate::runtime::driver::Host as _;
+use crate::runtime::course;
 use crate::runtime::green::{Newborn, Plan};
-use crate::runtime::groups::Groups;
-use crate::runtime::probe;
 use crate::runtime::retire::lock;
 use crate::sys::notify_socket::unique_name;
-
-/// How often it is looked whether a green that was sent away still listens: there is nothing to wait on for it.
-const LOOK: Duration = Duration::from_millis(5);
+use crate::sys::owner;
 
 impl Host {
     pub(super) fn preflight(&self, green: Generation) {
-        self.tell_reloading();
+        self.voice.reloading();
         tracing::info!(generation = %self.generation, green = %green, "reloading");
         let (origin, hook) = (self.origin.clone(), self.before_reload.clone());
         self.in_background(async move {
@@ -42,18 +35,7 @@ impl Host {
             if let Some(blue) = to_blue {
                 blue.closed().await;
             }
-            while !lock(&groups).have_left() {
-                tokio::time::sleep(LOOK).await;
-            }
-            let gated = tokio::task::spawn_blocking(move || {
-                let mut groups = lock(&groups);
-                groups.gate();
-                // What cannot be steered was said. A plain reload works on, left to the kernel.
-                if needs_steering { groups.all_steered() } else { Ok(()) }
-            });
-            let result = gated.await.unwrap_or_else(|_| Err("it cannot be looked at".into()));
-            let result =
-                result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"));
+            let result = course::gate(groups, needs_steering, |_| {}).await;
             Event::Gated { green, result }
         });
     }
@@ -63,7 +45,7 @@ impl Host {
         let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
         let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
-        let manager = self.manager.name().map(ToOwned::to_owned);
+        let manager = self.voice.name().map(ToOwned::to_owned);
         tokio::spawn(async move {
             let spawned = async {
                 let path = origin.executable().map_err(std::io::Error::other)?;
@@ -111,7 +93,11 @@ impl Host {
             let result = match known {
                 Some((pid, told)) => {
                     let told = told.await;
-                    let looked = tokio::task::spawn_blocking(move || lock(&groups).verify(pid, &told)).await;
+                    let verify = move || {
+                        let sockets = owner::sockets_of(pid).ok();
+                        lock(&groups).verify(sockets.as_ref(), &told)
+                    };
+                    let looked = tokio::task::spawn_blocking(verify).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }
                 None => Err("is gone".into()),
@@ -126,7 +112,7 @@ impl Host {
         self.probing = Some(self.in_background(async move {
             // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
-            Event::Probed { green, result: ask_each(&probe, &groups).await }
+            Event::Probed { green, result: probe.ask(&groups).await }
         }));
     }
 
@@ -136,25 +122,8 @@ impl Host {
         }
     }
 
-    /// Told when it is so for the machine as well: whoever asks for the status on this word is not told of the step before.
-    pub(super) fn canary(&self, green: Generation, share: Share, time: Duration) {
-        tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-        self.tell(Told::Canary { share, time });
-    }
-
     pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
-        let result = lock(&self.groups).cut_over(turn);
-        if let Ok(tier) = &result {
-            tracing::info!(generation = %green, %tier, "new connections go to the next generation");
-        }
-        self.send(Event::CutOver { green, result: result.map(drop) });
+        let result = course::cut_over(&self.groups, green, turn);
+        self.send(Event::CutOver { green, result });
     }
-}
-
-async fn ask_each(probe: &Probe, groups: &Arc<Mutex<Groups>>) -> Result<(), String> {
-    for &address in &probe.addresses {
-        let steer = |source| lock(groups).probe(address, source);
-        probe::pass(&probe.target, address, probe.timeout, steer).await?;
-    }
-    Ok(())
 }

@@ -16,33 +16,24 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::accept::Acceptors;
 use super::connections::Connections;
 use super::control::Control;
+use super::course::{self, Probe};
 use super::driver::{self, Input};
 use super::green::{Green, Newborn};
 use super::groups::Groups;
 use super::handover::ToBlue;
 use super::predecessors::Predecessors;
 use super::retire::lock;
-use super::service_manager::Notifier;
 use super::status::{Depth, Draft};
+use super::voice::Voice;
 use crate::model::addresses::Bound;
 use crate::model::event::{Event as Told, Phase};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Drainer, GroupOrder, History};
-use crate::model::probe::Target;
-use crate::model::rollout::{Asked, Effect, Event, Rollout};
+use crate::model::rollout::{Effect, Event, Rollout};
 use crate::sys::origin::Origin;
 
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-
-/// How green is probed.
-#[derive(Debug, Clone)]
-pub(crate) struct Probe {
-    pub(crate) target: Target,
-    pub(crate) timeout: Duration,
-    /// The addresses that are asked, one after the other.
-    pub(crate) addresses: Vec<std::net::SocketAddr>,
-}
 
 /// Whether this generation is the one that speaks to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +74,7 @@ pub(crate) struct Host {
     pub(crate) predecessors: Predecessors,
     pub(crate) history: History,
     pub(crate) office: Office,
-    pub(crate) manager: Notifier,
-    pub(crate) watchdog: Option<Duration>,
-    /// The status that the service manager was told last.
-    pub(crate) told: String,
+    pub(crate) voice: Voice,
     /// What became of the last rollout, if it was rolled back.
     pub(crate) failed: Option<String>,
     pub(crate) events: broadcast::Sender<Told>,
@@ -187,11 +175,14 @@ impl driver::Host for Host {
                 let result = lock(&self.groups).share(share);
                 self.send(Event::Shared { green, result });
             }
-            Effect::Canary { green, share, time } => self.canary(green, share, time),
+            Effect::Canary { green, share, time } => {
+                let told = course::canary(green, share, time);
+                self.tell(told);
+            }
             Effect::CutOver { green, turn } => self.cut_over(green, turn),
             Effect::Soak { time } => {
-                tracing::info!(generation = %self.generation, ?time, "soaking: all of it can still be taken back");
-                self.tell(Told::Soak { time });
+                let told = course::soak(self.generation, time);
+                self.tell(told);
             }
             Effect::SteerBack => {
                 self.end_probing();
@@ -214,13 +205,8 @@ impl driver::Host for Host {
             Effect::BecomeLive => self.become_live(),
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
             Effect::Refuse { asked, reason } => {
-                let what = match asked {
-                    Asked::Reload => "reload",
-                    Asked::Promotion => "promotion",
-                    Asked::Rollback => "rollback",
-                };
-                tracing::warn!(generation = %self.generation, reason, "{what} refused");
-                self.tell(Told::Refused(reason));
+                let told = course::refuse(self.generation, asked, reason);
+                self.tell(told);
             }
             Effect::GreenLost { green, how } => {
                 tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);

@@ -11,7 +11,6 @@ use crate::runtime::driver::Host as _;
 use crate::runtime::handover::ToBlue;
 use crate::runtime::pid_file;
 use crate::runtime::retire::lock;
-use crate::runtime::service_manager::NotifyState;
 
 impl Host {
     /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks.
@@ -20,7 +19,7 @@ impl Host {
         self.end_probing();
         lock(&self.groups).begin_to_retire();
         self.write_pid_file(pid);
-        self.manager.send(&[NotifyState::MainPid(pid.number())]);
+        self.voice.main_pid(pid);
         self.office = Office::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
@@ -48,10 +47,8 @@ impl Host {
         }
         self.write_pid_file(pid);
         self.tell_ready();
-        if self.watchdog.is_some() {
-            // At once: the time of the generation before runs on for this one.
-            self.manager.send(&[NotifyState::Watchdog]);
-        }
+        // At once: the time of the generation before runs on for this one.
+        self.voice.watchdog();
         tracing::info!(%generation, %pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }

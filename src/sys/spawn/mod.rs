@@ -50,7 +50,6 @@ pub(crate) fn spawn(
 
 /// The process group that a child begins in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) enum Group {
     /// A new one, which has the child's pid as its number: a signal to it reaches the child and what that starts, and a
     /// Ctrl-C on a terminal does not reach it.
@@ -80,7 +79,6 @@ pub(crate) struct Program<'a> {
 /// # Errors
 /// What chdir(2) or execve(2) say, by kind: `NotFound`, `PermissionDenied`. posix_spawn(3) does not tell which of the two
 /// calls it was, so the message names the directory too.
-#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor's"))]
 pub(crate) fn program(program: &Program<'_>) -> io::Result<Process> {
     let environment = program.environment.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()));
     let spawned = Image::new(program.path, program.arguments, environment, program.directory)

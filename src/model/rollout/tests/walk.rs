@@ -102,9 +102,14 @@ impl World {
                 Effect::Report { outcome, serves_on } => {
                     self.outcomes += 1;
                     assert!(!self.retired);
-                    assert_eq!(serves_on, matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping && !self.died);
+                    assert_eq!(
+                        serves_on,
+                        matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping && !self.died
+                    );
                 }
-                Effect::HandOver { .. } => assert!(self.steered_to_green || self.died, "handed over before it was steered to"),
+                Effect::HandOver { .. } => {
+                    assert!(self.steered_to_green || self.died, "handed over before it was steered to")
+                }
                 Effect::CloseNow
                 | Effect::CloseIdle
                 | Effect::Canary { .. }

@@ -14,7 +14,7 @@ fn wrong(what: String) -> Error {
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub(super) fn target(config: &Config) -> Result<Option<Target>, Error> {
+pub(crate) fn target(config: &Config) -> Result<Option<Target>, Error> {
     let Some(text) = &config.probe else { return Ok(None) };
     let target: Target = text.parse().map_err(|why| wrong(format!("the probe is not understood: {why}")))?;
     target.check().map_err(|why| wrong(format!("the probe cannot be done: {why}")))?;
@@ -25,7 +25,7 @@ pub(super) fn target(config: &Config) -> Result<Option<Target>, Error> {
 ///
 /// # Errors
 /// Names the share that is none.
-pub(super) fn plan(config: &Config) -> Result<Plan, Error> {
+pub(crate) fn plan(config: &Config) -> Result<Plan, Error> {
     let step = |&(percent, time): &(f64, _)| {
         let share = Share::percent(percent).filter(|share| *share > Share::NONE);
         let share = share.ok_or_else(|| {

@@ -1,0 +1,102 @@
+//! The options of a rollout: the same for every server.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use cutover::{Server, Supervisor};
+
+/// How a rollout goes, and how an instance is reached.
+#[derive(Debug, Args)]
+pub(crate) struct Rollout {
+    /// The name of this instance, for `cutover reload --name`. Default: its first address.
+    #[arg(long)]
+    name: Option<String>,
+    /// Offer /metrics on this address too, and not only on the control socket.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    metrics: Option<Addresses>,
+    /// Work without a control socket: then only signals reach the server.
+    #[arg(long)]
+    no_control: bool,
+    /// A file that always names the live process.
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
+    /// How long the next generation may take to become ready, before it is killed and this one serves on.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    ready_timeout: Duration,
+    /// Ask the next generation before any user gets to it: /PATH, https:/PATH, https://NAME/PATH. 2xx and 3xx pass.
+    #[arg(long, value_name = "TARGET")]
+    probe: Option<String>,
+    /// How long to ask before the probe counts as failed.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    probe_timeout: Duration,
+    /// Give the next generation a part of the new connections first, for some time: 5%:30s,50%:30s.
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = canary_step)]
+    canary: Vec<CanaryStep>,
+    /// Keep the old process ready to have everything back, so long after all new connections went to the next one.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+    soak: Duration,
+    /// How long to wait for handshakes in flight before the listeners are closed. 0s closes at once, and loses them.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    linger: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses(pub(crate) Vec<SocketAddr>);
+
+pub(crate) fn address(text: &str) -> Result<Addresses, String> {
+    let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
+    if found.is_empty() { Err("it has no IP address".into()) } else { Ok(Addresses(found)) }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CanaryStep {
+    percent: f64,
+    time: Duration,
+}
+
+fn canary_step(text: &str) -> Result<CanaryStep, String> {
+    let (percent, time) = text.split_once(':').ok_or("a step is a percentage and a time: 5%:30s")?;
+    let percent = percent.strip_suffix('%').ok_or_else(|| format!("{percent} is no percentage: write 5%"))?;
+    let percent = percent.trim().parse().map_err(|_| format!("{percent} is no number of percent"))?;
+    let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
+    Ok(CanaryStep { percent, time })
+}
+
+/// Sets what was asked for, on either of the two.
+macro_rules! set {
+    ($options:expr, $on:expr) => {{
+        let (options, mut it) = ($options, $on);
+        for CanaryStep { percent, time } in options.canary {
+            it = it.canary_step(percent, time);
+        }
+        if let Some(name) = options.name {
+            it = it.name(name);
+        }
+        if let Some(target) = options.probe {
+            it = it.probe(target);
+        }
+        if let Some(metrics) = options.metrics {
+            it = it.metrics(&metrics.0[..]);
+        }
+        if options.no_control {
+            it = it.without_control();
+        }
+        if let Some(path) = options.pid_file {
+            it = it.pid_file(path);
+        }
+        let it = it.ready_timeout(options.ready_timeout).probe_timeout(options.probe_timeout);
+        it.linger(options.linger).soak(options.soak)
+    }};
+}
+
+impl Rollout {
+    pub(crate) fn of_server(self, server: Server) -> Server {
+        set!(self, server)
+    }
+
+    pub(crate) fn of_supervisor(self, supervisor: Supervisor) -> Supervisor {
+        set!(self, supervisor)
+    }
+}

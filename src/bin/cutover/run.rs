@@ -1,0 +1,116 @@
+//! `cutover run`: any program, generation after generation.
+
+use std::error::Error as _;
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use cutover::{Error, ErrorKind, Ready, Supervisor};
+
+use crate::exit::{CANNOT_EXECUTE, NOT_FOUND, UNAVAILABLE, USAGE};
+use crate::rollout::{Addresses, Rollout, address};
+
+/// Run a program that listens by SO_REUSEPORT, and replace it on SIGHUP without losing a request.
+///
+/// Fit to be the first process of a container. The exit code is the program's, 128+n if signal n has killed it.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Where the program listens; may be given more than once. Default: wherever it is found to listen.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    listen: Vec<Addresses>,
+    /// How it is known that a generation is ready: `listening` on each --listen; `notify`, it says READY=1 (sd_notify);
+    /// `http:/PATH`, it answers that with 2xx or 3xx; `delay:2s`, it has run for so long.
+    #[arg(long, value_name = "HOW", value_parser = ready, default_value = "listening")]
+    ready: Ready,
+    /// The signal by which an old generation is told to stop.
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+    stop_signal: String,
+    /// How long a generation that was told to stop may take, before it is killed.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    stop_timeout: Duration,
+    /// A command that is asked before each reload; if it does not end with 0, there is none: \"nginx -t\".
+    #[arg(long, value_name = "CMD", value_parser = words)]
+    preflight: Option<Words>,
+    #[command(flatten)]
+    rollout: Rollout,
+    /// The program, and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone)]
+struct Words(Vec<String>);
+
+fn words(text: &str) -> Result<Words, String> {
+    match shell_words::split(text) {
+        Ok(words) if words.is_empty() => Err("there is no command in it".into()),
+        Ok(words) => Ok(Words(words)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn ready(text: &str) -> Result<Ready, String> {
+    match text.split_once(':') {
+        None if text == "notify" => Ok(Ready::Notify),
+        None if text == "listening" => Ok(Ready::Listening),
+        Some(("http", path)) if path.starts_with('/') => Ok(Ready::Http(path.to_owned())),
+        Some(("https", _)) => Ok(Ready::Http(text.to_owned())),
+        Some(("delay", time)) => {
+            let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
+            Ok(Ready::Delay(time))
+        }
+        _ => Err("it is one of listening, notify, http:/PATH, https:/PATH, delay:TIME".into()),
+    }
+}
+
+impl Run {
+    pub(crate) fn run(self) -> ExitCode {
+        let supervisor = self.supervisor();
+        // One thread: it has little to do, and takes little.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch for events");
+                return ExitCode::from(UNAVAILABLE);
+            }
+        };
+        let done = runtime.block_on(supervisor.run());
+        runtime.shutdown_background();
+        match done {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+                tracing::error!("cannot begin: {error}{cause}");
+                ExitCode::from(code_of(&error))
+            }
+        }
+    }
+
+    fn supervisor(self) -> Supervisor {
+        let mut command = self.command.into_iter();
+        let mut supervisor = Supervisor::new(command.next().unwrap_or_default(), command)
+            .ready(self.ready)
+            .stop_signal(self.stop_signal)
+            .stop_timeout(self.stop_timeout);
+        for address in self.listen.iter().flat_map(|addresses| &addresses.0) {
+            supervisor = supervisor.listen(address);
+        }
+        if let Some(Words(words)) = self.preflight {
+            supervisor = supervisor.preflight(words);
+        }
+        self.rollout.of_supervisor(supervisor)
+    }
+}
+
+/// As shells and container engines say it.
+fn code_of(error: &Error) -> u8 {
+    let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match (error.kind(), kind) {
+        (ErrorKind::Program, Some(io::ErrorKind::NotFound)) => NOT_FOUND,
+        (ErrorKind::Program, _) => CANNOT_EXECUTE,
+        (ErrorKind::Config, _) => USAGE,
+        _ => UNAVAILABLE,
+    }
+}

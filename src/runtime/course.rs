@@ -1,0 +1,98 @@
+//! The steps of a rollout that are the same for every host: they act on the groups.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::groups::Groups;
+use super::probe;
+use super::retire::lock;
+use crate::model::event::Event as Told;
+use crate::model::identity::Generation;
+use crate::model::probe::Target;
+use crate::model::rollout::{Asked, Turn};
+use crate::model::share::Share;
+
+/// How often it is looked whether a generation that was sent away still listens: there is nothing to wait on for it.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How green is probed.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    pub(crate) target: Target,
+    pub(crate) timeout: Duration,
+    /// The addresses that are asked, one after the other.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Probe {
+    /// Asks green on each address.
+    ///
+    /// # Errors
+    /// Says which address did not pass, and why.
+    pub(crate) async fn ask(&self, groups: &Arc<Mutex<Groups>>) -> Result<(), String> {
+        for &address in &self.addresses {
+            let steer = |source| lock(groups).probe(address, source);
+            probe::pass(&self.target, address, self.timeout, steer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until nobody who was sent away listens any more, and steers every group to the live generation, after `look`.
+///
+/// # Errors
+/// Only if the rollout needs steering: names the group that cannot be steered.
+pub(crate) async fn gate(
+    groups: Arc<Mutex<Groups>>,
+    needs_steering: bool,
+    look: impl FnOnce(&mut Groups) + Send + 'static,
+) -> Result<(), String> {
+    let left = |groups: Arc<Mutex<Groups>>| tokio::task::spawn_blocking(move || lock(&groups).have_left());
+    while !left(groups.clone()).await.unwrap_or(true) {
+        tokio::time::sleep(LOOK).await;
+    }
+    let gated = tokio::task::spawn_blocking(move || {
+        let mut groups = lock(&groups);
+        look(&mut groups);
+        groups.gate();
+        // What cannot be steered was said. A plain reload works on, left to the kernel.
+        if needs_steering { groups.all_steered() } else { Ok(()) }
+    });
+    let result = gated.await.unwrap_or_else(|_| Err("it cannot be looked at".into()));
+    result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"))
+}
+
+/// All new connections to green.
+///
+/// # Errors
+/// See [`Groups::cut_over`].
+pub(crate) fn cut_over(groups: &Mutex<Groups>, green: Generation, turn: Turn) -> Result<(), String> {
+    let result = lock(groups).cut_over(turn);
+    if let Ok(tier) = &result {
+        tracing::info!(generation = %green, %tier, "new connections go to the next generation");
+    }
+    result.map(drop)
+}
+
+/// Told when it is so for the machine as well: whoever asks for the status on this word is not told of the step before.
+pub(crate) fn canary(green: Generation, share: Share, time: Duration) -> Told {
+    tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
+    Told::Canary { share, time }
+}
+
+pub(crate) fn soak(generation: Generation, time: Duration) -> Told {
+    tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
+    Told::Soak { time }
+}
+
+/// What was asked for at the wrong time, for the log and for those who watch.
+pub(crate) fn refuse(generation: Generation, asked: Asked, reason: String) -> Told {
+    let what = match asked {
+        Asked::Reload => "reload",
+        Asked::Promotion => "promotion",
+        Asked::Rollback => "rollback",
+    };
+    tracing::warn!(%generation, reason, "{what} refused");
+    Told::Refused(reason)
+}

@@ -1,0 +1,111 @@
+//! Groups of a program that is supervised: its listeners come and go, and are copied when they are needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use super::group::Group;
+use super::{Course, Groups, Own, Steering};
+use crate::model::identity::{Inode, Pid};
+use crate::model::share::Share;
+use crate::model::steering::Program;
+use crate::sys::{diag, lend};
+
+/// The sockets of a generation's processes, and who has each of them.
+pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
+
+/// A listener of a generation that leaves, kept open so that it is closed in our order and not in its own.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) inode: Inode,
+    _copy: OwnedFd,
+}
+
+impl Groups {
+    /// Groups of these addresses, of whose listeners nothing is known yet.
+    pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Groups {
+        let groups = addresses.iter().map(|&address| Group::new(address, vec![])).collect();
+        Groups { groups, steering, course: Course::Over }
+    }
+
+    /// From now on these are the addresses.
+    pub(crate) fn listen_on(&mut self, addresses: &[SocketAddr]) {
+        let mut before = std::mem::take(&mut self.groups);
+        let of = |&address: &SocketAddr| {
+            let known = before.iter().position(|group| group.address == address);
+            known.map_or_else(|| Group::new(address, vec![]), |at| before.swap_remove(at))
+        };
+        self.groups = addresses.iter().map(of).collect();
+    }
+
+    /// Takes what the live generation listens with now, as far as that may be known.
+    ///
+    /// Where it may not be known whose sockets they are, all that listen and do not leave count as its own.
+    pub(crate) fn see(&mut self, holders: Option<&Holders>) {
+        for group in &mut self.groups {
+            let shown = diag::group(group.address).unwrap_or_default();
+            let here = shown.keys().filter(|inode| !group.leaving.contains(inode) && !group.green.contains(inode));
+            group.own = here.filter_map(|inode| own_of(*inode, holders)).collect();
+        }
+    }
+
+    /// Green is the live generation. The listeners of the one before leave; nothing new comes to them.
+    pub(crate) fn pass_on(&mut self, holders: Option<&Holders>) {
+        self.course = Course::Over;
+        for group in &mut self.groups {
+            let before: Vec<Inode> = group.own.iter().map(|own| own.inode).collect();
+            group.leaving.extend(before);
+            group.own = std::mem::take(&mut group.green).into_iter().filter_map(|i| own_of(i, holders)).collect();
+            (group.share, group.source) = (Share::NONE, None);
+            if group.unsteered.is_none() {
+                let attached = group.attach(&group.own());
+                group.settle_for(attached);
+            }
+        }
+    }
+
+    /// Nothing is to be moved: the kernel hashes over all listeners, those that come later too.
+    pub(crate) fn rest(&mut self) {
+        for group in self.groups.iter_mut().filter(|group| group.leaving.is_empty() && group.green.is_empty()) {
+            group.let_be();
+        }
+    }
+
+    /// Those that leave and that these processes have, kept open; one that cannot be is closed by whoever has it.
+    pub(crate) fn keep(&self, holders: &Holders) -> Vec<Kept> {
+        let steered = self.groups.iter().filter(|group| group.unsteered.is_none());
+        let leaving = steered.flat_map(|group| &group.leaving).filter_map(|inode| Some((*inode, holders.get(inode)?)));
+        let kept = leaving.filter_map(|(inode, who)| {
+            let copy = lend::copy(who.iter().copied(), inode).ok()?;
+            Some(Kept { inode, _copy: copy })
+        });
+        kept.collect()
+    }
+
+    /// Closes one that leaves, for good if nobody else has it any more: with a program that is right before and after.
+    pub(crate) fn close_kept(&mut self, kept: Kept) {
+        let inode = kept.inode;
+        let Some(group) = self.groups.iter_mut().find(|group| group.leaving.contains(&inode)) else { return };
+        let own = group.own();
+        let is_steered = group.unsteered.is_none() && !own.is_empty();
+        if is_steered && let Some(program) = Program::one_of(&group.slots.while_closing(inode, &own)) {
+            let attached = group.attach_program(&program);
+            group.settle_for(attached);
+        }
+        drop(kept);
+        group.leaving.remove(&inode);
+        group.slots.close(inode);
+        if is_steered {
+            let attached = group.attach(&own);
+            group.settle_for(attached);
+        }
+    }
+}
+
+/// One whose process may not be looked at is not lent by anybody, but counts.
+fn own_of(inode: Inode, holders: Option<&Holders>) -> Option<Own> {
+    match holders {
+        Some(holders) => holders.get(&inode).map(|who| Own::lent(inode, who.clone())),
+        None => Some(Own::lent(inode, BTreeSet::new())),
+    }
+}

@@ -1,0 +1,58 @@
+//! A listener of the live generation: ours, or of a process that is supervised.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::model::identity::{Inode, Pid};
+use crate::sys::{lend, socket};
+
+/// One listener of the live generation.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    pub(crate) inode: Inode,
+    handle: Handle,
+}
+
+#[derive(Debug, Clone)]
+enum Handle {
+    Ours(Arc<TcpListener>),
+    /// Some of these processes have it. It is copied for a moment only: a copy that stays would keep it in the group when
+    /// they are gone, and nobody would accept from it.
+    Lent(BTreeSet<Pid>),
+}
+
+impl Own {
+    /// # Errors
+    /// What fstat(2) says.
+    pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<Own> {
+        Ok(Own { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
+    }
+
+    /// One that these processes have.
+    pub(crate) fn lent(inode: Inode, holders: BTreeSet<Pid>) -> Own {
+        Own { inode, handle: Handle::Lent(holders) }
+    }
+
+    /// The listener, if it is ours.
+    pub(crate) fn listener(&self) -> Option<&Arc<TcpListener>> {
+        match &self.handle {
+            Handle::Ours(listener) => Some(listener),
+            Handle::Lent(_) => None,
+        }
+    }
+
+    /// Does something with the socket.
+    ///
+    /// # Errors
+    /// Those of `act`; and if it is lent, that it cannot be copied (see [`lend::copy`]).
+    pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        match &self.handle {
+            Handle::Ours(listener) => act(listener.as_fd()),
+            Handle::Lent(holders) => act(lend::copy(holders.iter().copied(), self.inode)?.as_fd()),
+        }
+    }
+}

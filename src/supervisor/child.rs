@@ -1,0 +1,240 @@
+//! One generation of a program that is supervised: its process, and all that descends from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::net::UnixDatagram;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::instance::Instance;
+use super::notifications;
+use crate::model::identity::{Generation, Pid};
+use crate::runtime::birth::OWN;
+use crate::runtime::driver::Input;
+use crate::runtime::groups::Holders;
+use crate::sys::process::Process;
+use crate::sys::reaper::Ended;
+use crate::sys::spawn::{self, Group, Program};
+use crate::sys::tree::Snapshot;
+use crate::sys::{diag, notify_socket, owner};
+
+/// By this a process is known as one of a generation when its parent is gone: the supervisor's pid, and the number.
+const MARK: &str = "CUTOVER_RUN";
+/// Of systemd, and meant for the process that has them: sd_notify(3), systemd.exec(5).
+const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", MARK];
+/// How often it is looked whether what descends from a process that has ended is gone too.
+const LOOK: Duration = Duration::from_millis(10);
+/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
+const KILLS: usize = 20;
+
+/// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
+#[derive(Debug)]
+pub(super) struct Newborn {
+    child: Child,
+    notify: UnixDatagram,
+}
+
+/// A generation. Dropping it leaves its processes alone.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) generation: Generation,
+    /// The process that was started.
+    pub(super) pid: Pid,
+    process: Process,
+    mark: String,
+    ended: watch::Receiver<Option<Ended>>,
+    /// What it says about itself.
+    says: Mutex<Option<String>>,
+    /// It has sent WATCHDOG=1: from then on its own word counts.
+    pings: AtomicBool,
+    /// It was ready once.
+    was_ready: AtomicBool,
+    listening: Mutex<Option<AbortHandle>>,
+}
+
+impl Newborn {
+    /// Spawns it. Blocks until exec has happened.
+    ///
+    /// # Errors
+    /// What could not be found, made, or executed.
+    pub(super) fn spawn(instance: &Instance, generation: Generation) -> io::Result<Newborn> {
+        let program = &instance.program;
+        let path = program.executable().map_err(io::Error::other)?;
+        let name = notify_socket::unique_name("notify")?;
+        let notify = UnixDatagram::from_std(notify_socket::bind(&name)?)?;
+        let mark = format!("{MARK}={}/{generation}", std::process::id());
+        let is_handed_on = |name: &OsString| !OWN.iter().chain(&OF_MANAGER).any(|own| name == own);
+        let mut environment: Vec<(OsString, OsString)> =
+            program.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
+        environment.push(("NOTIFY_SOCKET".into(), format!("@{name}").into()));
+        environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
+        let program = Program {
+            path: &path,
+            arguments: program.arguments(),
+            environment,
+            directory: program.directory(),
+            group: Group::Own,
+        };
+        let (process, end) = instance.reaper.spawn(|| spawn::program(&program))?;
+        let (tell, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            // An error is that nobody reaps any more.
+            if let Ok(how) = end.await {
+                tell.send_replace(Some(how));
+            }
+        });
+        let child = Child {
+            generation,
+            pid: process.pid,
+            process,
+            mark,
+            ended,
+            says: Mutex::new(None),
+            pings: AtomicBool::new(false),
+            was_ready: AtomicBool::new(false),
+            listening: Mutex::new(None),
+        };
+        Ok(Newborn { child, notify })
+    }
+
+    /// Begins to listen to it: what it says that matters to a rollout goes to `inputs`. A quick one may have said all
+    /// already; it waits in the socket, so that the event of its birth can go first.
+    pub(super) fn listen_to(self, instance: &Weak<Instance>, inputs: mpsc::Sender<Input>) -> Arc<Child> {
+        let child = Arc::new(self.child);
+        let reading = notifications::read(self.notify, Arc::downgrade(&child), instance.clone(), inputs);
+        let task = tokio::spawn(reading).abort_handle();
+        *child.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        child
+    }
+
+    /// Ends it before anything was heard of it.
+    pub(super) fn kill(self) {
+        self.child.kill();
+    }
+}
+
+impl Child {
+    /// The living processes of this generation.
+    pub(super) fn members(&self) -> BTreeSet<Pid> {
+        let mut members = Snapshot::take().map(|all| all.members(self.pid, self.mark.as_bytes())).unwrap_or_default();
+        // Its number may be another's once it was reaped; that one has not its environment.
+        if self.has_ended().is_some() {
+            members.remove(&self.pid);
+        }
+        members
+    }
+
+    /// Their sockets, and who has each; `None` if not one of them may be looked at.
+    pub(super) fn holders(&self) -> Option<Holders> {
+        let mut holders: Holders = BTreeMap::new();
+        let mut seen = false;
+        for pid in self.members() {
+            let Ok(sockets) = owner::sockets_of(pid) else { continue };
+            seen = true;
+            for inode in sockets {
+                holders.entry(inode).or_default().insert(pid);
+            }
+        }
+        seen.then_some(holders)
+    }
+
+    /// The addresses on which it listens.
+    pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
+        let holders = self.holders().unwrap_or_default();
+        let all = diag::all_listeners().unwrap_or_default();
+        all.into_iter().filter(|listener| holders.contains_key(&listener.inode)).map(|l| l.address).collect()
+    }
+
+    /// How many connections to these ports it has.
+    pub(super) fn connections(&self, ports: &BTreeSet<u16>) -> usize {
+        let holders = self.holders().unwrap_or_default();
+        let connected = ports.iter().filter_map(|&port| diag::connections(port).ok()).flatten();
+        connected.filter(|inode| holders.contains_key(inode)).count()
+    }
+
+    /// Sends its first process a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.has_ended().is_none() {
+            self.process.signal(signal);
+        }
+    }
+
+    /// Kills all of it. Blocks for some milliseconds.
+    pub(super) fn kill(&self) {
+        if self.has_ended().is_none() {
+            self.process.kill();
+        }
+        for _ in 0..KILLS {
+            let members = self.members();
+            if members.is_empty() {
+                return;
+            }
+            for member in members.iter().filter_map(|pid| crate::sys::process::Stranger::hold(*pid)) {
+                member.signal(Signal::KILL);
+            }
+        }
+    }
+
+    /// How its first process has ended, if it has.
+    pub(super) fn has_ended(&self) -> Option<Ended> {
+        *self.ended.borrow()
+    }
+
+    /// Waits for the end of its first process. Cancel safe.
+    pub(super) fn end(&self) -> impl Future<Output = Option<Ended>> + Send + use<> {
+        let mut ended = self.ended.clone();
+        // An error means that nobody reaps any more, and this process is about to end.
+        async move { ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended) }
+    }
+
+    /// Waits until nothing of it is left. Cancel safe.
+    pub(super) async fn gone(self: Arc<Child>) {
+        self.end().await;
+        loop {
+            let child = self.clone();
+            let left = tokio::task::spawn_blocking(move || !child.members().is_empty()).await;
+            if !matches!(left, Ok(true)) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(super) fn says(&self) -> Option<String> {
+        self.says.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn has_said(&self, text: String) {
+        *self.says.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    pub(super) fn pings(&self) -> bool {
+        self.pings.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_ready(&self) -> bool {
+        self.was_ready.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_ready(&self) {
+        self.was_ready.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_pinged(&self) {
+        self.pings.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let listening = self.listening.get_mut().unwrap_or_else(PoisonError::into_inner);
+        listening.iter().for_each(AbortHandle::abort);
+    }
+}

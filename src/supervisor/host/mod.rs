@@ -1,0 +1,207 @@
+//! The host of a program that is supervised: performs the effects of one generation's machine on other processes.
+
+mod ending;
+mod forward;
+mod office;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::child::{Child, Newborn};
+use super::instance::{Instance, events};
+use crate::model::event::{Event as Told, Phase};
+use crate::model::identity::{Generation, Pid};
+use crate::model::rollout::{Effect, Event, Rollout};
+use crate::runtime::control::{Asks, Counts};
+use crate::runtime::course;
+use crate::runtime::driver::{Host, Input};
+use crate::runtime::retire::lock;
+use crate::runtime::status::{Depth, Draft};
+
+/// What comes to a generation that is supervised only.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The next generation's process was spawned, or could not be.
+    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
+}
+
+/// Everything that the effects need.
+pub(super) struct SupervisedHost {
+    pub(super) instance: Arc<Instance>,
+    pub(super) child: Arc<Child>,
+    green: Option<Arc<Child>>,
+    probing: Option<AbortHandle>,
+    inputs: mpsc::Sender<Input>,
+    news: mpsc::Sender<News>,
+    events: broadcast::Sender<Told>,
+    /// Its open connections, as they were counted last.
+    open: Arc<AtomicUsize>,
+    /// What became of the last rollout, if it was rolled back.
+    failed: Option<String>,
+    close_now: watch::Sender<bool>,
+    /// Becomes true when the next generation has the office.
+    passed_on: watch::Sender<bool>,
+    gone: watch::Sender<bool>,
+}
+
+impl SupervisedHost {
+    pub(super) fn new(
+        instance: Arc<Instance>,
+        child: Arc<Child>,
+        inputs: mpsc::Sender<Input>,
+        news: mpsc::Sender<News>,
+    ) -> SupervisedHost {
+        let (end, to) = (child.end(), inputs.clone());
+        tokio::spawn(async move {
+            if end.await.is_some() {
+                // A machine that is gone needs no event.
+                let _ = to.send(Input::Rollout(Event::Died)).await;
+            }
+        });
+        SupervisedHost {
+            instance,
+            child,
+            green: None,
+            probing: None,
+            inputs,
+            news,
+            events: events(),
+            open: Arc::default(),
+            failed: None,
+            close_now: watch::Sender::new(false),
+            passed_on: watch::Sender::new(false),
+            gone: watch::Sender::new(false),
+        }
+    }
+
+    /// How the control socket asks this generation.
+    pub(super) fn asks(&self) -> Asks {
+        Asks {
+            inputs: self.inputs.clone(),
+            events: self.events.clone(),
+            counts: Counts::Watched(self.open.clone()),
+            passed_on: self.passed_on.subscribe(),
+        }
+    }
+
+    /// Becomes true when nothing of this generation is left.
+    pub(super) fn gone(&self) -> watch::Receiver<bool> {
+        self.gone.subscribe()
+    }
+
+    fn generation(&self) -> Generation {
+        self.child.generation
+    }
+
+    fn send(&self, event: Event) {
+        let inputs = self.inputs.clone();
+        // Not awaited here: the driver that would make room is the caller.
+        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
+    }
+
+    /// Performs `work`, whose result is an event, in the background.
+    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        let task = tokio::spawn(async move {
+            let event = work.await;
+            // The driver is gone only when nobody needs the result.
+            let _ = inputs.send(Input::Rollout(event)).await;
+        });
+        task.abort_handle()
+    }
+
+    fn green(&self, generation: Generation) -> Option<Arc<Child>> {
+        self.green.clone().filter(|green| green.generation == generation)
+    }
+}
+
+impl Host for SupervisedHost {
+    type News = News;
+
+    fn who(&self) -> (Generation, Pid) {
+        (self.child.generation, self.child.pid)
+    }
+
+    fn take(&mut self, news: News, _: &Rollout) -> Option<Event> {
+        let News::Spawned { green, result } = news;
+        // Heard only from here on, so that nothing of it comes before its birth.
+        let result = result.map(|newborn| self.adopt(*newborn));
+        Some(Event::Spawned { green, result })
+    }
+
+    /// It is nothing to us if nobody listens.
+    fn tell(&self, event: Told) {
+        let _ = self.events.send(event);
+    }
+
+    fn beat(&mut self, rollout: &Rollout) {
+        self.tell_manager(rollout);
+    }
+
+    fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft {
+        self.draft(rollout, depth)
+    }
+
+    /// Its signal is the program's.
+    fn log_status(&mut self, _: Phase) {}
+
+    fn look_for_strangers(&mut self) {
+        lock(&self.instance.groups).name_strangers();
+    }
+
+    async fn close(&mut self) {
+        self.end().await;
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Preflight { green } => self.preflight(green),
+            Effect::Gate { green } => self.gate(green),
+            Effect::Spawn { green } => self.spawn(green),
+            Effect::Verify { green } => self.verify(green),
+            Effect::Probe { green, after } => self.probe(green, after),
+            Effect::Share { green, share } => {
+                let result = lock(&self.instance.groups).share(share);
+                self.send(Event::Shared { green, result });
+            }
+            Effect::Canary { green, share, time } => {
+                let told = course::canary(green, share, time);
+                self.tell(told);
+            }
+            Effect::CutOver { green, turn } => {
+                let result = course::cut_over(&self.instance.groups, green, turn);
+                self.send(Event::CutOver { green, result });
+            }
+            Effect::Soak { time } => {
+                let told = course::soak(self.generation(), time);
+                self.tell(told);
+            }
+            Effect::SteerBack => {
+                self.end_probing();
+                lock(&self.instance.groups).steer_back();
+            }
+            Effect::Kill { green } => self.kill(green),
+            Effect::Release { green } => self.release(green),
+            Effect::HandOver { green, took } => self.hand_over(green, took),
+            Effect::Retire => self.retire(),
+            Effect::StopAccepting => self.stop_accepting(),
+            Effect::CloseNow => {
+                self.close_now.send_replace(true);
+            }
+            Effect::AwaitConnections(whose) => self.await_connections(whose),
+            Effect::Hammer => self.hammer(),
+            Effect::HammerPredecessors => self.instance.hammer_draining(),
+            Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
+            Effect::Refuse { asked, reason } => {
+                let told = course::refuse(self.generation(), asked, reason);
+                self.tell(told);
+            }
+            // What is idle is the program's; it is not told that it is live; its own machine sees that it died.
+            Effect::CloseIdle | Effect::BecomeLive | Effect::GreenLost { .. } | Effect::Finish => {}
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The office of the live generation: who gets it next, and how a reload ended.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::SupervisedHost;
+use crate::model::control::LastReload;
+use crate::model::event::{Event as Told, Outcome};
+use crate::model::identity::Generation;
+use crate::model::rollout::Rollout;
+use crate::runtime::driver::Host as _;
+use crate::runtime::retire::lock;
+use crate::runtime::voice::{Standing, Voice};
+
+impl SupervisedHost {
+    /// Green has the office from now on: its machine is the one that is asked.
+    pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
+        let Some(child) = self.green(green) else { return };
+        self.end_probing();
+        {
+            let mut history = self.instance.history();
+            history.done += 1;
+            let outcome = Outcome::Done { generation: green, pid: child.pid, took };
+            history.last = Some(LastReload { outcome, at: now() });
+        }
+        // Before green's own machine can steer anything.
+        lock(&self.instance.groups).pass_on(child.holders().as_ref());
+        if let Some(terminal) = &self.instance.terminal
+            && let Err(error) = terminal.give(child.pid)
+        {
+            tracing::debug!(%error, "ignoring");
+        }
+        let (instance, gone) = (self.instance.clone(), self.gone());
+        let (blue, inputs) = (self.child.clone(), self.inputs.clone());
+        instance.enter(child);
+        self.with_standing(Voice::ready);
+        tokio::spawn(async move { instance.leaves(blue, inputs, gone).await });
+        self.passed_on.send_replace(true);
+    }
+
+    /// Users are steered back, and what green has of them it finishes.
+    pub(super) fn release(&mut self, generation: Generation) {
+        let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
+        tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
+        lock(&self.instance.groups).green_leaves();
+        let (instance, by) = (self.instance.clone(), self.generation());
+        tokio::spawn(async move { instance.send_away(green, by).await });
+    }
+
+    pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
+        let me = self.generation();
+        match &outcome {
+            Outcome::Done { generation, pid, took } => {
+                tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
+            }
+            Outcome::RolledBack { generation, reason, took } => {
+                let me_too = if serves_on { "serves on" } else { "stops" };
+                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
+                lock(&self.instance.groups).green_is_gone();
+                self.green = None;
+                {
+                    let mut history = self.instance.history();
+                    history.rolled_back += 1;
+                    history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
+                }
+                self.failed = Some(format!("generation {generation} failed: {reason}"));
+                if serves_on {
+                    self.with_standing(Voice::ready);
+                }
+            }
+        }
+        self.tell(Told::Reload(outcome));
+    }
+
+    pub(super) fn tell_manager(&mut self, rollout: &Rollout) {
+        if !self.instance.is_live(self.generation()) {
+            return;
+        }
+        if !self.child.pings() {
+            self.instance.voice().watchdog();
+        }
+        self.with_standing(|voice, standing| voice.beat(rollout, standing));
+    }
+
+    fn with_standing(&self, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
+        self.instance.with_standing(self.failed.as_deref(), tell);
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

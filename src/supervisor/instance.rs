@@ -1,0 +1,251 @@
+//! What all generations of a supervised program have in common: the office, which one generation after the other has.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::Signal;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::child::Child;
+use super::host::SupervisedHost;
+use super::settings::Settings;
+use crate::model::event::Event as Told;
+use crate::model::identity::Generation;
+use crate::model::message::History;
+use crate::model::rollout::{Event, Rollout};
+use crate::runtime::control::{Asks, Counts};
+use crate::runtime::driver::{Driver, Input, QUEUE};
+use crate::runtime::groups::Groups;
+use crate::runtime::predecessors::MAX;
+use crate::runtime::voice::{Standing, Voice};
+use crate::sys::origin::Origin;
+use crate::sys::reaper::Reaper;
+use crate::sys::terminal::Terminal;
+
+/// How many events a slow reader may fall behind.
+const EVENTS: usize = 256;
+
+/// The supervisor.
+pub(super) struct Instance {
+    pub(super) name: String,
+    pub(super) settings: Settings,
+    /// The program, and what it is started with.
+    pub(super) program: Origin,
+    pub(super) reaper: Reaper,
+    pub(super) terminal: Option<Terminal>,
+    pub(super) groups: Arc<Mutex<Groups>>,
+    /// Where the program listens, as far as that is known.
+    pub(super) addresses: Mutex<Vec<SocketAddr>>,
+    pub(super) voice: Mutex<Voice>,
+    pub(super) history: Mutex<History>,
+    /// The signal that ends the live generation, if it is another one than usual.
+    pub(super) stop_with: Mutex<Option<Signal>>,
+    /// Who is asked by the control socket.
+    pub(super) desk: watch::Sender<Asks>,
+    live: Mutex<Option<Live>>,
+    leaving: Mutex<Vec<Leaving>>,
+    /// The exit code, when all is over.
+    pub(super) over: watch::Sender<Option<u8>>,
+}
+
+/// The generation that has the office.
+#[derive(Clone)]
+pub(super) struct Live {
+    pub(super) child: Arc<Child>,
+    pub(super) inputs: mpsc::Sender<Input>,
+}
+
+/// A generation that finishes what it has.
+struct Leaving {
+    child: Arc<Child>,
+    inputs: mpsc::Sender<Input>,
+    gone: watch::Receiver<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What [`Instance::new`] is made of.
+pub(super) struct Parts {
+    pub(super) name: String,
+    pub(super) settings: Settings,
+    pub(super) program: Origin,
+    pub(super) reaper: Reaper,
+    pub(super) groups: Groups,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) voice: Voice,
+    pub(super) desk: watch::Sender<Asks>,
+}
+
+impl Instance {
+    pub(super) fn new(parts: Parts) -> Instance {
+        Instance {
+            name: parts.name,
+            settings: parts.settings,
+            program: parts.program,
+            reaper: parts.reaper,
+            terminal: Terminal::ours(),
+            groups: Arc::new(Mutex::new(parts.groups)),
+            addresses: Mutex::new(parts.addresses),
+            voice: Mutex::new(parts.voice),
+            history: Mutex::default(),
+            stop_with: Mutex::new(None),
+            desk: parts.desk,
+            live: Mutex::new(None),
+            leaving: Mutex::default(),
+            over: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn voice(&self) -> MutexGuard<'_, Voice> {
+        lock(&self.voice)
+    }
+
+    /// Tells how the live generation stands.
+    pub(super) fn with_standing(&self, failed: Option<&str>, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
+        let Some(Live { child, .. }) = self.live() else { return };
+        let draining = self.draining().iter().map(|child| child.generation).collect();
+        let says = child.says();
+        let connections = child.connections(&self.ports());
+        let standing = Standing { generation: child.generation, connections, draining, failed, says: says.as_deref() };
+        tell(&mut self.voice(), &standing);
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        lock(&self.history)
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        lock(&self.addresses).clone()
+    }
+
+    pub(super) fn set_addresses(&self, found: Vec<SocketAddr>) {
+        *lock(&self.addresses) = found;
+    }
+
+    pub(super) fn ports(&self) -> BTreeSet<u16> {
+        lock(&self.addresses).iter().map(SocketAddr::port).collect()
+    }
+
+    /// Who has the office; `None` before the first generation is ready.
+    pub(super) fn live(&self) -> Option<Live> {
+        lock(&self.live).clone()
+    }
+
+    pub(super) fn is_live(&self, generation: Generation) -> bool {
+        lock(&self.live).as_ref().is_some_and(|live| live.child.generation == generation)
+    }
+
+    /// The signal by which a generation is told to end.
+    pub(super) fn stop_signal(&self) -> Signal {
+        lock(&self.stop_with).unwrap_or(self.settings.stop_signal)
+    }
+
+    /// Stops all, by this signal if it is another one than usual.
+    pub(super) async fn stop(&self, with: Option<Signal>) {
+        if let Some(with) = with {
+            *lock(&self.stop_with) = Some(with);
+        }
+        self.ask(Event::StopRequested).await;
+    }
+
+    /// Gives the live generation's machine an event.
+    pub(super) async fn ask(&self, event: Event) {
+        if let Some(live) = self.live() {
+            // One that is gone wants nothing.
+            let _ = live.inputs.send(Input::Rollout(event)).await;
+        }
+    }
+
+    /// Makes this generation the live one, and runs its machine.
+    pub(super) fn enter(self: &Arc<Self>, child: Arc<Child>) {
+        let rollout = Rollout::serving(child.generation, child.pid, self.settings.plan.clone());
+        let (inputs, driver) = self.driver(child.clone(), rollout);
+        let asks = driver.host.asks();
+        *lock(&self.live) = Some(Live { child, inputs });
+        self.desk.send_replace(asks);
+        let instance = self.clone();
+        tokio::spawn(async move {
+            let child = driver.host.child.clone();
+            driver.run().await;
+            // Unless another one has the office by now.
+            if instance.is_live(child.generation) {
+                let code = child.has_ended().map_or(0, |ended| ended.code());
+                instance.over.send_replace(Some(code));
+            }
+        });
+    }
+
+    /// Takes on a generation that leaves; one more than [`MAX`] ends the oldest.
+    pub(super) async fn leaves(&self, child: Arc<Child>, inputs: mpsc::Sender<Input>, gone: watch::Receiver<bool>) {
+        let too_many: Vec<_> = {
+            let mut leaving = lock(&self.leaving);
+            leaving.retain(|one| !*one.gone.borrow());
+            leaving.push(Leaving { child, inputs, gone });
+            let excess = leaving.len().saturating_sub(MAX);
+            leaving.iter().take(excess).map(|one| (one.child.clone(), one.inputs.clone())).collect()
+        };
+        for (child, inputs) in too_many {
+            tracing::warn!(generation = %child.generation, pid = %child.pid, "{MAX} generations drain already, ending the oldest");
+            let _ = inputs.send(Input::Rollout(Event::HammerRequested)).await;
+        }
+    }
+
+    /// A green that users have met and that was sent away: its machine sees to its end.
+    pub(super) async fn send_away(self: &Arc<Self>, child: Arc<Child>, by: Generation) {
+        let rollout = Rollout::standby(child.generation, child.pid, self.settings.plan.clone());
+        let (inputs, driver) = self.driver(child.clone(), rollout);
+        let gone = driver.host.gone();
+        tokio::spawn(driver.run());
+        let _ = inputs.send(Input::Rollout(Event::TakenBack { by })).await;
+        self.leaves(child, inputs, gone).await;
+    }
+
+    fn driver(self: &Arc<Self>, child: Arc<Child>, rollout: Rollout) -> (mpsc::Sender<Input>, Driver<SupervisedHost>) {
+        let (inputs, received) = mpsc::channel(QUEUE);
+        let (news, arriving) = mpsc::channel(QUEUE);
+        let host = SupervisedHost::new(self.clone(), child, inputs.clone(), news);
+        (inputs, Driver { rollout, host, inputs: received, news: arriving })
+    }
+
+    /// Those that still finish what they have, oldest first.
+    pub(super) fn draining(&self) -> Vec<Arc<Child>> {
+        let mut leaving = lock(&self.leaving);
+        leaving.retain(|one| !*one.gone.borrow());
+        leaving.iter().map(|one| one.child.clone()).collect()
+    }
+
+    /// Waits until none of those is left. Cancel safe.
+    pub(super) fn all_gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let gone: Vec<_> = lock(&self.leaving).iter().map(|one| one.gone.clone()).collect();
+        async move {
+            for mut gone in gone {
+                // An error is that its machine is gone.
+                let _ = gone.wait_for(|gone| *gone).await;
+            }
+        }
+    }
+
+    /// Ends their drain.
+    pub(super) fn hammer_draining(&self) {
+        for one in lock(&self.leaving).iter() {
+            let inputs = one.inputs.clone();
+            tokio::spawn(async move { inputs.send(Input::Rollout(Event::HammerRequested)).await });
+        }
+    }
+}
+
+/// Those that an answer of the control socket before the first generation would be given by: nobody.
+pub(super) fn nobody() -> Asks {
+    let (inputs, _) = mpsc::channel(1);
+    let (_, passed_on) = watch::channel(false);
+    let counts = Counts::Watched(Arc::new(AtomicUsize::new(0)));
+    Asks { inputs, events: events(), counts, passed_on }
+}
+
+pub(super) fn events() -> broadcast::Sender<Told> {
+    broadcast::Sender::new(EVENTS)
+}

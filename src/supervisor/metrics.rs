@@ -1,0 +1,27 @@
+//! `/metrics` on a TCP port, which is the supervisor's own.
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::runtime::accept::EXHAUSTED;
+use crate::runtime::control::{Desk, metrics_service};
+
+/// Serves until it is aborted.
+pub(super) async fn serve(listener: TcpListener, desk: Desk) {
+    let service = metrics_service(desk);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let mut http = http1::Builder::new();
+                    http.timer(TokioTimer::new());
+                    // An error is the client's.
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+            Err(_) => tokio::time::sleep(EXHAUSTED).await,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What a program says in the sd_notify protocol, to a socket of our own: to the rollout, and on to the service manager.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc;
+
+use super::child::Child;
+use super::instance::Instance;
+use super::settings::Ready;
+use crate::model::identity::Pid;
+use crate::model::notify::{self, Notification};
+use crate::model::rollout::Event;
+use crate::runtime::driver::Input;
+use crate::runtime::service_manager::NotifyState;
+use crate::sys::notify_socket;
+
+/// Reads until the generation is forgotten.
+pub(super) async fn read(
+    socket: UnixDatagram,
+    child: Weak<Child>,
+    instance: Weak<Instance>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let mut strangers = false;
+    loop {
+        let received = socket.async_io(Interest::READABLE, || notify_socket::receive(&socket)).await;
+        let (Ok(received), Some(child), Some(instance)) = (received, child.upgrade(), instance.upgrade()) else {
+            return;
+        };
+        if !is_of(&child, received.sender).await {
+            if !std::mem::replace(&mut strangers, true) {
+                let sender = received.sender.map(Pid::number);
+                tracing::warn!(
+                    sender, generation = %child.generation,
+                    "a notification that does not come from a process of this generation, ignoring all such"
+                );
+            }
+            continue;
+        }
+        match notify::parse(&received.text) {
+            Ok(notifications) => {
+                for notification in notifications {
+                    if let Some(event) = take(&child, &instance, notification) {
+                        // Nobody waits for it any more once it is live.
+                        let _ = inputs.send(Input::Rollout(event)).await;
+                    }
+                }
+            }
+            Err(malformed) => {
+                tracing::warn!(generation = %child.generation, reason = %malformed, "a malformed notification, ignoring");
+            }
+        }
+    }
+}
+
+/// Whether it comes from a process of this generation. One that has ended meanwhile cannot be known, but as the first.
+async fn is_of(child: &Arc<Child>, sender: Option<Pid>) -> bool {
+    let Some(sender) = sender else { return false };
+    if sender == child.pid {
+        return true;
+    }
+    let child = child.clone();
+    tokio::task::spawn_blocking(move || child.members().contains(&sender)).await.unwrap_or(false)
+}
+
+fn take(child: &Child, instance: &Instance, notification: Notification) -> Option<Event> {
+    let green = child.generation;
+    match notification {
+        Notification::Ready => (instance.settings.ready == Ready::Notify).then(|| {
+            child.is_ready();
+            Event::GreenReady { green }
+        }),
+        Notification::Extend(by) => {
+            instance.voice().extend(by);
+            Some(Event::GreenExtends { green, by })
+        }
+        Notification::Errno(errno) => {
+            let error = io::Error::from_raw_os_error(errno);
+            Some(Event::GreenFailed { green, reason: format!("could not start: {error}") })
+        }
+        Notification::Status(text) => {
+            tracing::info!(generation = %green, "{text:?}");
+            child.has_said(text);
+            None
+        }
+        Notification::Watchdog => {
+            child.has_pinged();
+            if instance.is_live(green) {
+                instance.voice().pass_on(&NotifyState::Watchdog);
+            }
+            None
+        }
+        Notification::WatchdogTrigger => {
+            if instance.is_live(green) {
+                instance.voice().pass_on(&NotifyState::WatchdogTrigger);
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! When a generation is ready, and what its end means if it never was.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::child::Child;
+use super::instance::Instance;
+use super::preflight::HOW;
+use super::settings::Ready;
+use crate::model::rollout::Event;
+use crate::runtime::driver::Input;
+use crate::sys::diag;
+use crate::sys::reaper::Ended;
+
+/// How often it is looked whether it listens: there is nothing to wait on for it.
+const LOOK: Duration = Duration::from_millis(10);
+/// So long the number of its sockets must be the same, where it is not known how many there will be.
+const STEADY: Duration = Duration::from_millis(300);
+
+/// Waits until it is ready, and says so to `inputs`.
+pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: mpsc::Sender<Input>) {
+    match &instance.settings.ready {
+        // It says so itself.
+        Ready::Notify => return,
+        Ready::Listening | Ready::Http(_) => {
+            if !listens(&instance, &child).await {
+                return;
+            }
+        }
+        Ready::Delay(time) => tokio::time::sleep(*time).await,
+    }
+    if let Some(child) = child.upgrade() {
+        child.is_ready();
+        // Nobody waits for one that was given up.
+        let _ = inputs.send(Input::Rollout(Event::GreenReady { green: child.generation })).await;
+    }
+}
+
+/// Waits until it listens on each address, by as many sockets as the live generation has there, or by a number that does
+/// not change any more: programs of many processes open them one by one. `false` if it is gone before.
+async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
+    let mut since = (Instant::now(), vec![]);
+    loop {
+        let Some(held) = child.upgrade() else { return false };
+        if held.has_ended().is_some() {
+            return false;
+        }
+        let (addresses, live) = (instance.addresses(), instance.live());
+        let look = move || {
+            let groups: Vec<_> =
+                addresses.into_iter().map(|address| diag::group(address).unwrap_or_default()).collect();
+            let count = |child: &Child| -> Vec<usize> {
+                let holders = child.holders().unwrap_or_default();
+                groups.iter().map(|group| group.keys().filter(|inode| holders.contains_key(inode)).count()).collect()
+            };
+            let own = count(&held);
+            let wanted = live.filter(|_| !own.contains(&0)).map_or_else(Vec::new, |live| count(&live.child));
+            (own, wanted)
+        };
+        let Ok((own, wanted)) = tokio::task::spawn_blocking(look).await else { return false };
+        if own != since.1 {
+            since = (Instant::now(), own.clone());
+        }
+        let enough = !wanted.is_empty() && own.iter().zip(&wanted).all(|(own, wanted)| own >= wanted);
+        if !own.contains(&0) && (enough || since.0.elapsed() >= STEADY) {
+            return true;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How a generation has ended, and what that means if it was not ready.
+pub(super) async fn told(ended: Ended, child: &Arc<Child>, has_addresses: bool) -> String {
+    let looked = child.clone();
+    let left = tokio::task::spawn_blocking(move || looked.members()).await.unwrap_or_default();
+    if ended.code() == 0 && !left.is_empty() {
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        return format!(
+            "{ended} and left {} behind: it has put itself into the background (it daemonises), where nobody can wait for \
+             it; run it in the foreground (nginx: daemon off)",
+            left.join(", ")
+        );
+    }
+    match ended.code() {
+        0 | 128.. => ended.to_string(),
+        _ if has_addresses && !child.was_ready() => format!("{ended} (if it says that the address is in use, {HOW})"),
+        _ => ended.to_string(),
+    }
+}

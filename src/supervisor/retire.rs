@@ -1,0 +1,112 @@
+//! The end of a generation that another one follows: it is told to stop only when nothing is on its way to it any more.
+//!
+//! A program that is told to stop closes its listeners as it likes, and a close resets what waits in the accept queue, and
+//! each handshake in flight. So, after new connections were steered away: wait for the handshakes that are in flight,
+//! until the program has accepted all that waits, and until each of those has said what it wants; then tell it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::child::Child;
+use super::instance::Instance;
+use crate::model::identity::Inode;
+use crate::model::steering::Tier;
+use crate::runtime::groups::{Holders, Kept};
+use crate::runtime::retire::{LOOK, in_flight, lock};
+use crate::sys::diag;
+
+/// Returns when it has been told to stop.
+pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
+    let linger = instance.settings.plan.linger;
+    let deadline = Instant::now() + linger;
+    let tier = lock(&instance.groups).tier();
+    if !linger.is_zero() && child.has_ended().is_none() {
+        if tier != Tier::Migrating {
+            let left = in_flight(&instance.groups, tier == Tier::BestEffort, deadline, &at_once).await;
+            if left > 0 {
+                tracing::warn!(handshakes = left, ?linger, "handshakes in flight when the linger time was over");
+            }
+        }
+        taken_in(instance, &child, deadline, &at_once).await;
+    }
+    let kept = keep(instance, &child).await;
+    tell(&child, instance.stop_signal());
+    let instance = instance.clone();
+    tokio::spawn(async move { close(&instance, &child, kept).await });
+}
+
+/// Tells it to stop. A process that is stopped (SIGSTOP, or a terminal that it may not read) would not hear it.
+pub(super) fn tell(child: &Child, signal: Signal) {
+    child.signal(signal);
+    child.signal(Signal::CONT);
+}
+
+/// Waits until it has accepted what waits, and has heard a first word on each connection.
+async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instant, at_once: &watch::Receiver<bool>) {
+    let mut silent: Option<BTreeSet<Inode>> = None;
+    while Instant::now() < deadline && !*at_once.borrow() && child.has_ended().is_none() {
+        let (child, ports) = (child.clone(), instance.ports());
+        let look = tokio::task::spawn_blocking(move || {
+            let holders = child.holders().unwrap_or_default();
+            let mine = |inode: &Inode| holders.contains_key(inode);
+            let queues = ports.iter().filter_map(|&port| diag::queues(port).ok()).flatten();
+            let waits = queues.filter(|(inode, _)| mine(inode)).any(|(_, waiting)| waiting > 0);
+            let unheard = ports.iter().filter_map(|&port| diag::unheard(port).ok()).flatten();
+            (waits, unheard.filter(mine).collect::<BTreeSet<_>>())
+        });
+        let Ok((waits, now)) = look.await else { return };
+        if !waits {
+            // Those that come later come from nowhere: it is steered away. Where it is not, they are waited for no longer.
+            let still: BTreeSet<Inode> = match &silent {
+                Some(before) => before.intersection(&now).copied().collect(),
+                None => now,
+            };
+            if still.is_empty() {
+                return;
+            }
+            silent = Some(still);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn keep(instance: &Arc<Instance>, child: &Arc<Child>) -> Vec<Kept> {
+    let (groups, child) = (instance.groups.clone(), child.clone());
+    let kept = tokio::task::spawn_blocking(move || {
+        let holders = child.holders().unwrap_or_default();
+        lock(&groups).keep(&holders)
+    });
+    kept.await.unwrap_or_default()
+}
+
+/// Closes what was kept, one after the other, when the program has closed it or is gone.
+async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
+    while !kept.is_empty() {
+        let (groups, asked) = (instance.groups.clone(), child.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            let holders: Holders = asked.holders().unwrap_or_default();
+            let (still, closed): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
+            let mut groups = lock(&groups);
+            closed.into_iter().for_each(|kept| groups.close_kept(kept));
+            still
+        });
+        let Ok(still) = closed.await else { return };
+        kept = still;
+        tokio::time::sleep(LOOK * 5).await;
+    }
+    // What it had that could not be kept open, it has closed when it is gone.
+    child.clone().gone().await;
+    let groups = instance.groups.clone();
+    let rested = tokio::task::spawn_blocking(move || {
+        let mut groups = lock(&groups);
+        if groups.have_left() {
+            groups.rest();
+        }
+    });
+    // A panic in it leaves the program attached, which is right for those that listen now.
+    let _ = rested.await;
+}

@@ -1,0 +1,63 @@
+//! What a supervisor was told to do, checked.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::model::probe::Target;
+use crate::model::rollout::Plan;
+
+/// How it is known that a generation is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ready {
+    /// It says `READY=1` to its NOTIFY_SOCKET (sd_notify(3)); any of its processes may.
+    Notify,
+    /// One of its processes listens on each address.
+    Listening,
+    /// The same, and it answers this with 2xx or 3xx: `/healthz`, `https:/healthz` or `https://name/healthz`.
+    Http(String),
+    /// It has run for so long.
+    Delay(Duration),
+}
+
+/// What is the same for all generations.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) plan: Plan,
+    pub(super) ready: Ready,
+    /// What is asked of each generation before users get to it.
+    pub(super) target: Option<Target>,
+    pub(super) stop_signal: Signal,
+    pub(super) preflight: Option<Vec<OsString>>,
+    /// Where the program is said to listen; where it is found to, if it was not said.
+    pub(super) addresses: Option<Vec<SocketAddr>>,
+}
+
+/// The signal with this name or number: `TERM`, `SIGTERM`, `15`.
+pub(super) fn signal(text: &str) -> Option<Signal> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let is_meant = |number: &i32| {
+        text.parse() == Ok(*number) || signal_hook::low_level::signal_name(*number) == Some(name.as_str())
+    };
+    (1..=31).find(is_meant).and_then(Signal::from_named_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(signal(text), Some(Signal::TERM), "{text}");
+        }
+        assert_eq!(signal("QUIT"), Some(Signal::QUIT));
+        for text in ["", "SIG", "NOPE", "0", "99", "-1"] {
+            assert_eq!(signal(text), None, "{text}");
+        }
+    }
+}

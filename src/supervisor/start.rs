@@ -1,0 +1,314 @@
+//! The first generation of a supervised program, and the end of all.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+
+use super::child::{Child, Newborn};
+use super::instance::{Instance, Parts, nobody};
+use super::settings::{Ready, Settings};
+use super::{Supervisor, metrics, ready, retire, signals};
+use crate::error::{Error, ErrorKind};
+use crate::model::event::Phase;
+use crate::model::identity::{Generation, Pid};
+use crate::model::rollout::Event;
+use crate::runtime::control::{Control, Desk};
+use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::groups::{Groups, Steering};
+use crate::runtime::instance::{self, Naming};
+use crate::runtime::service_manager::Notifier;
+use crate::runtime::voice::Voice;
+use crate::runtime::{beat, neighbours, pid_file, plan, probe, watch_groups};
+use crate::sys::{age, lend, reaper};
+
+/// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
+const STEERING: &str = "CUTOVER_STEERING";
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::io(ErrorKind::System, what, error)
+}
+
+/// How the first generation began.
+enum First {
+    Ready(Arc<Child>),
+    /// It was told to stop, or has ended by itself.
+    Over(u8),
+}
+
+impl Supervisor {
+    /// Runs the program, generation after generation, until the last one has ended, and returns its exit code.
+    ///
+    /// # Errors
+    /// If it cannot begin: see [`ErrorKind`].
+    pub(super) async fn supervise(mut self) -> Result<u8, Error> {
+        let settings = self.settings()?;
+        let program = self.origin.running(self.words.clone());
+        program.executable().map_err(|why| not_a_program(&program, why))?;
+        let signals = signals::handle().map_err(system("cannot handle signals"))?;
+        let reaper = reaper::Reaper::default();
+        if std::process::id() != 1
+            && let Err(error) = reaper::become_subreaper()
+        {
+            tracing::warn!(%error, "orphans of the program are not seen");
+        }
+        signals::reap(reaper.clone()).map_err(system("cannot handle signals"))?;
+        let addresses = settings.addresses.clone().unwrap_or_default();
+        for &address in &addresses {
+            neighbours::refuse_others(address, &BTreeSet::new())?;
+        }
+        let (desk, at_desk) = watch::channel(nobody());
+        let desk_here = Desk::changing(at_desk);
+        let naming = Naming {
+            given: self.config.name.as_deref(),
+            first: addresses.first().copied(),
+            control: self.config.control,
+        };
+        let (name, control) = instance::claim(&naming, &self.origin, &desk_here)?;
+        let metrics = self.offer_metrics(&desk_here).await?;
+        let pid = Pid::new(std::process::id());
+        let watchdog = beat::watchdog(&self.origin, pid);
+        let voice = Voice::new(Notifier::new(self.origin.variable("NOTIFY_SOCKET")), watchdog);
+        let off = self.origin.variable(STEERING).is_some_and(|value| value == "off");
+        let groups = Groups::watching(&addresses, if off { Steering::Off } else { Steering::Allowed });
+        let parts = Parts { name, settings, program, reaper, groups, addresses, voice, desk };
+        let instance = Arc::new(Instance::new(parts));
+        if let Err(error) = lend::try_copy() {
+            tracing::warn!(%error, "the program's listeners cannot be copied, so that nothing is steered; reloads lose nothing \
+                where net.ipv4.tcp_migrate_req is 1");
+        }
+        let done = self.run_all(&instance, signals, watchdog).await;
+        if let Some(path) = &self.config.pid_file {
+            pid_file::remove(path, pid);
+        }
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
+        if let Some(control) = control {
+            Control::close(control).await;
+        }
+        if let Some(terminal) = &instance.terminal {
+            terminal.take_back();
+        }
+        done
+    }
+
+    async fn run_all(
+        &self,
+        instance: &Arc<Instance>,
+        mut signals: Signals,
+        watchdog: Option<std::time::Duration>,
+    ) -> Result<u8, Error> {
+        let child = match begin(instance, &mut signals).await? {
+            First::Ready(child) => child,
+            First::Over(code) => return Ok(code),
+        };
+        let mut over = instance.over.subscribe();
+        instance.enter(child);
+        if let Some(path) = &self.config.pid_file
+            && let Err(error) = pid_file::write(path, Pid::new(std::process::id()))
+        {
+            tracing::warn!(%error, "ignoring");
+        }
+        instance.is_ready();
+        instance.beat(watchdog);
+        let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
+        // The sender lives in the instance.
+        let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
+        passing.abort();
+        Ok(code.unwrap_or_default())
+    }
+
+    async fn offer_metrics(&self, desk: &Desk) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
+        let Some(asked) = &self.config.metrics else { return Ok(None) };
+        let wrong = |error: io::Error| Error::io(ErrorKind::Address, "cannot offer metrics", error);
+        let asked = asked.as_ref().map_err(|error| wrong(io::Error::new(error.kind(), error.to_string())))?;
+        let listener = TcpListener::bind(&asked[..]).await.map_err(wrong)?;
+        Ok(Some(tokio::spawn(metrics::serve(listener, desk.clone()))))
+    }
+}
+
+fn not_a_program(program: &crate::sys::origin::Origin, why: String) -> Error {
+    let kind = match program.is_there() {
+        true => io::ErrorKind::PermissionDenied,
+        false => io::ErrorKind::NotFound,
+    };
+    Error::io(ErrorKind::Program, why, io::Error::from(kind))
+}
+
+/// Starts the first generation, and waits until it is ready.
+async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
+    let (inputs, mut received) = mpsc::channel(QUEUE);
+    let newborn = Newborn::spawn(instance, Generation::FIRST);
+    let newborn = newborn.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
+    let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
+    let (generation, pid) = (child.generation, child.pid);
+    tracing::info!(%generation, %pid, name = instance.name, "spawned");
+    if let Some(terminal) = &instance.terminal {
+        // One that was quicker, and has read from it, was stopped by that.
+        match terminal.give(pid) {
+            Ok(()) => child.signal(rustix::process::Signal::CONT),
+            Err(error) => tracing::debug!(%error, "ignoring"),
+        }
+    }
+    let settings = &instance.settings;
+    if settings.addresses.is_none() && settings.ready == Ready::Listening {
+        // Whatever it is, and wherever it will listen: there is nothing to wait for.
+        return Ok(First::Ready(child));
+    }
+    tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));
+    let mut deadline = Instant::now() + settings.plan.ready;
+    let mut stopping = false;
+    let end = child.end();
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            ended = &mut end => return ended_early(instance, &child, ended, stopping).await,
+            Some(input) = received.recv() => match input {
+                Input::Rollout(Event::GreenReady { .. }) if !stopping => break,
+                Input::Rollout(Event::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
+                Input::Rollout(Event::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
+                _ => {}
+            },
+            Some(signal) = signals.next() => match signal {
+                SIGHUP => tracing::warn!(%generation, "reload refused: the first generation is not ready"),
+                SIGTERM | SIGINT | SIGQUIT => {
+                    let with = if signal == SIGTERM { settings.stop_signal } else { named(signal) };
+                    if stopping {
+                        kill(&child).await;
+                    }
+                    stopping = true;
+                    deadline = Instant::now() + settings.plan.drain;
+                    retire::tell(&child, with);
+                }
+                other => child.signal(named(other)),
+            },
+            () = tokio::time::sleep_until(deadline) => {
+                if !stopping {
+                    return give_up(&child, format!("did not become ready in {:?}", settings.plan.ready)).await;
+                }
+                tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
+                kill(&child).await;
+                deadline += settings.plan.drain;
+            }
+        }
+    }
+    match (&settings.target, settings.plan.probe) {
+        (Some(target), Some(timeout)) => {
+            for address in instance.addresses() {
+                // Nobody else listens.
+                if let Err(why) = probe::pass(target, address, timeout, |_| Ok(())).await {
+                    return give_up(&child, why).await;
+                }
+            }
+            Ok(First::Ready(child))
+        }
+        _ => Ok(First::Ready(child)),
+    }
+}
+
+fn named(signal: i32) -> rustix::process::Signal {
+    rustix::process::Signal::from_named_raw(signal).unwrap_or(rustix::process::Signal::TERM)
+}
+
+async fn kill(child: &Arc<Child>) {
+    let child = child.clone();
+    // A panic in it would leave the processes to whoever ends this one.
+    let _ = tokio::task::spawn_blocking(move || child.kill()).await;
+}
+
+async fn give_up(child: &Arc<Child>, why: String) -> Result<First, Error> {
+    kill(child).await;
+    Err(Error::new(ErrorKind::NotReady, format!("generation {} {why}; nothing runs", child.generation)))
+}
+
+/// Its exit code is ours; that it was not ready is said.
+async fn ended_early(
+    instance: &Instance,
+    child: &Arc<Child>,
+    ended: Option<reaper::Ended>,
+    stopping: bool,
+) -> Result<First, Error> {
+    let Some(ended) = ended else { return Ok(First::Over(0)) };
+    let how = ready::told(ended, child, !instance.addresses().is_empty()).await;
+    let left = !child.members().is_empty();
+    kill(child).await;
+    match stopping {
+        true => tracing::info!(generation = %child.generation, pid = %child.pid, how, "gone"),
+        false => tracing::error!(generation = %child.generation, pid = %child.pid, "{how} before it was ready"),
+    }
+    match (ended.code(), left && !stopping) {
+        // A success that leaves nothing to be supervised is none.
+        (0, true) => Err(Error::new(ErrorKind::NotReady, format!("generation {} {how}", child.generation))),
+        (code, _) => Ok(First::Over(code)),
+    }
+}
+
+impl Instance {
+    /// The first generation serves.
+    fn is_ready(self: &Arc<Self>) {
+        let addresses = self.addresses();
+        let live = self.live();
+        for live in live.iter() {
+            let (generation, pid) = (live.child.generation, live.child.pid);
+            let took = age::of(pid).ok();
+            tracing::info!(%generation, %pid, ?took, ?addresses, phase = %Phase::Serving, "live");
+        }
+        self.with_standing(None, Voice::ready);
+    }
+
+    /// Begins to beat: for whichever generation is live.
+    fn beat(self: &Arc<Self>, watchdog: Option<std::time::Duration>) {
+        let (inputs, mut beats) = mpsc::channel(1);
+        beat::start(inputs.clone(), watchdog);
+        watch_groups::start(inputs);
+        let instance = self.clone();
+        tokio::spawn(async move {
+            while let Some(input) = beats.recv().await {
+                // Whatever was missed.
+                instance.reaper.reap();
+                if let Some(live) = instance.live() {
+                    let _ = live.inputs.send(input).await;
+                }
+            }
+        });
+    }
+}
+
+impl Supervisor {
+    /// What is set for all generations, from what the user has set.
+    fn settings(&mut self) -> Result<Settings, Error> {
+        let wrong = |what: String| Error::new(ErrorKind::Config, what);
+        let config = &mut self.config;
+        if let Ready::Http(target) = &self.ready {
+            if config.probe.is_some() {
+                return Err(wrong("both a probe and --ready http: are asked for: they are the same".into()));
+            }
+            config.probe = Some(target.clone());
+            config.probe_timeout = config.ready_timeout;
+        }
+        self.config.check()?;
+        instance::check(self.config.name.as_deref())?;
+        let stop_signal = super::settings::signal(&self.stop_signal);
+        let stop_signal = stop_signal.ok_or_else(|| wrong(format!("{} is no signal", self.stop_signal)))?;
+        let addresses = self.addresses()?;
+        let needs = plan::plan(&self.config)?;
+        if addresses.is_none() && (needs.probe.is_some() || self.ready == Ready::Notify && needs.needs_steering()) {
+            return Err(wrong("a probe needs to know where the program listens: --listen ADDR".into()));
+        }
+        Ok(Settings {
+            plan: needs,
+            ready: self.ready.clone(),
+            target: plan::target(&self.config)?,
+            stop_signal,
+            preflight: self.preflight.clone(),
+            addresses,
+        })
+    }
+}
