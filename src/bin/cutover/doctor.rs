@@ -9,7 +9,7 @@ use cutover::doctor::{Doctor as Examiner, Finding, Level};
 use crate::exit::{BUG, Failure, PROBLEM, print};
 use crate::human;
 use crate::screen;
-use crate::serve::{Addresses, address};
+use crate::rollout::{Addresses, address};
 
 /// Where the text begins: behind the longest level and two spaces.
 const INDENT: usize = 9;
