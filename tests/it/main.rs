@@ -6,6 +6,7 @@ mod canary;
 mod control;
 mod deaths;
 mod deploy;
+mod docker;
 mod doctor;
 mod drain;
 mod events;

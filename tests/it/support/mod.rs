@@ -6,6 +6,7 @@
 pub mod app;
 pub mod control;
 pub mod deployed;
+pub mod docker;
 mod green;
 pub mod group;
 pub mod load;

@@ -4,8 +4,8 @@
 //! Commands run inside by nsenter(1); the journal is followed from the start. A load runs in this process, in threads
 //! that are in the machine's network namespace, where 127.0.0.1 is the machine's own.
 
-mod journal;
-mod root;
+pub(super) mod journal;
+pub(super) mod root;
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -306,7 +306,7 @@ fn is_up(leader: u32) -> bool {
     matches!(state.trim_ascii(), b"running" | b"degraded")
 }
 
-fn read_from_start(mut file: File) -> String {
+pub(super) fn read_from_start(mut file: File) -> String {
     use std::io::{Read as _, Seek as _};
     let mut bytes = Vec::new();
     let _ = file.rewind();

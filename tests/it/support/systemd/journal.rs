@@ -12,8 +12,8 @@ pub const FOLLOW: [&str; 6] =
     ["journalctl", "--follow", "--lines=all", "--output=short-monotonic", "--no-hostname", "--no-pager"];
 const LINES_TOLD: usize = 60;
 
-/// A place in the journal.
-#[derive(Clone, Copy, Debug)]
+/// A place in the journal; by default its start.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Mark(usize);
 
 pub struct Journal {
@@ -22,7 +22,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    pub(super) fn follow(mut command: Command) -> Journal {
+    pub(in crate::support) fn follow(mut command: Command) -> Journal {
         let (lines, writer) = io::pipe().expect("make the pipe of the journal");
         let reader = command.stdout(writer).spawn().expect("run timeout(1) and nsenter(1)");
         // Its end of the pipe goes with it.

@@ -1,0 +1,71 @@
+//! `deploy/compose.yaml`: docker-compose reads it, and what is in it fits together.
+
+use super::SOON;
+use crate::support::docker::{Container, Engine};
+use crate::support::http_get;
+use crate::support::skip;
+use crate::support::systemd::said;
+
+/// The rest is as in the file; but here the program itself is the server, and it is asked for its health sooner. (And
+/// this machine may not allow more descriptors.)
+const HERE: &str = "
+services:
+  web:
+    image: IMAGE
+    entrypoint: [/cutover, serve, --listen, 0.0.0.0:8080]
+    volumes: [{ type: bind, source: FOLDER, target: /srv, read_only: true }]
+    healthcheck: { interval: 200ms }
+    ulimits: { nofile: { soft: 10000, hard: 10000 } }
+";
+
+#[test]
+fn is_read() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(config) = compose(engine, &["config"]) else { return };
+    for part in ["tcp_migrate_req", "/srv/current/server", "stop_grace_period: 30s", "/run/cutover", "init: false"] {
+        assert!(config.contains(part), "no {part} in: {config}");
+    }
+}
+
+#[test]
+fn is_up_healthy_and_down() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(image) = engine.cutover() else { return };
+    let folder = tempfile::tempdir().expect("make a folder");
+    let here = folder.path().join("here.yaml");
+    let text = HERE.replace("IMAGE", image).replace("FOLDER", &folder.path().display().to_string());
+    std::fs::write(&here, text).expect("write a file");
+    let here = here.display().to_string();
+    let compose = |words: &[&str]| compose(engine, &[&["--file", &here, "--project-name", "it"], words].concat());
+
+    if compose(&["up", "--detach"]).is_none() {
+        return;
+    }
+    let container = Container::of(engine, compose(&["ps", "--quiet"]).expect("it was there").trim());
+    container.wait_log(" live generation=1 ", SOON);
+    engine.wait("healthy", SOON, || container.inspect("{{.State.Health.Status}}") == "healthy");
+    let page = engine.in_network(|| http_get(container.published(8080), "/")).expect("an answer");
+    assert!(page.contains("pid 1\n"), "{page}");
+    let findings = said(&container.exec(&["/cutover", "doctor"]));
+    assert!(findings.contains("tcp_migrate_req: 1:"), "{findings}");
+    assert!(findings.contains("descriptors: this user may have 10000"), "{findings}");
+    assert!(findings.lines().all(|line| line.starts_with("ok ")), "{findings}");
+
+    compose(&["stop"]);
+    assert_eq!(container.exit_code(), 0, "{}", container.logs());
+    assert_eq!(container.inspect("{{.RestartCount}}"), "0");
+    compose(&["down"]);
+}
+
+/// What it says; `None` where there is no docker-compose, which is said.
+#[track_caller]
+fn compose(engine: &Engine, words: &[&str]) -> Option<String> {
+    let done = engine.compose(words).output().expect("run timeout(1)");
+    // Of timeout(1): not found.
+    if done.status.code() == Some(127) {
+        skip("there is no docker-compose");
+        return None;
+    }
+    assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(&done));
+    Some(String::from_utf8_lossy(&done.stdout).into_owned())
+}

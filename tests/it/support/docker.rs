@@ -1,0 +1,182 @@
+//! A real Docker engine in a network, with mounts and process numbers of its own, shared by all tests of this process. It is
+//! up in a second, and is gone soon after the process is, however that ends.
+//!
+//! What a container publishes is reached from the engine's network: by [`Engine::in_network`], and by a load that runs there.
+
+mod container;
+mod image;
+mod processes;
+
+use std::fs::{self, File};
+use std::io::PipeWriter;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+pub use container::Container;
+pub use processes::Process;
+
+use super::load::{Load, Plan};
+use super::namespace;
+use super::systemd::{read_from_start, said};
+
+const KEEPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/docker/engine.sh");
+const COMPOSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose.yaml");
+const UP_WITHIN: Duration = Duration::from_secs(60);
+/// No command of a test takes longer; one that does is ended, and says 124.
+const COMMAND_SECONDS: &str = "120";
+/// While an engine starts there is nothing to wait on.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A running engine.
+pub struct Engine {
+    /// The engine goes when nobody has this end of the pipe any more.
+    _alive: PipeWriter,
+    state: PathBuf,
+    /// A process in its mount and network namespaces, by our numbers.
+    leader: u32,
+    network: File,
+    images: image::Built,
+}
+
+impl Engine {
+    /// The one of this process, which is started for the first who asks. `None` where none can be had, which is said; CI
+    /// must not skip it.
+    #[track_caller]
+    pub fn running() -> Option<&'static Engine> {
+        static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+        if !rustix::process::geteuid().is_root() {
+            super::skip("a Docker engine of its own needs root");
+            return None;
+        }
+        let engine = ENGINE.get_or_init(Engine::start).as_ref();
+        engine.map_err(|why| super::skip(&format!("a Docker engine cannot be had: {why}"))).ok()
+    }
+
+    fn start() -> Result<Engine, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let state = tempfile::Builder::new().prefix("cutover-it-docker-").tempdir().map_err(text)?;
+        fs::write(state.path().join("daemon.json"), "{}").map_err(text)?;
+        let log = tempfile::tempfile().map_err(text)?;
+        let output = || log.try_clone().map(Stdio::from).map_err(text);
+        let (stdin, alive) = std::io::pipe().map_err(text)?;
+        let mut command = Command::new("sh");
+        command.arg(KEEPER).arg(state.path()).arg(format!("cutover-it-docker-{}", std::process::id()));
+        command.stdin(stdin).stdout(output()?).stderr(output()?);
+        // Not in our group: a Ctrl-C ends us, and our end ends the engine.
+        command.process_group(0);
+        let mut keeper = command.spawn().map_err(|error| format!("cannot run {command:?}: {error}"))?;
+        // Removed by the script, which may outlive us.
+        let state = state.keep();
+        // Its end of the pipe goes with it.
+        drop(command);
+        await_engine(&mut keeper, &state).map_err(|why| format!("{why}; it said: {}", read_from_start(log)))?;
+        let leader = fs::read_to_string(state.join("leader")).map_err(text)?;
+        let leader = leader.trim().parse().map_err(|_| format!("no pid: {leader}"))?;
+        let network = File::open(format!("/proc/{leader}/ns/net")).map_err(text)?;
+        Ok(Engine { _alive: alive, state, leader, network, images: image::Built::default() })
+    }
+
+    /// A command of the client, to be started; it has a limit of time.
+    pub fn command(&self, words: &[&str]) -> Command {
+        client(&self.state, COMMAND_SECONDS, words)
+    }
+
+    /// Runs it to its end, whatever that is.
+    #[track_caller]
+    pub fn docker(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("run timeout(1)")
+    }
+
+    /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
+    #[track_caller]
+    pub fn must(&self, words: &[&str]) -> String {
+        let done = self.docker(words);
+        assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(&done));
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
+    /// Starts a container with these options of `docker run`, and with these words as its command.
+    #[track_caller]
+    pub fn run(&'static self, options: &[&str], image: &str, words: &[&str]) -> Container {
+        Container::run(self, options, image, words)
+    }
+
+    /// The image of `deploy/Dockerfile`, built as a user builds it, with this very program in it. `None` where there is
+    /// nothing to build it in, which is said.
+    #[track_caller]
+    pub fn cutover(&self) -> Option<&str> {
+        self.images.cutover(self).map_err(|why| super::skip(&why)).ok()
+    }
+
+    /// An image of a small Debian, with sh, bash, coreutils and perl. `None` where it cannot be had, which is said.
+    #[track_caller]
+    pub fn debian(&self) -> Option<&str> {
+        self.images.debian(self).map_err(|why| super::skip(&why)).ok()
+    }
+
+    /// A command of docker-compose(1) with `deploy/compose.yaml`, to be started; it has a limit of time.
+    pub fn compose(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args([COMMAND_SECONDS, "docker-compose", "--file", COMPOSE]).args(words).stdin(Stdio::null());
+        let_it_ask(&mut command, &self.state);
+        command
+    }
+
+    /// Waits until it is so. For what the engine tells nobody: there is nothing to wait on.
+    #[track_caller]
+    pub fn wait(&self, what: &str, within: Duration, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + within;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not {what} within {within:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Starts a load whose threads are in the engine's network.
+    pub fn load(&self, plan: Plan) -> Load {
+        namespace::inside(&self.network, || plan.start())
+    }
+
+    /// Does something in the engine's network, and nothing else of it.
+    pub fn in_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        namespace::inside(&self.network, act)
+    }
+
+    /// Its /proc, with its own numbers, which are those that it tells.
+    fn proc(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root/proc", self.leader))
+    }
+}
+
+fn client(state: &Path, seconds: &str, words: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command.args([seconds, "docker"]).args(words).stdin(Stdio::null());
+    let_it_ask(&mut command, state);
+    command
+}
+
+/// Any client of this engine, and nothing of the user's own settings.
+fn let_it_ask(command: &mut Command, state: &Path) {
+    command.env("DOCKER_HOST", format!("unix://{}", state.join("socket").display()));
+    command.env("DOCKER_CONFIG", state.join("client")).env_remove("DOCKER_CONTEXT");
+    // The builder that needs nothing beside the engine.
+    command.env("DOCKER_BUILDKIT", "0");
+}
+
+fn await_engine(keeper: &mut Child, state: &Path) -> Result<(), String> {
+    let deadline = Instant::now() + UP_WITHIN;
+    while Instant::now() < deadline {
+        if let Some(status) = keeper.try_wait().map_err(|error| error.to_string())? {
+            return Err(format!("it ended ({status})"));
+        }
+        let listens = std::os::unix::net::UnixStream::connect(state.join("socket")).is_ok();
+        if listens && client(state, "20", &["version"]).output().is_ok_and(|done| done.status.success()) {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(format!("it was not up in {UP_WITHIN:?}"))
+}

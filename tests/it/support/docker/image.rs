@@ -1,0 +1,90 @@
+//! The images of the tests. None can be pulled, so each is made here of what is here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::super::systemd::{Suite, root, said};
+use super::Engine;
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+const CUTOVER: &str = "cutover-it";
+const DEBIAN: &str = "cutover-it-debian";
+/// What `deploy/Dockerfile` says to cargo. It is said here to the real one, with a cheaper profile.
+const BUILD: [&str; 7] = ["rustc", "--locked", "--release", "--bin", "cutover", "--", "-Ctarget-feature=+crt-static"];
+/// Instead of the image that `deploy/Dockerfile` builds in: its cargo has built already.
+const STAND_IN: (&str, &str) =
+    ("rust:1-slim", "FROM cutover-it-debian\nCOPY cargo /usr/local/bin/cargo\nCOPY cutover /built/cutover\n");
+/// It must be asked for what was built, and for what is in the repository and nothing else.
+const CARGO: &str = "#!/bin/sh
+[ \"$*\" = \"$ASKED\" ] || { echo \"cargo was asked: $*\"; exit 1; }
+[ -f Cargo.lock ] && [ -d src ] && [ ! -e target ] && [ ! -e .git ] || { ls -A; exit 1; }
+mkdir -p target/release && cp /built/cutover target/release/
+";
+
+/// Those that are built, once for each engine.
+#[derive(Default)]
+pub(super) struct Built {
+    cutover: OnceLock<()>,
+    debian: OnceLock<Result<(), String>>,
+}
+
+impl Built {
+    #[track_caller]
+    pub(super) fn cutover(&self, engine: &Engine) -> Result<&'static str, String> {
+        self.debian(engine)?;
+        self.cutover.get_or_init(|| {
+            let folder = tempfile::tempdir().expect("make a folder");
+            fs::copy(static_program(), folder.path().join("cutover")).expect("copy the program");
+            fs::write(folder.path().join("cargo"), CARGO.replace("$ASKED", &BUILD.join(" "))).expect("write a script");
+            make_executable(&folder.path().join("cargo"));
+            fs::write(folder.path().join("Dockerfile"), STAND_IN.1).expect("write a Dockerfile");
+            engine.must(&["build", "--quiet", "--tag", STAND_IN.0, &folder.path().display().to_string()]);
+            let file = format!("{REPOSITORY}/deploy/Dockerfile");
+            engine.must(&["build", "--quiet", "--tag", CUTOVER, "--file", &file, REPOSITORY]);
+        });
+        Ok(CUTOVER)
+    }
+
+    pub(super) fn debian(&self, engine: &Engine) -> Result<&'static str, String> {
+        self.debian.get_or_init(|| import(engine)).clone().map(|()| DEBIAN)
+    }
+}
+
+/// The root of the machines with systemd: it has all that a script needs.
+fn import(engine: &Engine) -> Result<(), String> {
+    let root = root::root(Suite::Bookworm)?;
+    let mut pack = Command::new("tar");
+    pack.arg("--directory").arg(root).args(["--create", "--one-file-system", "."]);
+    let mut pack = pack.stdout(Stdio::piped()).spawn().map_err(|error| format!("cannot run tar: {error}"))?;
+    let packed = pack.stdout.take().expect("it is piped");
+    let done = engine.command(&["import", "-", DEBIAN]).stdin(packed).output();
+    let done = done.map_err(|error| format!("cannot run timeout(1): {error}"))?;
+    let packed = pack.wait().map_err(|error| error.to_string())?;
+    let good = done.status.success() && packed.success();
+    if good { Ok(()) } else { Err(format!("cannot import a Debian: tar {packed}, {}", said(&done))) }
+}
+
+/// The program of this source without a single library, so that it runs in an empty image. Built once, and kept beside
+/// what else cargo has built; to be built anew takes some minutes on a small machine.
+fn static_program() -> PathBuf {
+    let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/static");
+    // Small and soon built: little is optimised, and nobody debugs it.
+    let profile = [("OPT_LEVEL", "1"), ("DEBUG", "false"), ("STRIP", "true")];
+    let words = BUILD.into_iter().filter(|word| *word != "--release").map(|word| match word {
+        "rustc" => vec!["rustc", "--quiet", "--target-dir", folder],
+        word => vec![word],
+    });
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(REPOSITORY).args(words.flatten());
+    command.envs(profile.map(|(key, value)| (format!("CARGO_PROFILE_DEV_{key}"), value)));
+    let done = command.stdin(Stdio::null()).output().expect("run cargo");
+    assert!(done.status.success(), "{command:?}: {}", said(&done));
+    Path::new(folder).join("debug/cutover")
+}
+
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
+}
