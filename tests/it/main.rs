@@ -1,6 +1,7 @@
 //! One file per promise, on real processes and real sockets.
 
 mod addresses;
+mod any_language;
 mod bad_green;
 mod canary;
 mod control;

@@ -12,6 +12,7 @@ pub mod group;
 pub mod load;
 mod namespace;
 pub mod process;
+pub mod programs;
 pub mod raw_control;
 pub mod screen;
 pub mod seccomp;
