@@ -19,6 +19,7 @@ mod nothing_lost;
 mod origin;
 mod probe;
 mod rollback;
+mod run;
 mod service_manager;
 mod signals;
 mod soak;

@@ -39,6 +39,8 @@ pub enum Mode {
 pub enum Answer {
     /// 200, and the body contains `pid N` and `generation N`; both are recorded.
     CutoverPage,
+    /// 200, and the body contains `pid N`, which is recorded as the generation too.
+    Pid,
     /// 200, and just this body.
     Exact(Vec<u8>),
 }
@@ -208,6 +210,7 @@ impl Load {
         Report {
             answered: self.shared.answered.load(SeqCst),
             failures: seen.failures,
+            lost_reused: seen.lost_reused,
             generations: seen.generations,
             pids: seen.pids,
             answered_by: tally.answered_by,
@@ -229,6 +232,8 @@ pub struct Report {
     pub answered_by: BTreeMap<u64, u64>,
     /// When the youngest connection that failed was begun.
     pub last_lost: Option<Instant>,
+    /// Failures of requests on a connection that had been used before: whose server closes it meanwhile may cause them.
+    pub lost_reused: u64,
     /// Microseconds from the request (with its connect, if it made one) to the whole answer; answered requests only.
     pub latency: Histogram<u64>,
     pub connections: u64,
@@ -254,6 +259,13 @@ impl Report {
         assert!(self.answered > 0, "{self}");
     }
 
+    /// # Panics
+    /// Unless something was answered, and nothing failed but what a server causes that closes kept connections.
+    #[track_caller]
+    pub fn assert_nothing_lost_but_on_reused(&self) {
+        assert!(self.failures.total() == self.lost_reused && self.answered > 0, "{self}");
+    }
+
     /// The part of the answers that came from this generation, in percent.
     pub fn percent_of(&self, generation: u64) -> f64 {
         let count = |n: u64| f64::from(u32::try_from(n).expect("no load makes so many requests"));
@@ -265,13 +277,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests answered on {} connections by generations {:?} (pids {:?}), {} failed: {:?}; \
+            "{} requests answered on {} connections by generations {:?} (pids {:?}), {} failed ({} on a used connection): {:?}; \
              latency in µs: median {}, 99 % {}, most {}{}",
             self.answered,
             self.connections,
             self.generations,
             self.pids,
             self.failures.total(),
+            self.lost_reused,
             self.failures,
             self.latency.value_at_quantile(0.5),
             self.latency.value_at_quantile(0.99),
@@ -362,6 +375,7 @@ struct Seen {
     pids: BTreeSet<u32>,
     failures: Failures,
     last_lost: Option<Instant>,
+    lost_reused: u64,
     examples: Vec<String>,
     /// The client's own side failed, so the counts mean nothing.
     broken: Option<String>,

@@ -14,6 +14,7 @@ mod namespace;
 pub mod process;
 pub mod programs;
 pub mod raw_control;
+pub mod run;
 pub mod screen;
 pub mod seccomp;
 pub mod slow;

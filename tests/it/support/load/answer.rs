@@ -140,6 +140,12 @@ impl Answer {
                 expected.len(),
                 start_of(&message.body)
             )),
+            Answer::Pid => std::str::from_utf8(&message.body)
+                .ok()
+                .and_then(|text| number_after(text, "pid "))
+                .and_then(|pid| Some(Author { generation: pid, pid: pid.try_into().ok()? }))
+                .map(Some)
+                .ok_or_else(|| format!("no pid: {}", start_of(&message.body))),
             Answer::CutoverPage => author(&message.body)
                 .map(Some)
                 .ok_or_else(|| format!("no pid and generation: {}", start_of(&message.body))),

@@ -226,6 +226,7 @@ impl Client {
         self.shared.change(|seen| {
             seen.failures.count(kind);
             seen.last_lost = seen.last_lost.max(Some(self.begun));
+            seen.lost_reused += u64::from(self.nth > 1);
             if seen.examples.len() < EXAMPLES {
                 let port = self.port.map_or("none".into(), |port| port.to_string());
                 seen.examples.push(format!(

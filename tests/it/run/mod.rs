@@ -1,0 +1,3 @@
+//! `cutover run`: any program, generation after generation.
+
+mod load;

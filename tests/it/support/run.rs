@@ -1,0 +1,156 @@
+//! `cutover run` around a program: started, watched, and ended with all that came of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use cutover::{Control, Status};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::process::{Instance, Start};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Between two looks at something that wakes nobody.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How to start a supervisor.
+pub struct Run {
+    start: Start,
+    words: Vec<String>,
+}
+
+/// A supervisor, and all processes that came of it.
+pub struct Running {
+    instance: Instance,
+}
+
+impl Run {
+    /// `cutover run --name it -- WORDS`
+    pub fn new<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Run {
+        let start = Start::program(env!("CARGO_BIN_EXE_cutover")).args(["run", "--name", "it"]);
+        Run { start, words: words.into_iter().map(Into::into).collect() }
+    }
+
+    /// Of a program that listens there.
+    pub fn at<W: Into<String>>(address: SocketAddr, words: impl IntoIterator<Item = W>) -> Run {
+        Run::new(words).args(["--listen", &address.to_string()])
+    }
+
+    pub fn args<A: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Run {
+        self.start = self.start.args(args);
+        self
+    }
+
+    pub fn with(mut self, change: impl FnOnce(Start) -> Start) -> Run {
+        self.start = change(self.start);
+        self
+    }
+
+    /// Does not wait for anything.
+    pub fn spawn(self) -> Running {
+        Running { instance: self.start.arg("--").args(self.words).spawn() }
+    }
+
+    /// Waits until the first generation is ready.
+    #[track_caller]
+    pub fn ready(self) -> Running {
+        let running = Running { instance: self.start.arg("--").args(self.words).ready() };
+        running.wait_log(" live generation=1 ", SOON);
+        running
+    }
+}
+
+impl Running {
+    /// How it stands, as it says itself.
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        let control = Control::at(self.directory().join("run/it.sock"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let answer = runtime.block_on(async { tokio::time::timeout(SOON, control.status()).await });
+        answer.expect("an answer in time").unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// The first process of the live generation.
+    #[track_caller]
+    pub fn live(&self) -> u32 {
+        let status = self.status();
+        status.generations.iter().find(|g| g.share.as_percent() > 0.0).expect("a live one").pid.number()
+    }
+
+    /// SIGHUP, and waits until this generation is live.
+    #[track_caller]
+    pub fn reload_to(&self, generation: u64) {
+        let mark = self.mark();
+        self.hup();
+        self.wait_log_after(mark, &format!("generation {generation} is live"), SOON);
+    }
+
+    /// SIGHUP, and the line that says why it failed.
+    #[track_caller]
+    pub fn reload_fails(&self) -> String {
+        let mark = self.mark();
+        self.hup();
+        self.wait_log_after(mark, "reload failed", SOON)
+    }
+
+    /// All processes of the program, of any generation: they carry the supervisor's mark.
+    pub fn members(&self) -> BTreeSet<u32> {
+        let mark = format!("CUTOVER_RUN={}/", self.first_pid());
+        let is_marked = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(mark.as_bytes()))
+        };
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
+    }
+
+    /// Waits until it is so, by looking.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not in {SOON:?}: {what}\n{}", self.log());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// The children of the supervisor that have ended and were not waited for.
+    pub fn zombies(&self) -> Vec<u32> {
+        let own = self.first_pid();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_zombie = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            fields.next() == Some("Z") && fields.next().and_then(|parent| parent.parse().ok()) == Some(own)
+        };
+        pids.filter(is_zombie).collect()
+    }
+}
+
+impl Deref for Running {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The supervisor first, so that it begins nothing anew; what it has started is in groups of its own.
+        if let Some(pid) = i32::try_from(self.first_pid()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::STOP);
+        }
+        while let members = self.members()
+            && !members.is_empty()
+        {
+            for pid in members.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
