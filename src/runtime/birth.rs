@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::Birth;
 use crate::sys::origin::Origin;
-use crate::sys::spawn;
+use crate::sys::{credentials, spawn};
 
 /// The variable in which green finds its [`Birth`], as JSON.
 pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";
@@ -15,6 +15,10 @@ pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";
 pub(crate) const MANAGER: &str = "CUTOVER_NOTIFY_SOCKET";
 /// Set by systemd to the pid of the process that it has started itself: systemd.exec(5), since 248.
 const EXEC_PID: &str = "SYSTEMD_EXEC_PID";
+/// By this a process knows which generation of `cutover run` it belongs to: the supervisor's pid, and the number.
+pub(crate) const SUPERVISED: &str = "CUTOVER_RUN";
+/// So many processes may stand between the supervisor and a server: shells and launchers.
+const ANCESTORS: usize = 16;
 /// Variables that belong to the process that has them and never reach the next one: sd_notify(3), sd_listen_fds(3).
 pub(crate) const OWN: [&str; 7] =
     [BIRTH, MANAGER, "NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -24,6 +28,8 @@ pub(crate) const OWN: [&str; 7] =
 pub(crate) enum Role {
     /// Started from outside.
     First,
+    /// Started by `cutover run`, which starts the next one too, beside it.
+    Supervised { generation: Generation },
     /// Spawned by a generation that lives and waits for it.
     Green { birth: Birth, blue: UnixStream },
     /// Spawned by a generation that is gone.
@@ -35,7 +41,9 @@ impl Role {
     pub(crate) fn find(origin: &Origin) -> Role {
         let told =
             origin.variable(BIRTH).and_then(|text| text.to_str()).and_then(|text| serde_json::from_str(text).ok());
-        let Some(birth): Option<Birth> = told else { return Role::First };
+        let Some(birth): Option<Birth> = told else {
+            return supervised(origin).map_or(Role::First, |generation| Role::Supervised { generation });
+        };
         let parent = spawn::parent();
         let connected =
             SocketAddr::from_abstract_name(&birth.handover).and_then(|name| UnixStream::connect_addr(&name));
@@ -68,14 +76,30 @@ impl Role {
     pub(crate) fn generation(&self) -> Generation {
         match self {
             Role::First => Generation::FIRST,
+            Role::Supervised { generation } => *generation,
             Role::Green { birth, .. } | Role::Orphan { birth } => birth.generation,
         }
     }
 
     pub(crate) fn birth(&self) -> Option<&Birth> {
         match self {
-            Role::First => None,
+            Role::First | Role::Supervised { .. } => None,
             Role::Green { birth, .. } | Role::Orphan { birth } => Some(birth),
         }
     }
+}
+
+/// The number that the supervisor has given to what it has started, if this process descends from it: a terminal that was
+/// opened below it hands the variable on too.
+fn supervised(origin: &Origin) -> Option<Generation> {
+    let (supervisor, generation) = origin.variable(SUPERVISED)?.to_str()?.split_once('/')?;
+    let (supervisor, generation) = (Pid::new(supervisor.parse().ok()?), generation.parse().ok()?);
+    let mut above = spawn::parent()?;
+    for _ in 0..ANCESTORS {
+        if above == supervisor {
+            return Some(Generation::new(generation));
+        }
+        above = credentials::of(above).ok()?.parent;
+    }
+    None
 }

@@ -32,6 +32,8 @@ impl Sockets {
         let mut addresses = addresses::inherit(asked, &living);
         let sharing = match role {
             Role::First | Role::Orphan { .. } => Sharing::Alone,
+            // The generation before may listen there.
+            Role::Supervised { .. } => Sharing::Group,
             Role::Green { birth, .. } => {
                 check_replacement(&addresses, birth)?;
                 Sharing::Group
@@ -41,7 +43,8 @@ impl Sockets {
         let mut bound = Vec::new();
         for address in &mut addresses {
             let stack = if addresses::is_dual_stack(address.bound, &all) { Stack::Dual } else { Stack::Single };
-            let own_sharing = if living.iter().any(|l| l.bound == address.bound) { sharing } else { Sharing::Alone };
+            let shared = matches!(role, Role::Supervised { .. }) || living.iter().any(|l| l.bound == address.bound);
+            let own_sharing = if shared { sharing } else { Sharing::Alone };
             let first = bind(address.bound, own_sharing, stack)?;
             address.bound = first.address;
             let mut sockets = vec![first];

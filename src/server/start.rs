@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::sockets::Sockets;
 use super::{Begin, Server, http};
+use crate::config::ControlSocket;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
 use crate::model::identity::{Generation, Pid};
@@ -82,6 +83,10 @@ impl Server {
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
         let role = Role::find(&self.origin);
+        let supervised = matches!(role, Role::Supervised { .. });
+        if supervised {
+            self.leave_it_to_the_supervisor();
+        }
         let sockets = self.bind_all(&role)?;
         let connections = self.connections();
         let passed_on = watch::Sender::new(false);
@@ -114,7 +119,7 @@ impl Server {
         let of_manager = || Notifier::new(self.origin.variable(MANAGER));
         let parent = role.manager(&self.origin);
         let (rollout, manager, to_blue) = match role {
-            Role::First => (Rollout::serving(generation, pid, plan), starter.clone(), None),
+            Role::First | Role::Supervised { .. } => (Rollout::serving(generation, pid, plan), starter.clone(), None),
             Role::Orphan { .. } => (Rollout::serving(generation, pid, plan), of_manager(), None),
             Role::Green { birth, blue } => {
                 let to_blue = ToBlue::start(blue, &birth, news.clone());
@@ -135,6 +140,7 @@ impl Server {
             idle_grace: self.config.idle_grace,
             release,
             needs_steering,
+            supervised,
             probe: target.map(|target| Probe { target, timeout, addresses: asked }),
             probing: None,
             pid_file: self.config.pid_file,
@@ -170,6 +176,12 @@ impl Server {
             ended.send_replace(true);
         });
         Ok(Running { generation, connections, gone })
+    }
+
+    /// It is asked, and reloads.
+    fn leave_it_to_the_supervisor(&mut self) {
+        self.config.control = ControlSocket::Unwanted;
+        self.before_reload = Some(Arc::new(|| Err("it runs under `cutover run`, which does that".to_owned())));
     }
 
     /// Binds the addresses of the application, and behind them those of the metrics.
@@ -228,9 +240,14 @@ impl Server {
 
     fn groups(&self, listeners: Vec<(SocketAddr, Vec<Own>)>, role: &Role) -> Groups {
         let off = self.origin.variable(STEERING).is_some_and(|value| value == "off");
-        let mut groups = Groups::new(listeners, if off { Steering::Off } else { Steering::Allowed });
+        let steering = match role {
+            Role::Supervised { .. } => Steering::Elsewhere,
+            _ if off => Steering::Off,
+            Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::Allowed,
+        };
+        let mut groups = Groups::new(listeners, steering);
         match role {
-            Role::First | Role::Orphan { .. } => {}
+            Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {}
             Role::Green { .. } => groups.forget_order(),
         }
         groups

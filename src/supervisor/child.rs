@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::instance::Instance;
 use super::notifications;
 use crate::model::identity::{Generation, Pid};
-use crate::runtime::birth::OWN;
+use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::sys::process::Process;
@@ -25,10 +25,8 @@ use crate::sys::spawn::{self, Group, Program};
 use crate::sys::tree::Snapshot;
 use crate::sys::{diag, notify_socket, owner};
 
-/// By this a process is known as one of a generation when its parent is gone: the supervisor's pid, and the number.
-const MARK: &str = "CUTOVER_RUN";
 /// Of systemd, and meant for the process that has them: sd_notify(3), systemd.exec(5).
-const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", MARK];
+const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", SUPERVISED];
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
 /// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
@@ -69,7 +67,7 @@ impl Newborn {
         let path = program.executable().map_err(io::Error::other)?;
         let name = notify_socket::unique_name("notify")?;
         let notify = UnixDatagram::from_std(notify_socket::bind(&name)?)?;
-        let mark = format!("{MARK}={}/{generation}", std::process::id());
+        let mark = format!("{SUPERVISED}={}/{generation}", std::process::id());
         let is_handed_on = |name: &OsString| !OWN.iter().chain(&OF_MANAGER).any(|own| name == own);
         let mut environment: Vec<(OsString, OsString)> =
             program.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();

@@ -8,8 +8,8 @@ use cutover::doctor::{Doctor as Examiner, Finding, Level};
 
 use crate::exit::{BUG, Failure, PROBLEM, print};
 use crate::human;
-use crate::screen;
 use crate::rollout::{Addresses, address};
+use crate::screen;
 
 /// Where the text begins: behind the longest level and two spaces.
 const INDENT: usize = 9;

@@ -29,6 +29,8 @@ pub(crate) enum Steering {
     Allowed,
     /// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
     Off,
+    /// It is done by whoever has started this process, and whoever comes after it.
+    Elsewhere,
 }
 
 /// The groups of all addresses.
@@ -50,7 +52,10 @@ enum Course {
 impl Groups {
     /// Groups in which only this generation listens, in the order of `listeners`.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<Own>)>, steering: Steering) -> Groups {
-        let groups = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
+        let mut groups: Vec<Group> = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
+        if steering == Steering::Elsewhere {
+            groups.iter_mut().for_each(|group| group.unsteered = Some("that is done elsewhere".into()));
+        }
         Groups { groups, steering, course: Course::Over }
     }
 
@@ -102,6 +107,9 @@ impl Groups {
     /// Steers every group to this generation, attaching anew: a program of before may lead elsewhere.
     pub(crate) fn gate(&mut self) {
         let steering = self.steering;
+        if steering == Steering::Elsewhere {
+            return;
+        }
         self.course = Course::Open;
         for group in &mut self.groups {
             group.green.clear();
@@ -110,6 +118,15 @@ impl Groups {
             let gated = group.look(steering).and_then(|()| group.attach(&group.own()));
             group.settle_for(gated);
         }
+    }
+
+    /// Whether somebody else listens on each address too.
+    pub(crate) fn others_listen(&self) -> bool {
+        let is_shared = |group: &Group| {
+            let shown = diag::group(group.address).unwrap_or_default();
+            shown.keys().any(|inode| !group.own().contains(inode))
+        };
+        self.groups.iter().all(is_shared)
     }
 
     /// Whether every group can be steered.
@@ -282,6 +299,9 @@ impl Groups {
     ///
     /// They get no connection as long as the group is steered; they are in the way of the next rollout.
     pub(crate) fn name_strangers(&mut self) {
+        if self.steering == Steering::Elsewhere {
+            return;
+        }
         for group in &mut self.groups {
             if let Ok(shown) = diag::group(group.address) {
                 group.name(&shown);

@@ -20,6 +20,9 @@ impl Host {
         if self.office == Office::Held {
             self.voice.stopping();
         }
+        if self.supervised && lock(&self.groups).others_listen() {
+            return self.retire();
+        }
         self.connections.enter_stage(Stage::Stopping);
         self.close_listeners(Close::ForGood);
     }

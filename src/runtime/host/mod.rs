@@ -59,6 +59,8 @@ pub(crate) struct Host {
     /// The patience with a green that was sent away.
     pub(crate) release: Duration,
     pub(crate) needs_steering: bool,
+    /// `cutover run` starts the next generation, beside this one.
+    pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
     pub(crate) probing: Option<AbortHandle>,
     pub(crate) pid_file: Option<PathBuf>,
