@@ -32,7 +32,8 @@ const HEADER_MAX: usize = 64 * 1024;
 /// Tries until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
 ///
 /// Each connection has its own source: before it, `steer` is called with `Some(source)`, to lead just that source to green;
-/// after it with `None`. An error of `steer` is final. A connection waits for its answer for half of the time that is left,
+/// after it with `None`. An error of the first is final; one of the
+/// second makes the answer count for nothing. A connection waits for its answer for half of the time that is left,
 /// but not less than 2 s, so that neither one hanging answer eats all of `timeout` nor a slow one never comes.
 ///
 /// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once, and once it has spoken
@@ -74,7 +75,7 @@ where
 }
 
 /// Where a listener is reached from this host: one on all addresses by loopback, any other by its own.
-fn reached(listener: SocketAddr) -> SocketAddr {
+pub(crate) fn reached(listener: SocketAddr) -> SocketAddr {
     let port = listener.port();
     match listener.ip().to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, port).into(),
@@ -141,9 +142,12 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
                 self.speaks = Scheme::Http;
                 return Err((Scheme::Http, plain));
             }
-            Miss::Foreign(_) | Miss::NoTls(_) | Miss::Unreachable(_) | Miss::Silence(_) | Miss::Steering(_) => {
-                return Err((Scheme::Http, plain));
-            }
+            Miss::Foreign(_)
+            | Miss::NoTls(_)
+            | Miss::Unreachable(_)
+            | Miss::Silence(_)
+            | Miss::Doubtful(_)
+            | Miss::Steering(_) => return Err((Scheme::Http, plain)),
         }
         let Err(tls) = self.connect_and_ask(Scheme::Https).await else { return Ok(()) };
         match tls {
@@ -151,7 +155,7 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
                 self.speaks = Scheme::Https;
                 Err((Scheme::Https, tls))
             }
-            Miss::Steering(_) => Err((Scheme::Https, tls)),
+            Miss::Doubtful(_) | Miss::Steering(_) => Err((Scheme::Https, tls)),
             Miss::NoTls(_) => {
                 if let Miss::Status(_) = plain {
                     self.speaks = Scheme::Http;
@@ -174,7 +178,7 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
         let _held = socket.as_fd().try_clone_to_owned().map_err(Miss::Unreachable)?;
         let steered = Steered::to(source, &self.steer).map_err(Miss::Steering)?;
         let answer = tokio::time::timeout(limit, self.ask(scheme, socket)).await;
-        steered.end().map_err(Miss::Steering)?;
+        steered.end().map_err(Miss::Doubtful)?;
         match answer.unwrap_or(Err(Miss::Silence(limit)))? {
             status if status.is_success() || status.is_redirection() => Ok(()),
             status => Err(Miss::Status(status)),
@@ -261,6 +265,8 @@ enum Miss {
     NoTls(String),
     /// Nothing came back for this long.
     Silence(Duration),
+    /// Whoever has answered, it may have been another one.
+    Doubtful(String),
     /// It could not be steered. This is final.
     Steering(String),
 }
@@ -279,7 +285,7 @@ impl fmt::Display for Miss {
             Miss::TooLarge => {
                 write!(f, "the header of its answer is larger than {} kB or 100 fields", HEADER_MAX / 1024)
             }
-            Miss::Foreign(what) | Miss::Steering(what) => f.write_str(what),
+            Miss::Foreign(what) | Miss::Doubtful(what) | Miss::Steering(what) => f.write_str(what),
             Miss::NoTls(what) => write!(f, "it speaks no TLS: {what}"),
             Miss::Silence(limit) => write!(f, "no answer in {}", shown(*limit)),
         }

@@ -271,17 +271,27 @@ async fn the_port_is_its_own_until_it_is_steered_back() {
 #[tokio::test]
 async fn an_error_of_steering_is_final() {
     let bench = Bench::start(|_| Answer::Say(OK)).await;
-    for refused in [true, false] {
-        let calls = AtomicUsize::new(0);
-        let steer = |source: Option<SocketAddr>| {
-            calls.fetch_add(1, Ordering::Relaxed);
-            if source.is_some() == refused { Err("the kernel has its reasons".to_owned()) } else { Ok(()) }
-        };
-        let said = pass(&target("/"), bench.address, SOON, steer).await.expect_err("it cannot be steered");
-        assert_eq!(said, format!("the probe {} cannot be steered: the kernel has its reasons", bench.url("/")));
-        assert_eq!(calls.into_inner(), 2, "there, and back");
-    }
-    assert_eq!(bench.peers.lock().expect("sound").len(), 1, "unsteered there was no connection");
+    let calls = AtomicUsize::new(0);
+    let steer = |source: Option<SocketAddr>| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        if source.is_some() { Err("the kernel has its reasons".to_owned()) } else { Ok(()) }
+    };
+    let said = pass(&target("/"), bench.address, SOON, steer).await.expect_err("it cannot be steered");
+    assert_eq!(said, format!("the probe {} cannot be steered: the kernel has its reasons", bench.url("/")));
+    assert_eq!(calls.into_inner(), 2, "there, and back");
+    assert_eq!(bench.peers.lock().expect("sound").len(), 0, "unsteered there was no connection");
+}
+
+#[tokio::test]
+async fn an_answer_of_nobody_knows_whom_counts_for_nothing() {
+    let bench = Bench::start(|_| Answer::Say(OK)).await;
+    let ends = AtomicUsize::new(0);
+    let steer = |source: Option<SocketAddr>| match source {
+        None if ends.fetch_add(1, Ordering::Relaxed) == 0 => Err("listeners were closed meanwhile".to_owned()),
+        _ => Ok(()),
+    };
+    pass(&target("/"), bench.address, SOON, steer).await.expect("the second answer counts");
+    assert_eq!((ends.into_inner(), bench.peers.lock().expect("sound").len()), (2, 2));
 }
 
 /// The whole in the real kernel: blue would say 503, and every other connection comes to it.

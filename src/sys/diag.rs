@@ -93,6 +93,18 @@ pub(crate) fn unheard(port: u16) -> io::Result<BTreeSet<Inode>> {
     Ok(found)
 }
 
+/// How many packets each listener of exactly this address has dropped (SK_MEMINFO_DROPS, Linux 4.6).
+pub(crate) fn drops(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
+    let mut found = BTreeMap::new();
+    dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::SKMEMINFO, |row| {
+        let memory = row.nlas.iter().find_map(|nla| if let Nla::MemInfo(memory) = nla { Some(memory) } else { None });
+        if let Some(memory) = memory.filter(|_| here(&row.header).ip() == address.ip()) {
+            found.insert(Inode(row.header.inode.into()), memory.drops);
+        }
+    })?;
+    Ok(found)
+}
+
 /// All TCP listeners of this network namespace.
 pub(crate) fn all_listeners() -> io::Result<Vec<Listening>> {
     listeners(0)

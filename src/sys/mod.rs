@@ -8,6 +8,7 @@ pub(crate) mod credentials;
 pub(crate) mod diag;
 mod exit_info;
 pub(crate) mod kernel;
+pub(crate) mod knock;
 pub(crate) mod lend;
 pub(crate) mod limits;
 pub(crate) mod netlink;

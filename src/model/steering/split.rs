@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::instruction::{
     INSTRUCTIONS_MAX, Instruction, JUMP, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, LOAD_BYTE_ABSOLUTE, LOAD_HALF_ABSOLUTE,
     LOAD_HALF_INDEXED, LOAD_HEADER_LENGTH, LOAD_WORD_ABSOLUTE, MODULO_CONSTANT, NETWORK_HEADER, RANDOM,
-    SHIFT_RIGHT_CONSTANT, if_true, plain,
+    SHIFT_RIGHT_CONSTANT, if_true, plain, return_constant,
 };
 use super::{Program, SLOTS_MAX};
 use crate::model::share::Share;
@@ -54,6 +54,16 @@ impl Program {
         program.extend(green.0);
         debug_assert!(program.len() <= INSTRUCTIONS_MAX, "that is what {SLOTS_MAX} slots a side are for");
         Some(Program(program))
+    }
+}
+
+impl Program {
+    /// Leads one connection's own source to this slot, and all others where `rest` leads them. `None` if that is too long.
+    pub(crate) fn aside(source: SocketAddr, slot: u16, rest: &Program) -> Option<Program> {
+        let mut program = recognise(source, rest.0.len())?;
+        program.extend(&rest.0);
+        program.push(return_constant(slot));
+        (program.len() <= INSTRUCTIONS_MAX).then_some(Program(program))
     }
 }
 

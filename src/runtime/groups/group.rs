@@ -24,6 +24,10 @@ pub(super) struct Group {
     pub(super) share: Share,
     /// The one connection that goes to green whatever the share is.
     pub(super) source: Option<SocketAddr>,
+    /// A listener was closed since the probe began or ended.
+    pub(super) has_moved: bool,
+    /// The program that was attached last, if there is one.
+    pub(super) attached: Option<Program>,
     /// Why it is not steered, if it is not.
     pub(super) unsteered: Option<String>,
     /// Somebody joined while green did.
@@ -44,6 +48,8 @@ impl Group {
             slots,
             share: Share::NONE,
             source: None,
+            has_moved: false,
+            attached: None,
             unsteered: None,
             ambiguous: false,
             named: BTreeSet::new(),
@@ -61,18 +67,26 @@ impl Group {
         // Where the kernel does not tell, nothing is steered either, and no slot matters.
         let shown =
             if self.leaving.is_empty() { BTreeMap::new() } else { diag::group(self.address).unwrap_or_default() };
-        let (still, left) = std::mem::take(&mut self.leaving).into_iter().partition(|inode| shown.contains_key(inode));
+        let (still, left): (_, BTreeSet<Inode>) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|inode| shown.contains_key(inode));
         self.leaving = still;
-        let left: BTreeSet<Inode> = left;
+        self.lose(&left);
+        self.leaving.is_empty()
+    }
+
+    /// These were closed, nobody knows in which order.
+    pub(super) fn lose(&mut self, gone: &BTreeSet<Inode>) {
+        self.has_moved |= !gone.is_empty();
         let after = |order: &mut dyn Iterator<Item = &Inode>| {
             let mut slots = self.slots.clone();
             order.for_each(|inode| slots.close(*inode));
             slots
         };
-        let (one, other) = (after(&mut left.iter()), after(&mut left.iter().rev()));
-        // Where they stood before others, the order in which they were closed says who has moved where.
+        let (one, other) = (after(&mut gone.iter()), after(&mut gone.iter().rev()));
+        // Where they stood before others, the order says who has moved where.
         self.slots = if one == other { one } else { one.forgotten() };
-        self.leaving.is_empty()
+        self.own.retain(|own| !gone.contains(&own.inode));
+        self.green.retain(|inode| !gone.contains(inode));
     }
 
     pub(super) fn own(&self) -> BTreeSet<Inode> {
@@ -101,7 +115,17 @@ impl Group {
         let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
         shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
         self.slots = slots;
+        self.learn_order();
         Ok(())
+    }
+
+    /// Finds the order out where it is not known.
+    pub(super) fn learn_order(&mut self) {
+        if self.slots.order().is_none()
+            && let Some(found) = self.find_order()
+        {
+            self.slots = found;
+        }
     }
 
     pub(super) fn find_green(
@@ -131,6 +155,13 @@ impl Group {
         Ok(())
     }
 
+    /// Whether a listener was closed that the table still has.
+    pub(super) fn has_lost(&self) -> bool {
+        let Ok(shown) = diag::group(self.address) else { return false };
+        let compared = self.slots.compare(&shown.into_keys().collect());
+        compared.is_err_and(|mismatch| !mismatch.missing.is_empty())
+    }
+
     /// Looks whether the kernel still shows what the table says.
     pub(super) fn check(&mut self) -> Result<(), String> {
         let shown = diag::group(self.address).map_err(|error| error.to_string())?;
@@ -152,25 +183,30 @@ impl Group {
         }
     }
 
-    pub(super) fn attach(&self, wanted: &BTreeSet<Inode>) -> Result<(), String> {
+    pub(super) fn attach(&mut self, wanted: &BTreeSet<Inode>) -> Result<(), String> {
         let program = Program::one_of(&self.slots.of(wanted)).ok_or("the slots are not known")?;
         self.attach_program(&program)
     }
 
+    pub(super) fn attach_green(&mut self) -> Result<(), String> {
+        self.attach(&self.green.clone())
+    }
+
     /// Attaches what the share and the source ask for.
-    pub(super) fn direct(&self) -> Result<(), String> {
+    pub(super) fn direct(&mut self) -> Result<(), String> {
         let (green, blue) = (self.slots.of(&self.green), self.slots.of(&self.own()));
         let split = Split { source: self.source, share: self.share, green: &green, blue: &blue };
         let program = Program::split(&split).ok_or("the slots are not known, or too many")?;
         self.attach_program(&program)
     }
 
-    pub(super) fn attach_program(&self, program: &Program) -> Result<(), String> {
+    pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), String> {
         let mut result = Err("no listener is left".to_owned());
         // Any listener of the group serves; one that somebody else has may be gone.
         for own in &self.own {
             result = own.with(|listener| steering::attach(listener, program)).map_err(|error| error.to_string());
             if result.is_ok() {
+                self.attached = Some(program.clone());
                 break;
             }
         }
@@ -178,7 +214,8 @@ impl Group {
     }
 
     /// Takes the program away.
-    pub(super) fn let_be(&self) {
+    pub(super) fn let_be(&mut self) {
+        self.attached = None;
         // If it cannot be taken away there is none.
         let _ = self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok());
     }

@@ -8,6 +8,7 @@ use super::group::Group;
 use super::{Course, Groups, Own, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
+use crate::model::slots::Mismatch;
 use crate::model::steering::Program;
 use crate::sys::{diag, lend};
 
@@ -64,10 +65,47 @@ impl Groups {
         }
     }
 
-    /// Nothing is to be moved: the kernel hashes over all listeners, those that come later too.
+    /// Nothing is to be moved: where only the live generation listens, the kernel hashes over all its listeners, and those
+    /// that come later get their part at once.
     pub(crate) fn rest(&mut self) {
         for group in self.groups.iter_mut().filter(|group| group.leaving.is_empty() && group.green.is_empty()) {
-            group.let_be();
+            let shown = diag::group(group.address).unwrap_or_default();
+            if shown.keys().copied().collect::<BTreeSet<_>>() == group.own() {
+                group.let_be();
+            }
+        }
+    }
+
+    /// Takes in that processes of either generation have died, or come, in the middle of a rollout; `holders` says what
+    /// they have, of blue and of green, and is asked only if anything has changed.
+    pub(crate) fn follow(&mut self, holders: impl Fn() -> (Option<Holders>, Option<Holders>)) {
+        for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
+            let Ok(shown) = diag::group(group.address) else { continue };
+            let shown: BTreeSet<Inode> = shown.into_keys().collect();
+            let Err(Mismatch { strangers, missing }) = group.slots.compare(&shown) else { continue };
+            let (blue, green) = holders();
+            let has = |of: &Option<Holders>, inode| of.as_ref().is_some_and(|holders| holders.contains_key(&inode));
+            // One that has begun to listen before green was looked at is found when it is.
+            let known: Vec<Inode> = strangers
+                .into_iter()
+                .filter(|&inode| has(&blue, inode) || has(&green, inode) && !group.green.is_empty())
+                .collect();
+            if missing.is_empty() && known.is_empty() {
+                continue;
+            }
+            group.lose(&missing.iter().copied().collect());
+            for inode in known {
+                match has(&blue, inode) {
+                    true => group.own.extend(own_of(inode, blue.as_ref())),
+                    false => group.green.extend([inode]),
+                }
+                group.slots.listen(inode);
+            }
+            let (gone, come) = (missing.len(), group.own.len() + group.green.len());
+            group.learn_order();
+            let steered = if group.green.is_empty() { group.attach(&group.own()) } else { group.direct() };
+            tracing::info!(address = %group.address, gone, listeners = come, "listeners have come or gone, steered anew");
+            group.settle_for(steered);
         }
     }
 

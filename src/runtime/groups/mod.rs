@@ -4,6 +4,7 @@
 
 mod group;
 mod lent;
+mod order;
 mod own;
 
 use std::collections::BTreeSet;
@@ -172,7 +173,8 @@ impl Groups {
     /// Steers just the connection from `source` to green, beside the share of the others; `None` ends that.
     ///
     /// # Errors
-    /// If the group of `address` cannot be steered, or the rollout is over.
+    /// If the group of `address` cannot be steered, or the rollout is over; and at the end, that nobody can say any more who
+    /// has got the connection, because a listener was closed meanwhile and another one has moved.
     pub(crate) fn probe(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> Result<(), String> {
         let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
         match (self.course, source) {
@@ -183,8 +185,14 @@ impl Groups {
             (Course::Open, _) => {}
         }
         group.is_steered()?;
+        let ends = source.is_none();
         group.source = source;
-        group.direct().map_err(|why| format!("{address} cannot be steered: {why}"))
+        group.has_moved |= ends && group.has_lost();
+        group.direct().map_err(|why| format!("{address} cannot be steered: {why}"))?;
+        match std::mem::take(&mut group.has_moved) && ends {
+            true => Err(format!("listeners of {address} were closed meanwhile")),
+            false => Ok(()),
+        }
     }
 
     /// Steers all new connections of every group to green.
@@ -197,7 +205,7 @@ impl Groups {
             Turn::Revocable => self.share(Share::ALL)?,
             Turn::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
-                    let moved = group.check().and_then(|()| group.attach(&group.green));
+                    let moved = group.check().and_then(|()| group.attach_green());
                     group.settle_for(moved);
                 }
             }
@@ -211,7 +219,7 @@ impl Groups {
         // A probe may be under way; where all go to green, that is the same.
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
             if group.source.take().is_some() {
-                let attached = group.attach(&group.green);
+                let attached = group.attach_green();
                 group.settle_for(attached);
             }
         }
@@ -289,7 +297,7 @@ impl Groups {
             group.slots.close(inode);
             // Any listener of the group serves to attach, but we have none any more when the last one is closed.
             if group.unsteered.is_none() && !group.green.is_empty() && !group.own.is_empty() {
-                let attached = group.attach(&group.green);
+                let attached = group.attach_green();
                 group.settle_for(attached);
             }
         }

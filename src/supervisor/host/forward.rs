@@ -12,6 +12,9 @@ use crate::runtime::retire::lock;
 use crate::supervisor::child::{Child, Newborn};
 use crate::supervisor::{preflight, ready};
 
+/// There is no event for a listener that was closed, or has come.
+const LOOK: Duration = Duration::from_millis(20);
+
 impl SupervisedHost {
     pub(super) fn preflight(&self, green: Generation) {
         self.instance.voice().reloading();
@@ -61,7 +64,10 @@ impl SupervisedHost {
         match &self.green {
             // One that was given up long ago, and comes when another attempt has its process already.
             Some(_) => green.kill(),
-            None => self.green = Some(green),
+            None => {
+                self.green = Some(green);
+                self.follow();
+            }
         }
         pid
     }
@@ -110,6 +116,37 @@ impl SupervisedHost {
             tokio::time::sleep(after).await;
             Event::Probed { green, result: probe.ask(&groups).await }
         }));
+    }
+
+    /// Looks again and again, for as long as a program is attached that names slots.
+    fn follow(&mut self) {
+        let (groups, blue, green) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let (groups, blue, green) = (groups.clone(), blue.clone(), green.clone());
+                let look = move || {
+                    lock(&groups).follow(|| (blue.holders(), green.as_ref().and_then(|green| green.holders())));
+                };
+                if tokio::task::spawn_blocking(look).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        self.end_following();
+        self.following = Some(task.abort_handle());
+    }
+
+    /// What has come or gone since the last look must not be in the way.
+    pub(super) fn follow_now(&self) {
+        let green = || self.green.as_ref().and_then(|green| green.holders());
+        lock(&self.instance.groups).follow(|| (self.child.holders(), green()));
+    }
+
+    pub(super) fn end_following(&mut self) {
+        if let Some(following) = self.following.take() {
+            following.abort();
+        }
     }
 
     pub(super) fn end_probing(&mut self) {

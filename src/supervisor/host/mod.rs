@@ -34,6 +34,8 @@ pub(super) struct SupervisedHost {
     pub(super) instance: Arc<Instance>,
     pub(super) child: Arc<Child>,
     green: Option<Arc<Child>>,
+    /// Looks whether processes of either have died or come.
+    following: Option<AbortHandle>,
     probing: Option<AbortHandle>,
     inputs: mpsc::Sender<Input>,
     news: mpsc::Sender<News>,
@@ -66,6 +68,7 @@ impl SupervisedHost {
             instance,
             child,
             green: None,
+            following: None,
             probing: None,
             inputs,
             news,
@@ -149,8 +152,16 @@ impl Host for SupervisedHost {
     /// Its signal is the program's.
     fn log_status(&mut self, _: Phase) {}
 
+    /// Its own processes come and go, too: whatever listens gets its part when nothing is to be moved.
     fn look_for_strangers(&mut self) {
-        lock(&self.instance.groups).name_strangers();
+        let (groups, child) = (self.instance.groups.clone(), self.child.clone());
+        tokio::task::spawn_blocking(move || {
+            let holders = child.holders();
+            let mut groups = lock(&groups);
+            groups.see(holders.as_ref());
+            groups.name_strangers();
+            groups.rest();
+        });
     }
 
     async fn close(&mut self) {
@@ -165,6 +176,7 @@ impl Host for SupervisedHost {
             Effect::Verify { green } => self.verify(green),
             Effect::Probe { green, after } => self.probe(green, after),
             Effect::Share { green, share } => {
+                self.follow_now();
                 let result = lock(&self.instance.groups).share(share);
                 self.send(Event::Shared { green, result });
             }
@@ -173,6 +185,7 @@ impl Host for SupervisedHost {
                 self.tell(told);
             }
             Effect::CutOver { green, turn } => {
+                self.follow_now();
                 let result = course::cut_over(&self.instance.groups, green, turn);
                 self.send(Event::CutOver { green, result });
             }
@@ -182,6 +195,7 @@ impl Host for SupervisedHost {
             }
             Effect::SteerBack => {
                 self.end_probing();
+                self.end_following();
                 lock(&self.instance.groups).steer_back();
             }
             Effect::Kill { green } => self.kill(green),

@@ -16,6 +16,7 @@ impl SupervisedHost {
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(child) = self.green(green) else { return };
         self.end_probing();
+        self.end_following();
         {
             let mut history = self.instance.history();
             history.done += 1;
@@ -55,7 +56,11 @@ impl SupervisedHost {
             Outcome::RolledBack { generation, reason, took } => {
                 let me_too = if serves_on { "serves on" } else { "stops" };
                 tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
-                lock(&self.instance.groups).green_is_gone();
+                {
+                    let mut groups = lock(&self.instance.groups);
+                    groups.green_is_gone();
+                    groups.rest();
+                }
                 self.green = None;
                 {
                     let mut history = self.instance.history();

@@ -1,3 +1,4 @@
 //! `cutover run`: any program, generation after generation.
 
 mod load;
+mod workers;

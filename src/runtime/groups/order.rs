@@ -1,0 +1,99 @@
+//! Who stands at which slot, found out from the kernel itself: each slot is knocked at.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::group::Group;
+use crate::model::identity::Inode;
+use crate::model::share::Share;
+use crate::model::slots::Slots;
+use crate::model::steering::Program;
+use crate::runtime::probe::reached;
+use crate::sys::diag;
+use crate::sys::knock::Knocker;
+
+/// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
+const KNOCKS: usize = 16;
+/// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
+const ROUNDS: usize = 2;
+const ARRIVES: Duration = Duration::from_millis(50);
+
+impl Group {
+    /// Finds the order of all listeners of the group, if the kernel lets it be found. All that is not ours goes meanwhile
+    /// where it goes now; the program that does this is left attached.
+    pub(super) fn find_order(&mut self) -> Option<Slots> {
+        let found = self.knock_at_each();
+        if let Err(error) = &found {
+            tracing::debug!(address = %self.address, %error, "the order of the listeners cannot be found out");
+        }
+        found.ok().flatten()
+    }
+
+    fn knock_at_each(&mut self) -> io::Result<Option<Slots>> {
+        let count = diag::drops(self.address)?.len();
+        let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
+        let Some(rest) = self.certain().or_else(|| Program::one_of(&all)) else { return Ok(None) };
+        let mut table: Vec<Inode> = Vec::new();
+        for slot in all {
+            match self.who_is_at(slot, &rest)? {
+                Some(inode) if !table.contains(&inode) => table.push(inode),
+                _ => return Ok(None),
+            }
+        }
+        self.attach_program(&rest).map_err(io::Error::other)?;
+        // Nobody has come or gone meanwhile.
+        let still = diag::drops(self.address)?.into_keys().collect();
+        let slots = Slots::in_order(table);
+        Ok(slots.compare(&still).is_ok().then_some(slots))
+    }
+
+    /// What leads rightly as far as that is known, or else what is attached now.
+    fn certain(&self) -> Option<Program> {
+        let (own, green) = (self.slots.of(&self.own()), self.slots.of(&self.green));
+        let known = match self.share {
+            Share::NONE => Program::one_of(&own),
+            Share::ALL => Program::one_of(&green),
+            _ => None,
+        };
+        known.or_else(|| self.attached.clone())
+    }
+
+    fn who_is_at(&mut self, slot: u16, rest: &Program) -> io::Result<Option<Inode>> {
+        let mut candidates: Option<Vec<Inode>> = None;
+        for round in 1..=KNOCKS {
+            let knocker = Knocker::new(reached(self.address))?;
+            let Some(program) = Program::aside(knocker.source, slot, rest) else { return Ok(None) };
+            self.attach_program(&program).map_err(io::Error::other)?;
+            let more = self.dropped_by(&knocker)?;
+            let left: Vec<Inode> = match candidates.take() {
+                Some(known) => known.into_iter().filter(|inode| more.contains(inode)).collect(),
+                None => more,
+            };
+            match left[..] {
+                [] => return Ok(None),
+                [one] if round >= ROUNDS => return Ok(Some(one)),
+                _ => candidates = Some(left),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The listeners that have dropped something, when the knock has arrived: at once, unless the machine is busy.
+    fn dropped_by(&self, knocker: &Knocker) -> io::Result<Vec<Inode>> {
+        let before = diag::drops(self.address)?;
+        let began = Instant::now();
+        knocker.knock()?;
+        loop {
+            let more = grown(&before, &diag::drops(self.address)?);
+            if !more.is_empty() || began.elapsed() > ARRIVES {
+                return Ok(more);
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn grown(before: &BTreeMap<Inode, u32>, after: &BTreeMap<Inode, u32>) -> Vec<Inode> {
+    after.iter().filter(|(inode, drops)| before.get(inode) != Some(drops)).map(|(inode, _)| *inode).collect()
+}
