@@ -83,18 +83,37 @@ async fn keep(instance: &Arc<Instance>, child: &Arc<Child>) -> Vec<Kept> {
     kept.await.unwrap_or_default()
 }
 
+/// Closes one, and waits until nobody has it any more: before that no other one may be closed.
+async fn close_one(instance: &Arc<Instance>, kept: Kept) {
+    let (groups, inode) = (instance.groups.clone(), kept.inode);
+    let mut kept = Some(kept);
+    loop {
+        let (groups, last) = (groups.clone(), kept.take());
+        let look = tokio::task::spawn_blocking(move || {
+            let mut groups = lock(&groups);
+            if let Some(kept) = last {
+                groups.before_kept_closes(&kept);
+                drop(kept);
+            }
+            groups.has_closed(inode)
+        });
+        if !matches!(look.await, Ok(false)) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Closes what was kept, one after the other, when the program has closed it or is gone.
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
     while !kept.is_empty() {
-        let (groups, asked) = (instance.groups.clone(), child.clone());
-        let closed = tokio::task::spawn_blocking(move || {
-            let holders: Holders = asked.holders().unwrap_or_default();
-            let (still, closed): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
-            let mut groups = lock(&groups);
-            closed.into_iter().for_each(|kept| groups.close_kept(kept));
-            still
-        });
-        let Ok(still) = closed.await else { return };
+        let asked = child.clone();
+        let Ok(holders) = tokio::task::spawn_blocking(move || asked.holders()).await else { return };
+        let holders: Holders = holders.unwrap_or_default();
+        let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
+        for one in ours {
+            close_one(instance, one).await;
+        }
         kept = still;
         tokio::time::sleep(LOOK * 5).await;
     }

@@ -120,23 +120,37 @@ impl Groups {
         kept.collect()
     }
 
-    /// Closes one that leaves, for good if nobody else has it any more: with a program that is right before and after.
-    pub(crate) fn close_kept(&mut self, kept: Kept) {
-        let inode = kept.inode;
-        let Some(group) = self.groups.iter_mut().find(|group| group.leaving.contains(&inode)) else { return };
+    /// Prepares the close of one that leaves: with a program that is right before and after.
+    pub(crate) fn before_kept_closes(&mut self, kept: &Kept) {
+        let Some(group) = self.of_leaving(kept.inode) else { return };
         let own = group.own();
-        let is_steered = group.unsteered.is_none() && !own.is_empty();
-        if is_steered && let Some(program) = Program::one_of(&group.slots.while_closing(inode, &own)) {
+        if let Some(program) = Program::one_of(&group.slots.while_closing(kept.inode, &own))
+            && group.unsteered.is_none()
+        {
             let attached = group.attach_program(&program);
             group.settle_for(attached);
         }
-        drop(kept);
+    }
+
+    /// Whether it is closed by everybody, and what is left steered to the live generation then. A process that ends has no
+    /// memory any more, by which it would be known, a moment before it has no descriptors (`exit_mm` comes before
+    /// `exit_files` in do_exit, kernel/exit.c, Linux 6.18): until then the slots are as they were.
+    pub(crate) fn has_closed(&mut self, inode: Inode) -> bool {
+        let Some(group) = self.of_leaving(inode) else { return true };
+        if diag::group(group.address).is_ok_and(|shown| shown.contains_key(&inode)) {
+            return false;
+        }
         group.leaving.remove(&inode);
         group.slots.close(inode);
-        if is_steered {
-            let attached = group.attach(&own);
+        if group.unsteered.is_none() && !group.own.is_empty() {
+            let attached = group.attach(&group.own());
             group.settle_for(attached);
         }
+        true
+    }
+
+    fn of_leaving(&mut self, inode: Inode) -> Option<&mut Group> {
+        self.groups.iter_mut().find(|group| group.leaving.contains(&inode))
     }
 }
 

@@ -1,4 +1,5 @@
 //! `cutover run`: any program, generation after generation.
 
 mod load;
+mod side_by_side;
 mod workers;
