@@ -231,9 +231,16 @@ impl Group {
             Err(why) => {
                 // A program that leads to a wrong slot is worse than none.
                 self.let_be();
-                if self.unsteered.as_ref() != Some(&why) {
-                    let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
-                    tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
+                let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
+                match &self.unsteered {
+                    None => {
+                        tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
+                    }
+                    // Of a program that is supervised it names other processes each time.
+                    Some(before) if *before != why => {
+                        tracing::debug!(address = %self.address, %tier, reason = why, "still not steered");
+                    }
+                    Some(_) => {}
                 }
                 self.unsteered = Some(why);
             }
