@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Control, ControlError, ControlErrorKind, Following, Generation, Outcome, Phase, Progress, Until};
+use cutover::{Control, ControlError, ControlErrorKind, Following, Generation, Outcome, Phase, Pid, Progress, Until};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, with_cause};
@@ -53,7 +53,7 @@ impl Reload {
         let control = self.target.control()?;
         let until = if self.drain { Until::Gone } else { Until::Outcome };
         let following = control.reload(until).await?;
-        let old = Process::hold(following.pid())?;
+        let old = if self.drain { Some(Old::of(&control, following.pid()).await?) } else { None };
         let mut watch = Watch { control, following, display: Display::new(self.json), brought: None };
         let decided = watch.decide(self.timeout).await;
         match decided {
@@ -71,7 +71,28 @@ impl Reload {
                 return Err(Failure::new(UNAVAILABLE, message));
             }
         }
-        if self.drain { watch.drain(old).await } else { Ok(()) }
+        match old {
+            Some(old) => watch.drain(old).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is gone when the old generation is.
+enum Old {
+    /// The process that runs the reload; `None` if it is gone already, or cannot be seen from here.
+    Itself(Option<Process>),
+    /// A process of the one that runs the reload, which stays and says when it is gone (`cutover run`).
+    Supervised,
+}
+
+impl Old {
+    async fn of(control: &Control, asked: Pid) -> Result<Old, Failure> {
+        let process = Process::hold(asked)?;
+        let status = control.status().await;
+        // A generation that is not listed any more is gone, and there is nothing to wait for either.
+        let is_none = status.is_ok_and(|status| status.generations.iter().all(|generation| generation.pid != asked));
+        Ok(if is_none { Old::Supervised } else { Old::Itself(process) })
     }
 }
 
@@ -178,8 +199,10 @@ impl Watch {
     async fn old_generation(&self) -> String {
         let status = self.control.status().await;
         let is_stopped = status.as_ref().is_err_and(|error| error.kind() == ControlErrorKind::NoInstance);
-        let mut generations = status.into_iter().flat_map(|status| status.generations);
-        match generations.find(|generation| generation.pid == self.following.pid()) {
+        let generations = status.map(|status| status.generations).unwrap_or_default();
+        let own = generations.iter().find(|generation| generation.pid == self.following.pid());
+        // Of a supervisor, whichever it is.
+        match own.or_else(|| generations.iter().find(|generation| generation.phase == Phase::Serving)) {
             Some(own) if matches!(own.phase, Phase::Retiring | Phase::Draining | Phase::Gone) => STOPPING.to_owned(),
             None if is_stopped => STOPPING.to_owned(),
             Some(own) => format!("generation {} serves on", own.generation),
@@ -214,19 +237,32 @@ impl Watch {
     }
 
     /// Follows the old generation to its end.
-    async fn drain(&mut self, old: Option<Process>) -> Result<(), Failure> {
+    async fn drain(&mut self, old: Old) -> Result<(), Failure> {
         self.display.wait_for_the_old_one();
         let mut ticks = interval(TICK);
-        loop {
+        let ended = loop {
             tokio::select! {
                 progress = self.following.next() => match progress {
                     Ok(Some(progress)) => self.show(&progress),
-                    // Whatever ended it: the process shows whether it is gone.
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
                 },
                 _ = ticks.tick(), if self.display.is_moving() => self.display.tick(),
             }
-        }
+        };
+        let old = match (old, ended) {
+            // Whatever ended it: the process shows whether it is gone.
+            (Old::Itself(process), _) => process,
+            (Old::Supervised, Ok(())) => {
+                self.display.clear();
+                self.display.result("the old generation is gone");
+                return Ok(());
+            }
+            (Old::Supervised, Err(lost)) => {
+                self.display.clear();
+                return Err(lost.into());
+            }
+        };
         let pid = self.following.pid();
         let left = process::wait(old.into_iter().collect(), END);
         self.display.clear();
