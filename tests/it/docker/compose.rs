@@ -1,18 +1,22 @@
 //! `deploy/compose.yaml`: docker-compose reads it, and what is in it fits together.
 
+use std::fs;
+use std::path::Path;
+
 use super::SOON;
+use super::run::folder;
 use crate::support::docker::{Container, Engine};
 use crate::support::http_get;
 use crate::support::skip;
 use crate::support::systemd::said;
 
-/// The rest is as in the file; but here the program itself is the server, and it is asked for its health sooner. (And
-/// this machine may not allow more descriptors.)
+/// The rest is as in the file, and the server is this program, which must be told to be one; but it is asked for its health
+/// sooner. (And this machine may not allow more descriptors.)
 const HERE: &str = "
 services:
   web:
     image: IMAGE
-    entrypoint: [/cutover, serve, --listen, 0.0.0.0:8080]
+    command: [serve, --listen, 0.0.0.0:8080]
     volumes: [{ type: bind, source: FOLDER, target: /srv, read_only: true }]
     healthcheck: { interval: 200ms }
     ulimits: { nofile: { soft: 10000, hard: 10000 } }
@@ -31,10 +35,11 @@ fn is_read() {
 fn is_up_healthy_and_down() {
     let Some(engine) = Engine::running() else { return };
     let Some(image) = engine.cutover() else { return };
-    let folder = tempfile::tempdir().expect("make a folder");
-    let here = folder.path().join("here.yaml");
-    let text = HERE.replace("IMAGE", image).replace("FOLDER", &folder.path().display().to_string());
-    std::fs::write(&here, text).expect("write a file");
+    let root = folder();
+    release(root.path(), "good", engine);
+    let here = root.path().join("here.yaml");
+    let text = HERE.replace("IMAGE", image).replace("FOLDER", &root.path().display().to_string());
+    fs::write(&here, text).expect("write a file");
     let here = here.display().to_string();
     let compose = |words: &[&str]| compose(engine, &[&["--file", &here, "--project-name", "it"], words].concat());
 
@@ -42,10 +47,23 @@ fn is_up_healthy_and_down() {
         return;
     }
     let container = Container::of(engine, compose(&["ps", "--quiet"]).expect("it was there").trim());
-    container.wait_log(" live generation=1 ", SOON);
+    container.wait_log(" phase=serving", SOON);
     engine.wait("healthy", SOON, || container.inspect("{{.State.Health.Status}}") == "healthy");
-    let page = engine.in_network(|| http_get(container.published(8080), "/")).expect("an answer");
-    assert!(page.contains("pid 1\n"), "{page}");
+    let page = || engine.in_network(|| http_get(container.published(8080), "/")).expect("an answer");
+    assert!(page().contains("generation 1\n"), "{}", page());
+
+    // The comments at its head.
+    compose(&["exec", "-T", "web", "/cutover", "reload"]);
+    assert!(page().contains("generation 2\n"), "{}", page());
+    release(root.path(), "broken", engine);
+    fs::write(root.path().join("broken/server"), "no program\n").expect("break it");
+    let mark = container.mark();
+    compose(&["kill", "-s", "HUP", "web"]);
+    container.wait_log_after(mark, "generation 2 serves on", SOON);
+    release(root.path(), "better", engine);
+    compose(&["kill", "-s", "HUP", "web"]);
+    container.wait_log("generation 4 is live", SOON);
+    assert!(page().contains("generation 4\n"), "{}", page());
     let findings = said(&container.exec(&["/cutover", "doctor"]));
     assert!(findings.contains("tcp_migrate_req: 1:"), "{findings}");
     assert!(findings.contains("descriptors: this user may have 10000"), "{findings}");
@@ -55,6 +73,14 @@ fn is_up_healthy_and_down() {
     assert_eq!(container.exit_code(), 0, "{}", container.logs());
     assert_eq!(container.inspect("{{.RestartCount}}"), "0");
     compose(&["down"]);
+}
+
+/// `current` leads to a new release, as `deploy/deploy.sh` does it.
+fn release(root: &Path, name: &str, engine: &Engine) {
+    fs::create_dir(root.join(name)).expect("make a folder");
+    fs::copy(engine.program(), root.join(name).join("server")).expect("copy the program");
+    std::os::unix::fs::symlink(name, root.join("current.new")).expect("make a symlink");
+    fs::rename(root.join("current.new"), root.join("current")).expect("flip it");
 }
 
 /// What it says; `None` where there is no docker-compose, which is said.

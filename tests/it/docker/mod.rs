@@ -3,6 +3,7 @@
 mod compose;
 mod image;
 mod rig;
+mod run;
 
 use std::time::Duration;
 

@@ -21,6 +21,8 @@ pub use processes::Process;
 use super::load::{Load, Plan};
 use super::namespace;
 use super::systemd::{read_from_start, said};
+use super::terminal::Terminal;
+use super::verb::Verb;
 
 const KEEPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/docker/engine.sh");
 const COMPOSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose.yaml");
@@ -111,10 +113,34 @@ impl Engine {
         self.images.cutover(self).map_err(|why| super::skip(&why)).ok()
     }
 
+    /// An image of a user's own, on a small Debian: `/cutover`, and `/server.pl`, a server that knows nothing of it. `None`
+    /// where it cannot be had, which is said.
+    #[track_caller]
+    pub fn perl(&self) -> Option<&str> {
+        self.images.perl(self).map_err(|why| super::skip(&why)).ok()
+    }
+
+    /// The program that is in the images: without a single library.
+    #[track_caller]
+    pub fn program(&self) -> PathBuf {
+        image::static_program()
+    }
+
     /// An image of a small Debian, with sh, bash, coreutils and perl. `None` where it cannot be had, which is said.
     #[track_caller]
     pub fn debian(&self) -> Option<&str> {
         self.images.debian(self).map_err(|why| super::skip(&why)).ok()
+    }
+
+    /// The client on a terminal of its own.
+    #[track_caller]
+    pub fn on_terminal(&self, words: &[&str]) -> Terminal {
+        let verb = Verb::by("docker", words[0]).args(&words[1..]);
+        let verb = verb.with(|command| {
+            let_it_ask(command, &self.state);
+            command
+        });
+        Terminal::run(verb, 100, 40)
     }
 
     /// A command of docker-compose(1) with `deploy/compose.yaml`, to be started; it has a limit of time.

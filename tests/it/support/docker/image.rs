@@ -11,6 +11,7 @@ use super::Engine;
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const CUTOVER: &str = "cutover-it";
 const DEBIAN: &str = "cutover-it-debian";
+const PERL: &str = "cutover-it-perl";
 /// What `deploy/Dockerfile` says to cargo. It is said here to the real one, with a cheaper profile.
 const BUILD: [&str; 7] = ["rustc", "--locked", "--release", "--bin", "cutover", "--", "-Ctarget-feature=+crt-static"];
 /// Instead of the image that `deploy/Dockerfile` builds in: its cargo has built already.
@@ -23,10 +24,21 @@ const CARGO: &str = "#!/bin/sh
 mkdir -p target/release && cp /built/cutover target/release/
 ";
 
+/// An image of a user's own, which takes `cutover` out of ours.
+const OF_A_USER: &str = "FROM cutover-it-debian
+COPY --from=cutover-it /cutover /cutover
+COPY server.pl /server.pl
+RUN mkdir -m 1777 /run/cutover
+ENV RUNTIME_DIRECTORY=/run/cutover
+USER 65532:65532
+ENTRYPOINT [\"/cutover\"]
+";
+
 /// Those that are built, once for each engine.
 #[derive(Default)]
 pub(super) struct Built {
     cutover: OnceLock<()>,
+    perl: OnceLock<()>,
     debian: OnceLock<Result<(), String>>,
 }
 
@@ -45,6 +57,20 @@ impl Built {
             engine.must(&["build", "--quiet", "--tag", CUTOVER, "--file", &file, REPOSITORY]);
         });
         Ok(CUTOVER)
+    }
+
+    #[track_caller]
+    pub(super) fn perl(&self, engine: &Engine) -> Result<&'static str, String> {
+        self.cutover(engine)?;
+        self.perl.get_or_init(|| {
+            let folder = tempfile::tempdir().expect("make a folder");
+            let server = folder.path().join("server.pl");
+            fs::copy(format!("{REPOSITORY}/tests/it/support/docker/server.pl"), &server).expect("copy the server");
+            make_executable(&server);
+            fs::write(folder.path().join("Dockerfile"), OF_A_USER).expect("write a Dockerfile");
+            engine.must(&["build", "--quiet", "--tag", PERL, &folder.path().display().to_string()]);
+        });
+        Ok(PERL)
     }
 
     pub(super) fn debian(&self, engine: &Engine) -> Result<&'static str, String> {
@@ -68,7 +94,7 @@ fn import(engine: &Engine) -> Result<(), String> {
 
 /// The program of this source without a single library, so that it runs in an empty image. Built once, and kept beside
 /// what else cargo has built; to be built anew takes some minutes on a small machine.
-fn static_program() -> PathBuf {
+pub(super) fn static_program() -> PathBuf {
     let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/static");
     // Small and soon built: little is optimised, and nobody debugs it.
     let profile = [("OPT_LEVEL", "1"), ("DEBUG", "false"), ("STRIP", "true")];

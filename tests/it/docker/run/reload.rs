@@ -1,0 +1,105 @@
+//! `docker kill --signal HUP` under a load from outside, through the published port.
+
+use std::time::Duration;
+
+use super::{SOON, SYSCTL, reload_to, run_perl, run_serve};
+use crate::support::docker::{Container, Engine};
+use crate::support::load::{Answer, Load, Mode, Plan, Report};
+use crate::support::systemd::said;
+
+const RELOADS: u64 = 20;
+const CLIENTS: usize = 8;
+/// Docker's own default refuses pidfd_getfd(2) to all others.
+const PTRACE: &[&str] = &["--cap-add", "SYS_PTRACE", "--user", "0"];
+
+/// Reloads, each time when the clients have met the generation. A connection for each request, and kept alive.
+fn reloads(engine: &'static Engine, container: &Container, answer: &Answer) -> [Report; 2] {
+    let server = container.published(8080);
+    let loads = [Mode::Close, Mode::KeepAlive].map(|mode| {
+        let plan = Plan::new([server], CLIENTS, mode);
+        engine.load(Plan { pause: Duration::from_millis(2), answer: answer.clone(), ..plan })
+    });
+    let wait = || loads.iter().for_each(|load| load.wait_answered(100, SOON));
+    wait();
+    for generation in 2..=RELOADS + 1 {
+        reload_to(container, generation);
+        wait();
+    }
+    let reports = loads.map(Load::stop);
+    for report in &reports {
+        println!("{RELOADS} reloads: {report}");
+    }
+    let met = reports[0].generations.len() as u64;
+    assert!(met > RELOADS, "only {met} generations have answered: {}", reports[0]);
+    reports
+}
+
+#[track_caller]
+fn steering(container: &Container) -> String {
+    let status = said(&container.exec(&["/cutover", "status"]));
+    let line = status.lines().find_map(|line| line.strip_prefix("steering "));
+    line.unwrap_or_else(|| panic!("no word of steering: {status}")).trim().to_owned()
+}
+
+#[track_caller]
+fn nothing_is_lost(engine: &'static Engine, container: &Container, answer: &Answer, way: &str) {
+    reloads(engine, container, answer).iter().for_each(Report::assert_nothing_lost);
+    let (way_now, logs) = (steering(container), container.logs());
+    assert_eq!(way_now, way, "{logs}");
+    // It is said once, by each process that has tried.
+    let told = logs.matches(" not steered, working on without ").count();
+    assert_eq!(told, usize::from(way != "steered"), "{logs}");
+}
+
+#[test]
+fn with_the_sysctl_nothing_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_serve(engine, SYSCTL, &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::CutoverPage, "migrating");
+}
+
+#[test]
+fn steered_nothing_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_serve(engine, PTRACE, &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::CutoverPage, "steered");
+}
+
+#[test]
+fn with_the_sysctl_nothing_of_a_stranger_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_perl(engine, SYSCTL) else { return };
+    nothing_is_lost(engine, &container, &Answer::Pid, "migrating");
+}
+
+#[test]
+fn steered_nothing_of_a_stranger_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_perl(engine, PTRACE) else { return };
+    nothing_is_lost(engine, &container, &Answer::Pid, "steered");
+}
+
+/// No loss is promised here, nor that there is one: what is lost is told.
+#[test]
+fn with_neither_it_does_its_best() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_serve(engine, &[], &[]) else { return };
+    reloads(engine, &container, &Answer::CutoverPage);
+    assert_eq!(steering(&container), "best effort", "{}", container.logs());
+    let Some(container) = run_perl(engine, &[]) else { return };
+    reloads(engine, &container, &Answer::Pid);
+    assert_eq!(steering(&container), "best effort", "{}", container.logs());
+}
+
+/// What a careful operator sets: no rights, and nothing to be written but the control socket.
+#[test]
+fn hardened_nothing_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let read_only = ["--read-only", "--tmpfs", "/run/cutover", "--user", "1234:1234"];
+    let rights = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
+    let options = [SYSCTL, &read_only, &rights].concat();
+    let Some(container) = run_serve(engine, &options, &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::CutoverPage, "migrating");
+    let processes = container.processes();
+    assert_eq!(processes.iter().map(|process| process.uid).collect::<Vec<_>>(), [1234, 1234]);
+}

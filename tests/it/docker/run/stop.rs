@@ -1,0 +1,85 @@
+//! `docker stop`: all that was begun is finished, and it ends in its time, whatever is under way.
+
+use std::time::Duration;
+
+use super::{Download, SOON, SYSCTL, folder_with_long, mount, reload_to, run_serve};
+use crate::support::docker::{Container, Engine};
+
+/// More than it takes; Docker kills then.
+const PATIENCE: &[&str] = &["--stop-timeout", "30"];
+
+/// Stops it while these are under way, which are read only when it has begun to stop.
+fn stops_after(engine: &'static Engine, container: Container, downloads: Vec<Download>) {
+    let mark = container.mark();
+    let (took, code) = std::thread::scope(|scope| {
+        let stop = scope.spawn(|| container.stop());
+        container.wait_log_after(mark, "draining", SOON);
+        downloads.into_iter().for_each(Download::finish);
+        stop.join().expect("it is stopped")
+    });
+    assert_eq!(code, 0, "{}", container.logs());
+    assert!(took < Duration::from_secs(30), "{took:?}: {}", container.logs());
+    assert!(!container.logs().contains("killing"), "{}", container.logs());
+    engine.wait("no process", SOON, || container.processes().is_empty());
+}
+
+#[test]
+fn a_slow_request_is_answered() {
+    let Some(engine) = Engine::running() else { return };
+    let folder = folder_with_long();
+    let mount = mount(&folder);
+    let options = [PATIENCE, SYSCTL, &["--mount", &mount]].concat();
+    let Some(container) = run_serve(engine, &options, &["/srv"]) else { return };
+    let download = Download::begin(engine, &container);
+    stops_after(engine, container, vec![download]);
+}
+
+#[test]
+fn slow_requests_of_older_generations_are_answered() {
+    let Some(engine) = Engine::running() else { return };
+    let folder = folder_with_long();
+    let mount = mount(&folder);
+    let options = [PATIENCE, SYSCTL, &["--mount", &mount]].concat();
+    let Some(container) = run_serve(engine, &options, &["/srv"]) else { return };
+    let mut downloads = vec![Download::begin(engine, &container)];
+    for generation in 2..=3 {
+        reload_to(&container, generation);
+        downloads.push(Download::begin(engine, &container));
+    }
+    assert_eq!(container.processes().len(), 4, "{:?}", container.processes());
+    stops_after(engine, container, downloads);
+}
+
+/// The next generation, which has not said yet that it is ready, goes too.
+#[test]
+fn in_the_middle_of_a_rollout() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(image) = engine.cutover() else { return };
+    let folder = folder_with_long();
+    let mount = mount(&folder);
+    let options = [&["--publish", "8080", "--mount", &mount], PATIENCE, SYSCTL].concat();
+    let server = ["--", "/cutover", "serve", "--listen", "0.0.0.0:8080", "/srv"];
+    let run = [&["run", "--listen", "0.0.0.0:8080", "--ready", "delay:3s"], &server[..]].concat();
+    let container = engine.run(&options, image, &run);
+    container.wait_log(" phase=serving", SOON);
+    let download = Download::begin(engine, &container);
+    let mark = container.mark();
+    container.kill("HUP");
+    container.wait_log_after(mark, "spawned generation=2 ", SOON);
+    stops_after(engine, container, vec![download]);
+}
+
+/// And one before the first generation is ready.
+#[test]
+fn before_it_has_begun() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(image) = engine.cutover() else { return };
+    let server = ["/cutover", "serve", "--listen", "0.0.0.0:8080"];
+    let run = [&["run", "--listen", "0.0.0.0:8080", "--ready", "delay:20s", "--"], &server[..]].concat();
+    let container = engine.run(PATIENCE, image, &run);
+    // It does serve, and says so itself.
+    container.wait_log(" live generation=1 ", SOON);
+    let (took, code) = container.stop();
+    assert_eq!(code, 0, "{}", container.logs());
+    assert!(took < Duration::from_secs(15), "{took:?}: {}", container.logs());
+}
