@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SOON, SYSCTL, reload_to, run_perl, run_serve};
+use super::{PUBLISH, RUN, SOON, SYSCTL, live, reload_to, run_perl, run_serve};
 use crate::support::docker::{Container, Engine};
 use crate::support::load::{Answer, Load, Mode, Plan, Report};
 use crate::support::systemd::said;
@@ -89,6 +89,29 @@ fn with_neither_it_does_its_best() {
     let Some(container) = run_perl(engine, &[]) else { return };
     reloads(engine, &container, &Answer::Pid);
     assert_eq!(steering(&container), "best effort", "{}", container.logs());
+}
+
+/// The negative control, which differs by the sysctl alone: a stranger that is steered nowhere, and is told to stop at once.
+#[test]
+fn the_sysctl_makes_the_difference() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(image) = engine.perl() else { return };
+    let words = [RUN, &["--linger", "0s", "--", "/server.pl", "8080"]].concat();
+    let lost = |options: &[&str]| {
+        let container = live(engine.run(&[PUBLISH, options].concat(), image, &words));
+        let plan = Plan { answer: Answer::Pid, ..Plan::new([container.published(8080)], 2 * CLIENTS, Mode::Close) };
+        let load = engine.load(plan);
+        load.wait_answered(100, SOON);
+        for generation in 2..=RELOADS + 1 {
+            reload_to(&container, generation);
+            load.wait_answered(100, SOON);
+        }
+        let report = load.stop();
+        println!("{RELOADS} reloads, {options:?}: {report}");
+        report.failures.total()
+    };
+    assert!(lost(&[]) > 0);
+    assert_eq!(lost(SYSCTL), 0);
 }
 
 /// What a careful operator sets: no rights, and nothing to be written but the control socket.
