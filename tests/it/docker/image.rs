@@ -90,3 +90,27 @@ fn is_fit_for_it() {
         assert!(findings.contains("steering: steered") && findings.contains("tcp_migrate_req: 1"), "{findings}");
     }
 }
+
+/// The one of the README, of a server of one's own: here that is this program, which must be told to be a server.
+#[test]
+fn is_the_base_of_your_own() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(image) = engine.cutover() else { return };
+    let readme = include_str!("../../../README.md");
+    let (_, block) = readme.split_once("```dockerfile\n").expect("a Dockerfile");
+    let (dockerfile, _) = block.split_once("```").expect("its end");
+    assert!(dockerfile.starts_with("FROM cutover\n"), "{dockerfile}");
+    engine.build("cutover-it-own", &dockerfile.replace("FROM cutover\n", &format!("FROM {image}\n")));
+
+    // Without a command, what is inherited is nothing: the server is asked for no help.
+    let command = engine.must(&["inspect", "--format", "{{json .Config.Cmd}}", "cutover-it-own"]);
+    assert_eq!(command, "null");
+    let words = ["serve", "--listen", "0.0.0.0:8080"];
+    let container = engine.run(&["--publish", "8080"], "cutover-it-own", &words);
+    container.wait_log(" phase=serving", SOON);
+    let page = engine.in_network(|| http_get(container.published(8080), "/")).expect("an answer");
+    assert!(page.contains("generation 1\n"), "{page}");
+    let processes = container.processes();
+    let names: Vec<_> = processes.iter().map(|process| (process.name.as_str(), process.uid)).collect();
+    assert_eq!(names, [("cutover", 65532), ("server", 65532)]);
+}

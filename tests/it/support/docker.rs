@@ -120,6 +120,12 @@ impl Engine {
         self.images.perl(self).map_err(|why| super::skip(&why)).ok()
     }
 
+    /// Builds an image of this Dockerfile, with the program as `server` beside it.
+    #[track_caller]
+    pub fn build(&self, name: &str, dockerfile: &str) {
+        image::of(self, name, dockerfile);
+    }
+
     /// The program that is in the images: without a single library.
     #[track_caller]
     pub fn program(&self) -> PathBuf {

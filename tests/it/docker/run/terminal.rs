@@ -1,8 +1,18 @@
 //! `docker run -it`: a program that has the terminal, as if nothing were between them.
 
 use crate::support::docker::Engine;
+use crate::support::terminal::Terminal;
 
 const CTRL_C: &[u8] = b"\x03";
+
+/// Waits for its prompt, after so many Ctrl-C: what was typed before that is thrown away by it.
+#[track_caller]
+fn prompts(terminal: &Terminal, after: usize) {
+    terminal.wait("the prompt", |picture| {
+        let interrupted = picture.iter().filter(|line| line.contains("^C")).count();
+        interrupted == after && picture.last().is_some_and(|line| line == "$")
+    });
+}
 
 #[test]
 fn a_shell_has_the_terminal() {
@@ -10,7 +20,7 @@ fn a_shell_has_the_terminal() {
     let Some(image) = engine.perl() else { return };
     let run = ["run", "--interactive", "--tty", "--rm", "--pull", "never", image, "run", "--", "sh", "-i"];
     let terminal = engine.on_terminal(&run);
-    terminal.wait("the prompt", |picture| picture.last().is_some_and(|line| line == "$"));
+    prompts(&terminal, 0);
     // What is typed is seen too, so the answer differs from it.
     terminal.types(b"echo it is $((40 + 2)).\n");
     terminal.wait_text("it is 42.");
@@ -19,10 +29,12 @@ fn a_shell_has_the_terminal() {
     terminal.types(b"sh -c 'echo it runs: $((1 + 1)).; exec sleep 1000'\n");
     terminal.wait_text("it runs: 2.");
     terminal.types(CTRL_C);
+    prompts(&terminal, 1);
     terminal.types(b"echo it ended by $?.\n");
     terminal.wait_text("it ended by 130.");
     // and neither the shell nor the container is.
     terminal.types(CTRL_C);
+    prompts(&terminal, 2);
     terminal.types(b"echo still $((3 * 3)).\n");
     terminal.wait_text("still 9.");
 

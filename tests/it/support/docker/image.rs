@@ -78,6 +78,15 @@ impl Built {
     }
 }
 
+/// Built of this, with our program as `server` beside it.
+#[track_caller]
+pub(super) fn of(engine: &Engine, name: &str, dockerfile: &str) {
+    let folder = tempfile::tempdir().expect("make a folder");
+    fs::copy(static_program(), folder.path().join("server")).expect("copy the program");
+    fs::write(folder.path().join("Dockerfile"), dockerfile).expect("write a Dockerfile");
+    engine.must(&["build", "--quiet", "--tag", name, &folder.path().display().to_string()]);
+}
+
 /// The root of the machines with systemd: it has all that a script needs.
 fn import(engine: &Engine) -> Result<(), String> {
     let root = root::root(Suite::Bookworm)?;
