@@ -22,8 +22,9 @@ pub(crate) fn attach(listener: impl AsFd, program: &Program) -> io::Result<()> {
 
 /// From the return of the call on, `listener` begins no handshake; those that it has begun it finishes.
 ///
-/// SO_ATTACH_FILTER, socket(7). Needs no privilege. Connections that are accepted from it have the filter too
-/// (`sk_clone`), and never see such a packet.
+/// SO_ATTACH_FILTER, socket(7). Connections that are accepted from it have the filter too (`sk_clone`), and never see such a
+/// packet. It needed no privilege up to Linux commit 5d39580f68e6; since then it needs CAP_NET_ADMIN on a TCP socket (as
+/// 6.18.44 shows).
 pub(crate) fn ignore_syns(listener: impl AsFd) -> io::Result<()> {
     set_program(listener, libc::SO_ATTACH_FILTER, &Program::ignore_syns())
         .map_err(|error| during("ignore new handshakes (SO_ATTACH_FILTER)", error))

@@ -4,3 +4,4 @@ mod load;
 mod side_by_side;
 mod workers;
 mod strangers;
+mod workers;
