@@ -2,6 +2,5 @@
 
 mod load;
 mod side_by_side;
-mod workers;
 mod strangers;
 mod workers;
