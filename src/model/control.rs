@@ -35,6 +35,9 @@ pub struct Status {
     pub reloads_done: u64,
     /// How many were rolled back.
     pub reloads_rolled_back: u64,
+    /// The process that supervises them, if they do not do it themselves (`cutover run`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<Pid>,
 }
 
 /// A rollout that is under way.

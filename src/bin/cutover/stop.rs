@@ -32,7 +32,8 @@ impl Stop {
         let control = self.target.control()?;
         let status = control.status().await?;
         // Held before they are asked to go.
-        let held = status.generations.iter().map(|generation| Process::hold(generation.pid));
+        let pids = status.generations.iter().map(|generation| generation.pid).chain(status.supervisor);
+        let held = pids.map(Process::hold);
         let mut living: Vec<Process> = held.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         if let Err(error) = control.stop().await {
             let may_have_heard = matches!(error.kind(), ControlErrorKind::NoInstance | ControlErrorKind::Lost);
@@ -78,7 +79,9 @@ impl Stop {
 fn names(living: &[Process], status: &Status, now: Option<&Status>) -> String {
     let names = living.iter().map(|process| {
         let of = |status: &Status| status.generations.iter().find(|g| g.pid == process.pid).cloned();
-        let number = of(status).map(|g| format!("generation {} ", g.generation)).unwrap_or_default();
+        let number = of(status).map(|g| format!("generation {} ", g.generation));
+        let supervises = status.supervisor == Some(process.pid);
+        let number = number.unwrap_or_else(|| if supervises { "the supervisor ".into() } else { String::new() });
         let open = now.and_then(of).and_then(|g| g.connections);
         let open = open.map(|count| format!(" with {}", human::connections(count))).unwrap_or_default();
         format!("{number}(pid {}){open}", process.pid)

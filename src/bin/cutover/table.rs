@@ -23,6 +23,9 @@ pub(crate) fn render(status: &Status, now: u64) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{label:<11}  {value}");
     }
+    if let Some(pid) = status.supervisor {
+        let _ = writeln!(text, "{:<11}  pid {pid}", "supervisor");
+    }
     text.push('\n');
     let rows = std::iter::once(HEADINGS.map(str::to_owned)).chain(status.generations.iter().map(row));
     text + &columns(&rows.collect::<Vec<_>>())

@@ -38,6 +38,7 @@ impl Host {
             last_reload: self.history.last.clone(),
             reloads_done: self.history.done,
             reloads_rolled_back: self.history.rolled_back,
+            supervisor: None,
         };
         Draft { status, depth, processes: BTreeMap::new() }
     }

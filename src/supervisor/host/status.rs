@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::SupervisedHost;
 use crate::model::control::Status;
 use crate::model::event::Phase;
+use crate::model::identity::Pid;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
 use crate::runtime::retire::lock;
@@ -35,6 +36,7 @@ impl SupervisedHost {
             last_reload: history.last,
             reloads_done: history.done,
             reloads_rolled_back: history.rolled_back,
+            supervisor: Some(Pid::new(std::process::id())),
         };
         let all = draining.into_iter().chain([self.child.clone()]).chain(self.green.clone());
         let processes: BTreeMap<_, _> = match depth {

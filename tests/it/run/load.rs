@@ -9,6 +9,7 @@ use crate::support::load::{Answer, Load, Mode, Plan, Report};
 use crate::support::process::Start;
 use crate::support::programs::{Port, Program};
 use crate::support::run::Run;
+use crate::support::verb::Verb;
 
 const RELOADS: u64 = 30;
 const CLIENTS: usize = 16;
@@ -129,4 +130,18 @@ fn node_with_four_workers() {
 #[test]
 fn nginx_with_four_workers() {
     nothing_fails_but_on_kept_connections(Program::Nginx);
+}
+
+/// `cutover stop` has waited for all of it: the supervisor too.
+#[test]
+fn a_stop_waits_for_the_supervisor() {
+    let port = Port::free();
+    let Some(served) = Program::Python.at(port.address) else { return };
+    let run = Run::at(port.address, &served.command).ready();
+    let status = run.status();
+    assert_eq!(status.supervisor.map(cutover::Pid::number), Some(run.first_pid()));
+    let ended = Verb::new("stop").within(&run.directory().join("run")).args(["--name", "it"]).run();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    // A zombie at the most: this test is its parent.
+    assert_eq!(run.pids(), [] as [u32; 0], "{}", run.log());
 }
