@@ -278,8 +278,13 @@ impl Groups {
         let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some()).flat_map(|g| &g.own);
         let refused: Vec<_> =
             unsteered.filter_map(|own| own.with(|listener| steering::ignore_syns(listener)).err()).collect();
-        if let Some(error) = refused.first() {
-            tracing::warn!(%error, "new handshakes cannot be ignored, closing in a quiet moment");
+        match refused.first() {
+            // Most often the supervisor has steered new ones away already.
+            Some(error) if self.steering == Steering::Elsewhere => {
+                tracing::debug!(%error, "new handshakes cannot be ignored")
+            }
+            Some(error) => tracing::warn!(%error, "new handshakes cannot be ignored, closing in a quiet moment"),
+            None => {}
         }
         refused.is_empty()
     }

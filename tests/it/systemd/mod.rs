@@ -5,6 +5,7 @@ mod deploy;
 mod journal;
 mod killed;
 mod reload;
+mod run;
 mod stop;
 mod units;
 mod watchdog;
