@@ -34,6 +34,7 @@ pub(super) fn findings(trial: &Trial, settings: &Settings) -> Vec<Finding> {
         sock_diag(&trial.sock_diag),
         membarrier(&trial.membarrier),
         pidfd(&trial.pidfd),
+        lend(&trial.lend),
         tcp_migrate_req(steering.0, settings.migrate_req),
         somaxconn(settings.somaxconn),
     ]
@@ -121,6 +122,18 @@ fn pidfd(tried: &io::Result<()>) -> Finding {
     }
 }
 
+fn lend(trial: &io::Result<()>) -> Finding {
+    const SUBJECT: &str = "pidfd_getfd";
+    match trial {
+        Ok(()) => Finding::ok(SUBJECT, "`cutover run` can steer a program by a copy of its listener"),
+        Err(error) => Finding::note(
+            SUBJECT,
+            format!("refused ({error}): `cutover run` cannot steer, and loses nothing only with tcp_migrate_req"),
+            "docker run --cap-add SYS_PTRACE; in a unit SystemCallFilter=pidfd_getfd; or tcp_migrate_req, see there",
+        ),
+    }
+}
+
 fn tcp_migrate_req(tier: Tier, set: Option<bool>) -> Finding {
     const SUBJECT: &str = "tcp_migrate_req";
     match (set, tier) {
@@ -163,7 +176,8 @@ mod tests {
 
     fn trial() -> Trial {
         let fine = || Ok(());
-        Trial { steering: Steering::Works, sock_diag: fine(), ignoring: fine(), membarrier: fine(), pidfd: fine() }
+        let (sock_diag, ignoring, membarrier) = (fine(), fine(), fine());
+        Trial { steering: Steering::Works, sock_diag, ignoring, membarrier, pidfd: fine(), lend: fine() }
     }
 
     fn settings() -> Settings {
@@ -190,6 +204,8 @@ mod tests {
         let named = |level, subjects: &[&str]| subjects.iter().map(|s| (level, (*s).to_owned())).collect::<Vec<_>>();
         let membarrier = Trial { membarrier: Err(refused()), ..trial() };
         assert_eq!(amiss(&membarrier, &settings()), named(Level::Note, &["membarrier"]));
+        let lend = Trial { lend: Err(refused()), ..trial() };
+        assert_eq!(amiss(&lend, &settings()), named(Level::Note, &["pidfd_getfd"]));
         let pidfd = Trial { pidfd: Err(refused()), ..trial() };
         assert_eq!(amiss(&pidfd, &settings()), named(Level::Problem, &["pidfd"]));
         let short = Settings { somaxconn: Some(128), ..settings() };

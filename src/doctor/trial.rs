@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::model::steering::Program;
 use crate::sys::socket::{self, Sharing, Stack};
-use crate::sys::{diag, process, rcu, steering};
+use crate::sys::{diag, lend, process, rcu, steering};
 
 /// The longest wait for one connection over loopback.
 const WAIT: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub(super) struct Trial {
     pub(super) ignoring: io::Result<()>,
     pub(super) membarrier: io::Result<()>,
     pub(super) pidfd: io::Result<()>,
+    /// A listener of another process can be copied, by which `cutover run` steers.
+    pub(super) lend: io::Result<()>,
 }
 
 /// Makes a group of two, on a loopback port that the system chooses, and tries. Takes some 30 ms, and 2 s if the first
@@ -54,7 +56,8 @@ pub(super) fn run() -> Trial {
             (Steering::Untried(again()), diag::listeners(1).map(drop), Err(again()))
         }
     };
-    Trial { steering, sock_diag, ignoring, membarrier: rcu::settle(), pidfd: process::try_pidfd() }
+    let (membarrier, pidfd, lend) = (rcu::settle(), process::try_pidfd(), lend::try_copy());
+    Trial { steering, sock_diag, ignoring, membarrier, pidfd, lend }
 }
 
 type Group = [TcpListener; 2];
