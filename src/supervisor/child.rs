@@ -22,17 +22,14 @@ use crate::runtime::groups::Holders;
 use crate::sys::process::Process;
 use crate::sys::reaper::Ended;
 use crate::sys::spawn::{self, Group, Program};
-use crate::sys::tree::Snapshot;
-use crate::sys::{diag, notify_socket, owner};
+use crate::sys::{diag, notify_socket, owner, tree};
 
 /// By this a process is known as one of a generation when its parent is gone: the supervisor's pid, and the number.
-const MARK: &str = "CUTOVER_RUN";
+pub(super) const MARK: &str = "CUTOVER_RUN";
 /// Of systemd, and meant for the process that has them: sd_notify(3), systemd.exec(5).
 const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", MARK];
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
-/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
-const KILLS: usize = 20;
 
 /// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
 #[derive(Debug)]
@@ -123,9 +120,11 @@ impl Newborn {
 impl Child {
     /// The living processes of this generation.
     pub(super) fn members(&self) -> BTreeSet<Pid> {
-        let mut members = Snapshot::take().map(|all| all.members(self.pid, self.mark.as_bytes())).unwrap_or_default();
+        // Asked before: one that ends while it is looked may have left what was not seen.
+        let has_ended = self.has_ended().is_some();
+        let mut members = tree::living(self.pid, self.mark.as_bytes()).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
-        if self.has_ended().is_some() {
+        if has_ended {
             members.remove(&self.pid);
         }
         members
@@ -171,15 +170,7 @@ impl Child {
         if self.has_ended().is_none() {
             self.process.kill();
         }
-        for _ in 0..KILLS {
-            let members = self.members();
-            if members.is_empty() {
-                return;
-            }
-            for member in members.iter().filter_map(|pid| crate::sys::process::Stranger::hold(*pid)) {
-                member.signal(Signal::KILL);
-            }
-        }
+        tree::kill(|| self.members());
     }
 
     /// How its first process has ended, if it has.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -122,6 +123,7 @@ impl Supervisor {
         // The sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         passing.abort();
+        instance.end_draining().await;
         Ok(code.unwrap_or_default())
     }
 
@@ -165,13 +167,18 @@ async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First,
     tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));
     let mut deadline = Instant::now() + settings.plan.ready;
     let mut stopping = false;
+    let mut probing: Option<Probing> = None;
     let end = child.end();
     tokio::pin!(end);
     loop {
+        let is_probing = probing.is_some();
         tokio::select! {
             ended = &mut end => return ended_early(instance, &child, ended, stopping).await,
             Some(input) = received.recv() => match input {
-                Input::Rollout(Event::GreenReady { .. }) if !stopping => break,
+                Input::Rollout(Event::GreenReady { .. }) if !stopping => match probe(instance) {
+                    Some(begun) => probing = Some(begun),
+                    None => return Ok(First::Ready(child)),
+                },
                 Input::Rollout(Event::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
                 Input::Rollout(Event::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
                 _ => {}
@@ -184,14 +191,21 @@ async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First,
                         kill(&child).await;
                     }
                     stopping = true;
+                    probing = None;
                     deadline = Instant::now() + settings.plan.drain;
                     retire::tell(&child, with);
                 }
                 other => child.signal(named(other)),
             },
-            () = tokio::time::sleep_until(deadline) => {
+            probed = passed(&mut probing) => match probed {
+                Ok(()) => return Ok(First::Ready(child)),
+                Err(why) => return give_up(&child, why).await,
+            },
+            // A probe has a deadline of its own.
+            () = tokio::time::sleep_until(deadline), if !is_probing => {
                 if !stopping {
-                    return give_up(&child, format!("did not become ready in {:?}", settings.plan.ready)).await;
+                    let elsewhere = ready::elsewhere(instance, &child).await;
+                    return give_up(&child, format!("did not become ready in {:?}{elsewhere}", settings.plan.ready)).await;
                 }
                 tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
                 kill(&child).await;
@@ -199,17 +213,28 @@ async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First,
             }
         }
     }
-    match (&settings.target, settings.plan.probe) {
-        (Some(target), Some(timeout)) => {
-            for address in instance.addresses() {
-                // Nobody else listens.
-                if let Err(why) = probe::pass(target, address, timeout, |_| Ok(())).await {
-                    return give_up(&child, why).await;
-                }
-            }
-            Ok(First::Ready(child))
+}
+
+type Probing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Asks the first generation on each address; `None` if that is not wanted.
+fn probe(instance: &Instance) -> Option<Probing> {
+    let (target, timeout) = (instance.settings.target.clone()?, instance.settings.plan.probe?);
+    let addresses = instance.addresses();
+    Some(Box::pin(async move {
+        for address in addresses {
+            // Nobody else listens.
+            probe::pass(&target, address, timeout, |_| Ok(())).await?;
         }
-        _ => Ok(First::Ready(child)),
+        Ok(())
+    }))
+}
+
+/// Never, if nothing is probed. Cancel safe.
+async fn passed(probing: &mut Option<Probing>) -> Result<(), String> {
+    match probing {
+        Some(probing) => probing.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -236,14 +261,14 @@ async fn ended_early(
     stopping: bool,
 ) -> Result<First, Error> {
     let Some(ended) = ended else { return Ok(First::Over(0)) };
-    let how = ready::told(ended, child, !instance.addresses().is_empty()).await;
-    let left = !child.members().is_empty();
+    let left = ready::left(child).await;
+    let how = ready::told(ended, child, &left, !instance.addresses().is_empty());
     kill(child).await;
     match stopping {
         true => tracing::info!(generation = %child.generation, pid = %child.pid, how, "gone"),
         false => tracing::error!(generation = %child.generation, pid = %child.pid, "{how} before it was ready"),
     }
-    match (ended.code(), left && !stopping) {
+    match (ended.code(), !left.is_empty() && !stopping) {
         // A success that leaves nothing to be supervised is none.
         (0, true) => Err(Error::new(ErrorKind::NotReady, format!("generation {} {how}", child.generation))),
         (code, _) => Ok(First::Over(code)),
@@ -261,6 +286,15 @@ impl Instance {
             tracing::info!(%generation, %pid, ?took, ?addresses, phase = %Phase::Serving, "live");
         }
         self.with_standing(None, Voice::ready);
+    }
+
+    /// The end of all: those that still finish what they have would be left to nobody.
+    async fn end_draining(&self) {
+        for child in self.draining() {
+            let (generation, pid) = (child.generation, child.pid);
+            tracing::warn!(%generation, %pid, "ended while it drained, for no generation is left that serves");
+            kill(&child).await;
+        }
     }
 
     /// Begins to beat: for whichever generation is live.
@@ -299,6 +333,14 @@ impl Supervisor {
         let stop_signal = stop_signal.ok_or_else(|| wrong(format!("{} is no signal", self.stop_signal)))?;
         let addresses = self.addresses()?;
         let needs = plan::plan(&self.config)?;
+        if let Ready::Delay(time) = self.ready
+            && time >= needs.ready
+        {
+            return Err(wrong(format!(
+                "--ready delay: {time:?} is not before --ready-timeout, {:?}, when a generation is given up",
+                needs.ready
+            )));
+        }
         if addresses.is_none() && (needs.probe.is_some() || self.ready == Ready::Notify && needs.needs_steering()) {
             return Err(wrong("a probe needs to know where the program listens: --listen ADDR".into()));
         }

@@ -4,16 +4,59 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
+use rustix::process::Signal;
+
+use super::process::Stranger;
 use crate::model::identity::Pid;
 
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
 ///
 /// They are read one after the other: one that is born, or loses its parent, in the meantime can be missing. Who ends a
-/// tree takes another one until nobody is left.
+/// tree takes another one until nobody is left ([`living`]).
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     processes: BTreeMap<Pid, Stat>,
     own: Pid,
+}
+
+/// How often it is looked anew where a process has ended meanwhile that nobody can tell any more what it was.
+const LOOKS: usize = 10;
+/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
+const KILLS: usize = 20;
+
+/// The [members](Snapshot::members) of a tree, of which none is missed because it was born by one that ended just now.
+///
+/// # Errors
+/// /proc cannot be read.
+pub(crate) fn living(root: Pid, marker: &[u8]) -> io::Result<BTreeSet<Pid>> {
+    let mut looked = Snapshot::take()?.look(root, marker);
+    for _ in 1..LOOKS {
+        match looked {
+            (members, Certainty::Sure) => return Ok(members),
+            (_, Certainty::Unsure) => looked = Snapshot::take()?.look(root, marker),
+        }
+    }
+    Ok(looked.0)
+}
+
+/// Kills all that `members` says, until that is nobody any more. Blocks for some milliseconds.
+pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
+    for _ in 0..KILLS {
+        let members = members();
+        if members.is_empty() {
+            return;
+        }
+        for member in members.into_iter().filter_map(Stranger::hold) {
+            member.signal(Signal::KILL);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Sure,
+    /// An orphan that lived has ended before it was known what it was: it may have had children that are not seen.
+    Unsure,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,28 +122,63 @@ impl Snapshot {
     ///
     /// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
     /// environment may not be read is no member.
+    #[cfg(test)]
     pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
-        let orphans = self.processes.iter().filter(|(pid, stat)| {
-            let is_adopted = stat.parent == self.own || stat.parent == Pid::new(1);
-            is_adopted && **pid != root && **pid != self.own && is_marked(**pid, marker)
-        });
-        let mut reached: BTreeSet<Pid> = orphans.map(|(pid, _)| *pid).chain([root]).collect();
+        self.look(root, marker).0
+    }
+
+    fn look(&self, root: Pid, marker: &[u8]) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
         }
+        let of = |parent: Pid| children.get(&parent).into_iter().flatten().copied();
+        let mut reached = BTreeSet::from([root]);
+        let mut certainty = Certainty::Sure;
+        let mut adopted: Vec<Pid> = of(self.own).chain(of(Pid::new(1))).collect();
+        while let Some(pid) = adopted.pop() {
+            if pid == root || pid == self.own {
+                continue;
+            }
+            match Origin::of(pid, marker) {
+                Origin::Marked => drop(reached.insert(pid)),
+                // Its children are orphans in a moment.
+                Origin::Ending => {
+                    adopted.extend(of(pid));
+                    if self.processes.get(&pid).is_some_and(Stat::is_alive) {
+                        certainty = Certainty::Unsure;
+                    }
+                }
+                Origin::Other => {}
+            }
+        }
         let mut ahead: Vec<Pid> = reached.iter().copied().collect();
         while let Some(pid) = ahead.pop() {
-            ahead.extend(children.get(&pid).into_iter().flatten().filter(|child| reached.insert(**child)));
+            ahead.extend(of(pid).filter(|child| reached.insert(*child)));
         }
         reached.retain(|pid| *pid != self.own && self.processes.get(pid).is_some_and(Stat::is_alive));
-        reached
+        (reached, certainty)
     }
 }
 
-fn is_marked(pid: Pid, marker: &[u8]) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ"));
-    environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == marker))
+/// What the environment of a process tells of it.
+enum Origin {
+    Marked,
+    Other,
+    /// It has none any more: its memory goes before its children have another parent (`do_exit` in kernel/exit.c, Linux
+    /// 6.18).
+    Ending,
+}
+
+impl Origin {
+    fn of(pid: Pid, marker: &[u8]) -> Origin {
+        match fs::read(format!("/proc/{pid}/environ")) {
+            Ok(environment) if environment.is_empty() => Origin::Ending,
+            Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| entry == marker) => Origin::Marked,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Origin::Ending,
+            Ok(_) | Err(_) => Origin::Other,
+        }
+    }
 }
 
 #[cfg(test)]

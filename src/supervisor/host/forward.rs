@@ -13,14 +13,14 @@ use crate::supervisor::child::{Child, Newborn};
 use crate::supervisor::{preflight, ready};
 
 impl SupervisedHost {
-    pub(super) fn preflight(&self, green: Generation) {
+    pub(super) fn preflight(&mut self, green: Generation) {
         self.instance.voice().reloading();
         tracing::info!(generation = %self.generation(), green = %green, "reloading");
         let (instance, child) = (self.instance.clone(), self.child.clone());
-        self.in_background(async move {
+        self.checking = Some(self.in_background(async move {
             let result = preflight::pass(&instance, child).await;
             Event::PreflightDone { green, result }
-        });
+        }));
     }
 
     pub(super) fn gate(&self, green: Generation) {
@@ -73,7 +73,10 @@ impl SupervisedHost {
         tokio::spawn(async move {
             let Some(ended) = end.await else { return };
             let how = match weak.upgrade() {
-                Some(child) => ready::told(ended, &child, has_addresses).await,
+                Some(child) => {
+                    let left = ready::left(&child).await;
+                    ready::told(ended, &child, &left, has_addresses)
+                }
                 None => ended.to_string(),
             };
             let _ = inputs.send(Input::Rollout(Event::GreenExited { green: generation, how })).await;
@@ -110,6 +113,13 @@ impl SupervisedHost {
             tokio::time::sleep(after).await;
             Event::Probed { green, result: probe.ask(&groups).await }
         }));
+    }
+
+    /// Nobody waits for its answer any more.
+    pub(super) fn end_checking(&mut self) {
+        if let Some(checking) = self.checking.take() {
+            checking.abort();
+        }
     }
 
     pub(super) fn end_probing(&mut self) {

@@ -29,6 +29,9 @@ impl SupervisedHost {
         {
             tracing::debug!(%error, "ignoring");
         }
+        // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
+        // one may be more than the watchdog waits.
+        self.instance.voice().watchdog();
         let (instance, gone) = (self.instance.clone(), self.gone());
         let (blue, inputs) = (self.child.clone(), self.inputs.clone());
         instance.enter(child);
@@ -56,7 +59,11 @@ impl SupervisedHost {
                 let me_too = if serves_on { "serves on" } else { "stops" };
                 tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
                 lock(&self.instance.groups).green_is_gone();
-                self.green = None;
+                self.end_checking();
+                if let Some(green) = self.green.take() {
+                    // Its first process has ended; what that has left behind goes with it.
+                    tokio::task::spawn_blocking(move || green.kill());
+                }
                 {
                     let mut history = self.instance.history();
                     history.rolled_back += 1;
