@@ -78,7 +78,7 @@ fn a_command_that_has_vanished_or_may_not_be_executed_any_more() {
     assert!(line.contains(&format!("generation 3 {} is not executable", program.display())), "{line}");
     executable(&program, &text);
     run.reload_to(4);
-    run.wait_gone(first, SOON);
+    run.wait_reaped(first);
 }
 
 #[test]
@@ -154,7 +154,8 @@ fn a_running_one_that_does_not_share_its_port() {
             false => Run::new(script.at(address)).ready(),
         };
         run.wait_until("it serves", || http_get(address, "/").is_ok());
-        let without = format!("generation 2 was not started, for the program listens on {address} without SO_REUSEPORT");
+        let without =
+            format!("generation 2 was not started, for the program listens on {address} without SO_REUSEPORT");
         let how = ["gunicorn: reuse_port", "nginx: listen", "node: listen(", "Python: ", "Go: ", "Java: "];
         let words = [&[without.as_str()][..], &how].concat();
         fails(&run, address, run.live(), &words);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutover::{Control, Status};
@@ -104,6 +105,12 @@ impl Running {
         };
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
+    }
+
+    /// Waits until a process of the program has ended and was reaped: each generation is a group of its own.
+    #[track_caller]
+    pub fn wait_reaped(&self, pid: u32) {
+        self.wait_until(&format!("process {pid} is gone"), || !Path::new(&format!("/proc/{pid}")).exists());
     }
 
     /// Waits until it is so, by looking.
