@@ -3,6 +3,8 @@
 mod bad_next;
 mod ending;
 mod load;
+mod manager;
 mod preflight;
+mod ready;
 mod signals;
 mod start;
