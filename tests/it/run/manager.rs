@@ -143,6 +143,8 @@ fn the_watchdog_of_a_program_that_knows_of_none() {
 const PINGS: &str = "
 assert 'WATCHDOG_PID' not in os.environ
 def ping():
+    # Signals are for the main thread, which is woken by them: this one may be the first to run when it is thawed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while True:
         notify('WATCHDOG=1')
         time.sleep(int(os.environ['WATCHDOG_USEC']) / 3e6)

@@ -48,7 +48,10 @@ impl Script {
     }
 
     pub fn command(&self) -> Vec<String> {
-        vec!["python3".into(), self.path().display().to_string()]
+        // Whoever it is that must be able to execute it: one in PATH may be somebody's own, or a script around it.
+        let system = Path::new("/usr/bin/python3");
+        let python = if system.exists() { system } else { Path::new("python3") };
+        [python, &self.path()].map(|path| path.display().to_string()).to_vec()
     }
 
     pub fn at(&self, address: SocketAddr) -> Vec<String> {
