@@ -19,7 +19,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::birth::OWN;
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
-use crate::sys::process::Process;
+use crate::sys::process::{Process, Stranger};
 use crate::sys::reaper::Ended;
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{diag, notify_socket, owner, tree};
@@ -162,6 +162,14 @@ impl Child {
     pub(super) fn signal(&self, signal: Signal) {
         if self.has_ended().is_none() {
             self.process.signal(signal);
+        }
+    }
+
+    /// Sends what its first process has left behind a signal, and lets it go on if it is stopped.
+    pub(super) fn signal_left(&self, signal: Signal) {
+        for left in self.members().into_iter().filter_map(Stranger::hold) {
+            left.signal(signal);
+            left.signal(Signal::CONT);
         }
     }
 

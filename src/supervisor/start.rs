@@ -132,6 +132,9 @@ impl Supervisor {
         let wrong = |error: io::Error| Error::io(ErrorKind::Address, "cannot offer metrics", error);
         let asked = asked.as_ref().map_err(|error| wrong(io::Error::new(error.kind(), error.to_string())))?;
         let listener = TcpListener::bind(&asked[..]).await.map_err(wrong)?;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "offering metrics");
+        }
         Ok(Some(tokio::spawn(metrics::serve(listener, desk.clone()))))
     }
 }
@@ -152,13 +155,7 @@ async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First,
     let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
     let (generation, pid) = (child.generation, child.pid);
     tracing::info!(%generation, %pid, name = instance.name, "spawned");
-    if let Some(terminal) = &instance.terminal {
-        // One that was quicker, and has read from it, was stopped by that.
-        match terminal.give(pid) {
-            Ok(()) => child.signal(rustix::process::Signal::CONT),
-            Err(error) => tracing::debug!(%error, "ignoring"),
-        }
-    }
+    instance.give_terminal(&child);
     let settings = &instance.settings;
     if settings.addresses.is_none() && settings.ready == Ready::Listening {
         // Whatever it is, and wherever it will listen: there is nothing to wait for.

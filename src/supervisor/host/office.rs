@@ -24,11 +24,7 @@ impl SupervisedHost {
         }
         // Before green's own machine can steer anything.
         lock(&self.instance.groups).pass_on(child.holders().as_ref());
-        if let Some(terminal) = &self.instance.terminal
-            && let Err(error) = terminal.give(child.pid)
-        {
-            tracing::debug!(%error, "ignoring");
-        }
+        self.instance.give_terminal(&child);
         // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
         // one may be more than the watchdog waits.
         self.instance.voice().watchdog();

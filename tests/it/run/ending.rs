@@ -117,6 +117,25 @@ fn a_second_stop_ends_at_once_what_was_not_ready() {
     ends_with(&run, 128 + 9);
 }
 
+/// A shell that passes nothing on: its child is told as well, in a reload and at the end, and finishes what it has.
+#[test]
+fn what_the_first_process_leaves_behind_is_told_to_stop() {
+    let (port, script) = (Port::free(), Script::server());
+    let command = script.at(port.address).join(" ");
+    let run = Run::at(port.address, ["sh", "-c", &format!("{command}; true")]).ready();
+    run.wait_until("a shell and a server", || run.members().len() == 2);
+    let (shell, server) = (run.live(), answered_by(&port));
+    assert_ne!(shell, server);
+    let under_way = UnderWay::begin(port.address);
+    run.reload_to(2);
+    run.wait_reaped(shell);
+    assert_eq!(pid_in(&under_way.finish()), Some(server));
+    run.wait_reaped(server);
+    run.wait_log("gone generation=1", SOON);
+    run.signal(run.first_pid(), Signal::TERM);
+    ends_with(&run, 128 + 15);
+}
+
 /// Two reloads come and go while it finishes what it has.
 #[test]
 fn an_old_one_drains_while_newer_ones_come_and_go() {

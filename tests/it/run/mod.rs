@@ -2,6 +2,7 @@
 
 mod bad_next;
 mod ending;
+mod init;
 mod load;
 mod manager;
 mod output;
@@ -9,4 +10,7 @@ mod preflight;
 mod ready;
 mod signals;
 mod start;
+mod terminal;
 mod users;
+mod verbs;
+mod workers;

@@ -116,25 +116,60 @@ impl Running {
     /// Waits until it is so, by looking.
     #[track_caller]
     pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + SOON;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "not in {SOON:?}: {what}\n{}", self.log());
-            std::thread::sleep(LOOK);
-        }
+        wait_until(what, is_so);
     }
 
     /// The children of the supervisor that have ended and were not waited for.
     pub fn zombies(&self) -> Vec<u32> {
-        let own = self.first_pid();
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let is_zombie = |pid: &u32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-            fields.next() == Some("Z") && fields.next().and_then(|parent| parent.parse().ok()) == Some(own)
-        };
-        pids.filter(is_zombie).collect()
+        zombies_of(self.first_pid())
     }
+
+    /// The memory of the supervisor, in KiB.
+    pub fn resident(&self) -> usize {
+        resident(self.first_pid())
+    }
+}
+
+/// Waits until it is so, by looking.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in {SOON:?}: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The children of a process that have ended and were not waited for.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    let zombies = children(parent).into_iter().filter(|(_, state)| state == "Z");
+    zombies.map(|(pid, _)| pid).collect()
+}
+
+/// The children of a process, whichever of its threads has them; zombies included.
+pub fn children_of(parent: u32) -> BTreeSet<u32> {
+    children(parent).into_iter().map(|(pid, _)| pid).collect()
+}
+
+/// With the state of each (proc_pid_stat(5)).
+fn children(parent: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let child = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace();
+        let state = fields.next()?.to_owned();
+        (fields.next()?.parse() == Ok(parent)).then_some((pid, state))
+    };
+    pids.filter_map(child).collect()
+}
+
+/// The memory that a process has, in KiB (proc_pid_status(5)).
+#[track_caller]
+pub fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a number")
 }
 
 impl Deref for Running {

@@ -1,0 +1,147 @@
+//! A program whose worker processes, each with a listener of its own, die and come back: while it serves, and while it is
+//! replaced.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::load::{Answer, Load, Mode, Plan};
+use crate::support::programs::Port;
+use crate::support::run::{Run, Running, children_of};
+use crate::support::script::Script;
+
+const SOON: Duration = Duration::from_secs(30);
+const WORKERS: usize = 4;
+const CLIENTS: usize = 8;
+
+const MASTER: &str = "
+workers, stopping = set(), []
+def begin():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        serve(sys.argv[1])
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
+        os._exit(0)
+    workers.add(pid)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+def stop(*_):
+    stopping.append(1)
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+signal.signal(signal.SIGTERM, stop)
+for _ in range(4):
+    begin()
+while workers:
+    pid, _ = os.wait()
+    workers.discard(pid)
+    if not stopping:
+        begin()
+";
+
+struct Serving {
+    port: Port,
+    run: Running,
+    load: Load,
+    killed: usize,
+    _script: Script,
+}
+
+impl Serving {
+    fn start() -> Serving {
+        let (port, script) = (Port::free(), Script::new(MASTER));
+        let run = Run::at(port.address, script.at(port.address)).ready();
+        let plan = Plan::new([port.address], CLIENTS, Mode::Close);
+        let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..plan }.start();
+        load.wait_answered(100, SOON);
+        Serving { port, run, load, killed: 0, _script: script }
+    }
+
+    /// The workers of the live generation, when it has all of them.
+    #[track_caller]
+    fn workers(&self, master: u32) -> BTreeSet<u32> {
+        let children = || children_of(master);
+        self.run.wait_until("it has all its workers", || children().len() == WORKERS);
+        children()
+    }
+
+    #[track_caller]
+    fn kill_one(&mut self, master: u32) {
+        let worker = *self.workers(master).first().expect("one");
+        self.run.signal(worker, Signal::KILL);
+        self.killed += 1;
+        self.load.wait_answered(50, SOON);
+    }
+
+    /// Each of them gets connections.
+    #[track_caller]
+    fn all_answer(&self, master: u32) {
+        let workers: BTreeSet<u64> = self.workers(master).into_iter().map(u64::from).collect();
+        self.run.wait_until("each worker answers", || workers.is_subset(&self.load.generations()));
+    }
+
+    /// What was in the hands of one that died may have failed, and nothing else.
+    #[track_caller]
+    fn end(self) {
+        let report = self.load.stop();
+        println!("{} killed: {report}", self.killed);
+        let lost = report.failures.total();
+        assert!(lost <= (self.killed * CLIENTS) as u64, "{lost} with {} killed: {report}", self.killed);
+        assert_eq!(self.run.zombies(), [] as [u32; 0]);
+        let _ = self.port;
+    }
+}
+
+#[test]
+fn while_it_serves() {
+    let mut server = Serving::start();
+    let master = server.run.live();
+    for _ in 0..6 {
+        server.kill_one(master);
+        server.all_answer(master);
+    }
+    server.end();
+}
+
+#[test]
+fn none_dies() {
+    let server = Serving::start();
+    for generation in 2..=4 {
+        server.run.reload_to(generation);
+        server.all_answer(server.run.live());
+    }
+    server.end();
+}
+
+#[test]
+fn between_two_reloads() {
+    let mut server = Serving::start();
+    for generation in 2..=4 {
+        server.kill_one(server.run.live());
+        server.run.reload_to(generation);
+        server.kill_one(server.run.live());
+        server.all_answer(server.run.live());
+    }
+    server.end();
+}
+
+/// One of the old generation dies while the next one starts.
+#[test]
+fn in_a_reload() {
+    let mut server = Serving::start();
+    for generation in 2..=4 {
+        let master = server.run.live();
+        let mark = server.run.mark();
+        server.run.hup();
+        server.run.wait_log_after(mark, &format!("spawned generation={generation} "), SOON);
+        server.kill_one(master);
+        server.run.wait_log_after(mark, &format!("generation {generation} is live"), SOON);
+        server.all_answer(server.run.live());
+    }
+    server.end();
+}
