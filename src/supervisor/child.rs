@@ -46,6 +46,8 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     process: Process,
     mark: String,
+    /// When it began, of [`tree::start_of`]; not known if it has ended at once.
+    born: Option<u64>,
     ended: watch::Receiver<Option<Ended>>,
     /// What it says about itself.
     says: Mutex<Option<String>>,
@@ -90,6 +92,7 @@ impl Newborn {
         let child = Child {
             generation,
             pid: process.pid,
+            born: tree::start_of(process.pid),
             process,
             mark,
             ended,
@@ -122,7 +125,9 @@ impl Child {
     pub(super) fn members(&self) -> BTreeSet<Pid> {
         // Asked before: one that ends while it is looked may have left what was not seen.
         let has_ended = self.has_ended().is_some();
-        let mut members = tree::living(self.pid, self.mark.as_bytes()).unwrap_or_default();
+        // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
+        let wiped_since = self.born.filter(|_| has_ended || !self.was_ready());
+        let mut members = tree::living(self.pid, self.mark.as_bytes(), wiped_since).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
         if has_ended {
             members.remove(&self.pid);

@@ -102,6 +102,6 @@ impl Drop for Check {
         self.process.kill();
         // What it has left is adopted, and known by its mark. Not in the background, where nothing is done any more when the
         // supervisor itself is about to end.
-        tree::kill(|| tree::living(NOBODY, self.mark.as_bytes()).unwrap_or_default());
+        tree::kill(|| tree::living(NOBODY, self.mark.as_bytes(), None).unwrap_or_default());
     }
 }

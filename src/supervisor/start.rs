@@ -159,6 +159,7 @@ async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First,
     let settings = &instance.settings;
     if settings.addresses.is_none() && settings.ready == Ready::Listening {
         // Whatever it is, and wherever it will listen: there is nothing to wait for.
+        child.is_ready();
         return Ok(First::Ready(child));
     }
     tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));

@@ -12,7 +12,7 @@ use crate::model::identity::Pid;
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
 ///
 /// They are read one after the other: one that is born, or loses its parent, in the meantime can be missing. Who ends a
-/// tree takes another one until nobody is left ([`living`]).
+/// tree takes another one until nobody is left: [`living`], [`kill`].
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     processes: BTreeMap<Pid, Stat>,
@@ -24,19 +24,32 @@ const LOOKS: usize = 10;
 /// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
 const KILLS: usize = 20;
 
-/// The [members](Snapshot::members) of a tree, of which none is missed because it was born by one that ended just now.
+/// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
+/// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
+/// with what descends from that. Never this process itself. None is missed because it was born by one that ended just now.
+///
+/// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
+/// environment may not be read is no member. Some write over it to change their title, nginx for one: such an orphan is a
+/// member if it began at [`start_of`] or later, if that is given.
 ///
 /// # Errors
 /// /proc cannot be read.
-pub(crate) fn living(root: Pid, marker: &[u8]) -> io::Result<BTreeSet<Pid>> {
-    let mut looked = Snapshot::take()?.look(root, marker);
+pub(crate) fn living(root: Pid, marker: &[u8], wiped_since: Option<u64>) -> io::Result<BTreeSet<Pid>> {
+    let look = || Ok::<_, io::Error>(Snapshot::take()?.look(root, marker, wiped_since));
+    let mut looked = look()?;
     for _ in 1..LOOKS {
         match looked {
             (members, Certainty::Sure) => return Ok(members),
-            (_, Certainty::Unsure) => looked = Snapshot::take()?.look(root, marker),
+            (_, Certainty::Unsure) => looked = look()?,
         }
     }
     Ok(looked.0)
+}
+
+/// When a process began, to be compared with others; `None` if it is gone.
+pub(crate) fn start_of(pid: Pid) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Stat::parse(&stat).map(|stat| stat.start)
 }
 
 /// Kills all that `members` says, until that is nobody any more. Blocks for some milliseconds.
@@ -67,6 +80,8 @@ pub(crate) struct Stat {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     threads: u32,
+    /// In ticks of a clock that begins before any process.
+    start: u64,
 }
 
 impl Stat {
@@ -80,7 +95,8 @@ impl Stat {
         let (parent, group, session) = (pid()?, pid()?, pid()?);
         // Field 20 of all, and the session is field 6.
         let threads = fields.nth(20 - 6 - 1)?.parse().ok()?;
-        Some(Stat { parent, state, group, session, threads })
+        let start = fields.nth(22 - 20 - 1)?.parse().ok()?;
+        Some(Stat { parent, state, group, session, threads, start })
     }
 
     /// Whether it has not ended. One whose first thread alone has ended shows as a zombie, and counts its other threads
@@ -116,18 +132,13 @@ impl Snapshot {
         self.processes.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid).collect()
     }
 
-    /// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
-    /// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
-    /// with what descends from that. Never this process itself.
-    ///
-    /// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
-    /// environment may not be read is no member.
+    /// See [`living`].
     #[cfg(test)]
     pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
-        self.look(root, marker).0
+        self.look(root, marker, None).0
     }
 
-    fn look(&self, root: Pid, marker: &[u8]) -> (BTreeSet<Pid>, Certainty) {
+    fn look(&self, root: Pid, marker: &[u8], wiped_since: Option<u64>) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
@@ -149,6 +160,12 @@ impl Snapshot {
                         certainty = Certainty::Unsure;
                     }
                 }
+                Origin::Wiped => {
+                    let began = self.processes.get(&pid).map(|stat| stat.start);
+                    if wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
+                        reached.insert(pid);
+                    }
+                }
                 Origin::Other => {}
             }
         }
@@ -164,7 +181,10 @@ impl Snapshot {
 /// What the environment of a process tells of it.
 enum Origin {
     Marked,
+    /// It has another one.
     Other,
+    /// It has written over it.
+    Wiped,
     /// It has none any more: its memory goes before its children have another parent (`do_exit` in kernel/exit.c, Linux
     /// 6.18).
     Ending,
@@ -172,9 +192,15 @@ enum Origin {
 
 impl Origin {
     fn of(pid: Pid, marker: &[u8]) -> Origin {
-        match fs::read(format!("/proc/{pid}/environ")) {
+        let read = |what: &str| fs::read(format!("/proc/{pid}/{what}"));
+        match read("environ") {
+            // Nor has it arguments then.
+            Ok(environment) if environment.is_empty() && read("cmdline").is_ok_and(|line| !line.is_empty()) => {
+                Origin::Wiped
+            }
             Ok(environment) if environment.is_empty() => Origin::Ending,
             Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| entry == marker) => Origin::Marked,
+            Ok(environment) if !environment.contains(&b'=') => Origin::Wiped,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Origin::Ending,
             Ok(_) | Err(_) => Origin::Other,
         }

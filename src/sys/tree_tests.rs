@@ -15,7 +15,7 @@ fn a_name_with_brackets_spaces_and_no_utf8_does_not_confuse_it() {
     let rest = b" S 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 5 0 250 9";
     let stat = [b"12 (a) b (\xff) R 1 2 3)".as_slice(), rest].concat();
     let (parent, group, session) = (Pid::new(7), Pid::new(8), Pid::new(9));
-    assert_eq!(Stat::parse(&stat), Some(Stat { parent, state: 'S', group, session, threads: 5 }));
+    assert_eq!(Stat::parse(&stat), Some(Stat { parent, state: 'S', group, session, threads: 5, start: 250 }));
     for broken in [b"".as_slice(), b"12", b"12 (a)", b"12 (a) S 7 8", b"12 (a) S x 8 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1"] {
         assert_eq!(Stat::parse(broken), None);
     }
@@ -151,7 +151,7 @@ fn a_grandchild_is_always_seen() {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             reaper.reap();
-            let all = living(root.pid, MARKER).expect("/proc");
+            let all = living(root.pid, MARKER, None).expect("/proc");
             assert!(!all.is_empty(), "there is always one");
             let is_left = |pid: &Pid| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n");
             // The shell that waits for a sleep, and that.

@@ -57,7 +57,7 @@ fn fails(run: &Running, address: std::net::SocketAddr, first: u32, words: &[&str
     }
     assert_eq!(answered_by(address), first);
     run.wait_until("nothing of it is left", || run.members() == BTreeSet::from([first]));
-    assert_eq!(run.zombies(), [] as [u32; 0]);
+    run.wait_no_zombies();
     let status = run.status();
     assert_eq!((status.generations.len(), status.reloads_rolled_back), (1, 1), "{status:?}");
 }

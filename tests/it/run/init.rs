@@ -100,7 +100,7 @@ fn elsewhere_it_adopts_them_too() {
     run.signal(run.first_pid(), Signal::USR1);
     run.wait_until("both have begun", || run.count_log("an orphan") == 2);
     run.wait_until("the program and its orphan", || children_of(run.first_pid()).len() == 2);
-    run.wait_until("the other one is reaped", || run.zombies().is_empty());
+    run.wait_no_zombies();
     assert_eq!(children_of(run.first_pid()).len(), 2);
     run.signal(run.first_pid(), Signal::TERM);
     assert_eq!(run.wait_exit(SOON).code(), Some(7), "{}", run.log());
@@ -131,7 +131,7 @@ serve(sys.argv[1])
     run.wait_until("both have made them", || run.count_log("made") == 2);
     run.wait_reaped(first);
     run.wait_until("all are gone", || run.members() == [run.live()].into());
-    run.wait_until("all are reaped", || run.zombies().is_empty());
+    run.wait_no_zombies();
     let after = run.resident();
     assert!(after < before + 2048, "from {before} KiB to {after} KiB");
     assert_eq!(children_of(run.first_pid()), [run.live()].into());

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::programs::Port;
+use crate::support::programs::{Port, Program};
 use crate::support::run::Run;
 use crate::support::script::{Script, executable};
 use crate::support::verb::Verb;
@@ -108,6 +108,25 @@ fn one_that_daemonises_is_named_as_such_and_ended() {
             "before it was ready",
         ],
     );
+}
+
+/// As nginx does it, which also writes its title over its environment, by which orphans are known otherwise.
+#[test]
+fn one_that_daemonises_and_wipes_its_environment() {
+    let port = Port::free();
+    let Some(served) = Program::Nginx.at(port.address) else { return };
+    let foreground = served.command.last().expect("its configuration");
+    let conf = std::fs::read_to_string(foreground).expect("read");
+    assert!(conf.contains("daemon off;"), "{conf}");
+    std::fs::write(foreground, conf.replace("daemon off;", "daemon on;")).expect("written");
+    let folder = Path::new(foreground).parent().expect("a folder");
+    let run = Run::at(port.address, served.command.clone()).spawn();
+    assert_eq!(run.wait_exit(SOON).code(), Some(69), "{}", run.log());
+    run.wait_log("it has put itself into the background (it daemonises)", SOON);
+    let lives = |pid: &str| Path::new(&format!("/proc/{}", pid.trim())).exists();
+    let pid = std::fs::read_to_string(folder.join("pid"));
+    crate::support::run::wait_until("it is gone", || !pid.as_ref().is_ok_and(|pid| lives(pid)));
+    crate::support::run::wait_until("nobody listens", || crate::support::http_get(port.address, "/").is_err());
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn the_next_generation_has_it() {
     let answers = |pid: u32, word: &str| {
         terminal.types(format!("{word}\n").as_bytes());
         let answer = format!("<{pid} {word}>");
-        terminal.wait(&answer, |picture| picture.iter().any(|line| *line == answer));
+        terminal.wait(&answer, |picture| picture.contains(&answer));
     };
     answers(pid(1), "one");
     Verb::new("reload").within(folder.path()).args(["--name", "it"]).run().with(0);

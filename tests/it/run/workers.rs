@@ -92,7 +92,7 @@ impl Serving {
         println!("{} killed: {report}", self.killed);
         let lost = report.failures.total();
         assert!(lost <= (self.killed * CLIENTS) as u64, "{lost} with {} killed: {report}", self.killed);
-        assert_eq!(self.run.zombies(), [] as [u32; 0]);
+        self.run.wait_no_zombies();
         let _ = self.port;
     }
 }

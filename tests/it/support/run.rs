@@ -124,6 +124,12 @@ impl Running {
         zombies_of(self.first_pid())
     }
 
+    /// Waits until all that have ended were waited for: one that ends just now is a zombie for a moment.
+    #[track_caller]
+    pub fn wait_no_zombies(&self) {
+        self.wait_until("no zombie is left", || self.zombies().is_empty());
+    }
+
     /// The memory of the supervisor, in KiB.
     pub fn resident(&self) -> usize {
         resident(self.first_pid())
