@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
 
 /// How often it is looked anew where a process has ended meanwhile that nobody can tell any more what it was.
 const LOOKS: usize = 10;
+/// How often nobody must be found, one time after the other.
+const NOBODY: usize = 3;
 /// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
 const KILLS: usize = 20;
 
@@ -35,15 +37,20 @@ const KILLS: usize = 20;
 /// # Errors
 /// /proc cannot be read.
 pub(crate) fn living(root: Pid, marker: &[u8], wiped_since: Option<u64>) -> io::Result<BTreeSet<Pid>> {
-    let look = || Ok::<_, io::Error>(Snapshot::take()?.look(root, marker, wiped_since));
-    let mut looked = look()?;
-    for _ in 1..LOOKS {
-        match looked {
-            (members, Certainty::Sure) => return Ok(members),
-            (_, Certainty::Unsure) => looked = look()?,
+    let mut members = BTreeSet::new();
+    let mut nobody = 0;
+    for _ in 0..LOOKS {
+        let (found, certainty) = Snapshot::take()?.look(root, marker, wiped_since);
+        members = found;
+        match (certainty, members.is_empty()) {
+            (Certainty::Sure, false) => break,
+            // All processes are listed at once, and read later: one may have ended in between, and left one that is not listed.
+            (Certainty::Sure, true) if nobody < NOBODY - 1 => nobody += 1,
+            (Certainty::Sure, true) => break,
+            (Certainty::Unsure, _) => nobody = 0,
         }
     }
-    Ok(looked.0)
+    Ok(members)
 }
 
 /// When a process began, to be compared with others; `None` if it is gone.
