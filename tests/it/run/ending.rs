@@ -103,7 +103,7 @@ fn a_second_stop_ends_at_once() {
 /// Before it was ready, too.
 #[test]
 fn a_second_stop_ends_at_once_what_was_not_ready() {
-    let text = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.fork()\nprint('sleeps', flush=True)\ntime.sleep(600)";
+    let text = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.fork()\nos.write(1, b'sleeps\\n')\ntime.sleep(600)";
     let (port, script) = (Port::free(), Script::new(text));
     let run = Run::at(port.address, script.at(port.address)).args(["--stop-timeout", "1h"]).spawn();
     run.wait_until("both sleep", || run.count_log("sleeps") == 2);

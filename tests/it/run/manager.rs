@@ -37,6 +37,7 @@ fn ready_reloading_and_stopping() {
     assert_eq!(ready.value("STATUS"), Some("generation 1 serves: 0 connections; warms up"));
     assert_eq!(states(&heard(&run)), ["READY"]);
     run.reload_to(2);
+    run.wait_notification("READY=1\nSTATUS=generation 2 serves: ", SOON);
     let all = heard(&run);
     assert_eq!(states(&all), ["READY", "RELOADING", "READY"]);
     let reloading = all.iter().find(|one| one.value("RELOADING").is_some()).expect("just seen");
