@@ -20,7 +20,7 @@ use crate::runtime::birth::OWN;
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::sys::process::{Process, Stranger};
-use crate::sys::reaper::Ended;
+use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{diag, notify_socket, owner, tree};
 
@@ -48,6 +48,8 @@ pub(super) struct Child {
     mark: String,
     /// When it began, of [`tree::start_of`]; not known if it has ended at once.
     born: Option<u64>,
+    /// Who knows which children are no orphans.
+    reaper: Reaper,
     ended: watch::Receiver<Option<Ended>>,
     /// What it says about itself.
     says: Mutex<Option<String>>,
@@ -93,6 +95,7 @@ impl Newborn {
             generation,
             pid: process.pid,
             born: tree::start_of(process.pid),
+            reaper: instance.reaper.clone(),
             process,
             mark,
             ended,
@@ -126,8 +129,10 @@ impl Child {
         // Asked before: one that ends while it is looked may have left what was not seen.
         let has_ended = self.has_ended().is_some();
         // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
-        let wiped_since = self.born.filter(|_| has_ended || !self.was_ready());
-        let mut members = tree::living(self.pid, self.mark.as_bytes(), wiped_since).unwrap_or_default();
+        let since = self.born.filter(|_| has_ended || !self.was_ready());
+        let is_spawned = |pid| self.reaper.has_spawned(pid);
+        let wiped = since.map(|since| tree::Wiped { since, is_spawned: &is_spawned });
+        let mut members = tree::living(self.pid, self.mark.as_bytes(), wiped).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
         if has_ended {
             members.remove(&self.pid);

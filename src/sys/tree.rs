@@ -32,15 +32,15 @@ const KILLS: usize = 20;
 ///
 /// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
 /// environment may not be read is no member. Some write over it to change their title, nginx for one: such an orphan is a
-/// member if it began at [`start_of`] or later, if that is given.
+/// member if it is one of those `wiped` that are meant.
 ///
 /// # Errors
 /// /proc cannot be read.
-pub(crate) fn living(root: Pid, marker: &[u8], wiped_since: Option<u64>) -> io::Result<BTreeSet<Pid>> {
+pub(crate) fn living(root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> io::Result<BTreeSet<Pid>> {
     let mut members = BTreeSet::new();
     let mut nobody = 0;
     for _ in 0..LOOKS {
-        let (found, certainty) = Snapshot::take()?.look(root, marker, wiped_since);
+        let (found, certainty) = Snapshot::take()?.look(root, marker, wiped);
         members = found;
         match (certainty, members.is_empty()) {
             (Certainty::Sure, false) => break,
@@ -70,6 +70,15 @@ pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
             member.signal(Signal::KILL);
         }
     }
+}
+
+/// Which of the orphans that have written over their environment are meant.
+#[derive(Clone, Copy)]
+pub(crate) struct Wiped<'a> {
+    /// Those that began at this [`start_of`] or later.
+    pub(crate) since: u64,
+    /// It is no orphan, but was spawned by this process.
+    pub(crate) is_spawned: &'a dyn Fn(Pid) -> bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +154,7 @@ impl Snapshot {
         self.look(root, marker, None).0
     }
 
-    fn look(&self, root: Pid, marker: &[u8], wiped_since: Option<u64>) -> (BTreeSet<Pid>, Certainty) {
+    fn look(&self, root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
@@ -169,7 +178,8 @@ impl Snapshot {
                 }
                 Origin::Wiped => {
                     let began = self.processes.get(&pid).map(|stat| stat.start);
-                    if wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
+                    let is_meant = |began| wiped.is_some_and(|meant| began >= meant.since && !(meant.is_spawned)(pid));
+                    if began.is_some_and(is_meant) {
                         reached.insert(pid);
                     }
                 }
