@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -24,7 +25,9 @@ const LOOKS: usize = 10;
 /// How often nobody must be found, one time after the other.
 const NOBODY: usize = 3;
 /// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
-const KILLS: usize = 20;
+const KILLS: usize = 100;
+/// Between two such looks: a killed process takes a moment to be gone.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
 /// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
@@ -69,6 +72,7 @@ pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
         for member in members.into_iter().filter_map(Stranger::hold) {
             member.signal(Signal::KILL);
         }
+        std::thread::sleep(PAUSE);
     }
 }
 
