@@ -157,6 +157,12 @@ pub fn children_of(parent: u32) -> BTreeSet<u32> {
     children(parent).into_iter().map(|(pid, _)| pid).collect()
 }
 
+/// All that live below it: some write over the environment by which they are known otherwise.
+fn descendants(pid: u32) -> BTreeSet<u32> {
+    let living = children(pid).into_iter().filter(|(_, state)| state != "Z");
+    living.flat_map(|(child, _)| descendants(child).into_iter().chain([child])).collect()
+}
+
 /// With the state of each (proc_pid_stat(5)).
 fn children(parent: u32) -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -192,7 +198,7 @@ impl Drop for Running {
         if let Some(pid) = i32::try_from(self.first_pid()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::STOP);
         }
-        while let members = self.members()
+        while let members = &self.members() | &descendants(self.first_pid())
             && !members.is_empty()
         {
             for pid in members.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
