@@ -19,18 +19,15 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
-use crate::sys::process::Process;
-use crate::sys::reaper::Ended;
+use crate::sys::process::{Process, Stranger};
+use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
-use crate::sys::tree::Snapshot;
-use crate::sys::{diag, notify_socket, owner};
+use crate::sys::{diag, notify_socket, owner, tree};
 
 /// Of systemd, and meant for the process that has them: sd_notify(3), systemd.exec(5).
 const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", SUPERVISED];
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
-/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
-const KILLS: usize = 20;
 
 /// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
 #[derive(Debug)]
@@ -47,6 +44,10 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     process: Process,
     mark: String,
+    /// When it began, of [`tree::start_of`]; not known if it has ended at once.
+    born: Option<u64>,
+    /// Who knows which children are no orphans.
+    reaper: Reaper,
     ended: watch::Receiver<Option<Ended>>,
     /// What it says about itself.
     says: Mutex<Option<String>>,
@@ -91,6 +92,8 @@ impl Newborn {
         let child = Child {
             generation,
             pid: process.pid,
+            born: tree::start_of(process.pid),
+            reaper: instance.reaper.clone(),
             process,
             mark,
             ended,
@@ -121,9 +124,15 @@ impl Newborn {
 impl Child {
     /// The living processes of this generation.
     pub(super) fn members(&self) -> BTreeSet<Pid> {
-        let mut members = Snapshot::take().map(|all| all.members(self.pid, self.mark.as_bytes())).unwrap_or_default();
+        // Asked before: one that ends while it is looked may have left what was not seen.
+        let has_ended = self.has_ended().is_some();
+        // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
+        let since = self.born.filter(|_| has_ended || !self.was_ready());
+        let is_spawned = |pid| self.reaper.has_spawned(pid);
+        let wiped = since.map(|since| tree::Wiped { since, is_spawned: &is_spawned });
+        let mut members = tree::living(self.pid, self.mark.as_bytes(), wiped).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
-        if self.has_ended().is_some() {
+        if has_ended {
             members.remove(&self.pid);
         }
         members
@@ -164,20 +173,20 @@ impl Child {
         }
     }
 
+    /// Sends what its first process has left behind a signal, and lets it go on if it is stopped.
+    pub(super) fn signal_left(&self, signal: Signal) {
+        for left in self.members().into_iter().filter_map(Stranger::hold) {
+            left.signal(signal);
+            left.signal(Signal::CONT);
+        }
+    }
+
     /// Kills all of it. Blocks for some milliseconds.
     pub(super) fn kill(&self) {
         if self.has_ended().is_none() {
             self.process.kill();
         }
-        for _ in 0..KILLS {
-            let members = self.members();
-            if members.is_empty() {
-                return;
-            }
-            for member in members.iter().filter_map(|pid| crate::sys::process::Stranger::hold(*pid)) {
-                member.signal(Signal::KILL);
-            }
-        }
+        tree::kill(|| self.members());
     }
 
     /// How its first process has ended, if it has.

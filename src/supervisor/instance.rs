@@ -139,6 +139,16 @@ impl Instance {
         lock(&self.live).as_ref().is_some_and(|live| live.child.generation == generation)
     }
 
+    /// The terminal is this generation's, if there is one.
+    pub(super) fn give_terminal(&self, child: &Child) {
+        let Some(terminal) = &self.terminal else { return };
+        match terminal.give(child.pid) {
+            // One that has read from it before was stopped by that.
+            Ok(()) => child.signal(Signal::CONT),
+            Err(error) => tracing::debug!(%error, "ignoring"),
+        }
+    }
+
     /// The signal by which a generation is told to end.
     pub(super) fn stop_signal(&self) -> Signal {
         lock(&self.stop_with).unwrap_or(self.settings.stop_signal)

@@ -1,6 +1,7 @@
 //! The supervisor's face: any program, generation after generation.
 
 mod child;
+mod first;
 mod host;
 mod instance;
 mod metrics;

@@ -1,15 +1,22 @@
 //! Before anything is touched: is there a program, can the next generation listen beside this one, and does the operator's
 //! own check agree?
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::child::Child;
 use super::instance::Instance;
+use crate::model::identity::Pid;
+use crate::runtime::birth::SUPERVISED;
 use crate::runtime::retire::lock;
-use crate::sys::diag;
+use crate::sys::process::Process;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
+use crate::sys::{diag, tree};
+
+/// No process: the largest that Linux gives is 2^22.
+const NOBODY: Pid = Pid::new(u32::MAX);
 
 /// # Errors
 /// Says what is missing, or in the way.
@@ -57,42 +64,45 @@ pub(super) const HOW: &str = "set it (gunicorn: reuse_port = True; nginx: listen
      reusePort: true }); Python: setsockopt(SOL_SOCKET, SO_REUSEPORT, 1) before bind; Go: net.ListenConfig.Control; Java: \
      StandardSocketOptions.SO_REUSEPORT)";
 
-async fn agree(instance: &Arc<Instance>, words: &[std::ffi::OsString]) -> Result<(), String> {
+async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), String> {
     let check = instance.program.running(words.to_vec());
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let path = check.executable().map_err(|why| format!("has no preflight check: {why}"))?;
+    let mark = format!("{SUPERVISED}={}/preflight", std::process::id());
+    // It is nobody's service: what it says to a service manager would be taken for our word.
+    let is_handed_on = |name: &OsString| name != SUPERVISED && name != "NOTIFY_SOCKET";
+    let mut environment: Vec<_> = check.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
+    environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
     let program = Program {
         path: &path,
         arguments: check.arguments(),
-        environment: check.environment().to_vec(),
+        environment,
         directory: check.directory(),
         group: Group::Own,
     };
     let started = instance.reaper.spawn(|| spawn::program(&program));
     let (process, end) = started.map_err(|error| format!("has no preflight check: {error}"))?;
-    // Killed if nobody waits for its answer any more.
-    let process = Killed(Some(process));
+    let running = Check { process, mark };
     let ended = end.await.map_err(|_| "was not checked: nobody has waited for that".to_owned())?;
-    process.has_ended();
+    drop(running);
     match ended.code() {
         0 => Ok(()),
         _ => Err(format!("was refused by the preflight check: {shown} {ended}")),
     }
 }
 
-/// A process that is killed when this is dropped before it has ended.
-struct Killed(Option<crate::sys::process::Process>);
-
-impl Killed {
-    fn has_ended(mut self) {
-        self.0 = None;
-    }
+/// A check, killed with all that came of it when this is dropped: it has said its word, or nobody waits for it any more.
+struct Check {
+    process: Process,
+    mark: String,
 }
 
-impl Drop for Killed {
+impl Drop for Check {
     fn drop(&mut self) {
-        if let Some(process) = &self.0 {
-            process.kill();
-        }
+        // Held by a pidfd: one that has ended gets nothing, whoever has its number now.
+        self.process.kill();
+        // What it has left is adopted, and known by its mark. Not in the background, where nothing is done any more when the
+        // supervisor itself is about to end.
+        tree::kill(|| tree::living(NOBODY, self.mark.as_bytes(), None).unwrap_or_default());
     }
 }

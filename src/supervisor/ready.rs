@@ -1,5 +1,6 @@
 //! When a generation is ready, and what its end means if it never was.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::child::Child;
 use super::instance::Instance;
 use super::preflight::HOW;
 use super::settings::Ready;
+use crate::model::identity::Pid;
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
 use crate::sys::diag;
@@ -71,10 +73,30 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
     }
 }
 
+/// On which addresses it does not listen, and where it does instead; nothing if there are none.
+pub(super) async fn elsewhere(instance: &Arc<Instance>, child: &Arc<Child>) -> String {
+    let child = child.clone();
+    let listens = tokio::task::spawn_blocking(move || child.addresses()).await.unwrap_or_default();
+    let list = |addresses: Vec<String>| addresses.join(" and ");
+    let missing = instance.addresses().into_iter().filter(|address| !listens.contains(address));
+    let missing = list(missing.map(|address| address.to_string()).collect());
+    let but = list(listens.iter().map(ToString::to_string).collect());
+    match (missing.is_empty(), but.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!(": it does not listen on {missing}"),
+        (false, false) => format!(": it does not listen on {missing}, but on {but}"),
+    }
+}
+
+/// What is left of a generation whose first process has ended.
+pub(super) async fn left(child: &Arc<Child>) -> BTreeSet<Pid> {
+    let child = child.clone();
+    // A panic in it finds nothing.
+    tokio::task::spawn_blocking(move || child.members()).await.unwrap_or_default()
+}
+
 /// How a generation has ended, and what that means if it was not ready.
-pub(super) async fn told(ended: Ended, child: &Arc<Child>, has_addresses: bool) -> String {
-    let looked = child.clone();
-    let left = tokio::task::spawn_blocking(move || looked.members()).await.unwrap_or_default();
+pub(super) fn told(ended: Ended, child: &Child, left: &BTreeSet<Pid>, has_addresses: bool) -> String {
     if ended.code() == 0 && !left.is_empty() {
         let left: Vec<String> = left.iter().map(ToString::to_string).collect();
         return format!(

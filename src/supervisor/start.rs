@@ -1,31 +1,26 @@
-//! The first generation of a supervised program, and the end of all.
+//! The beginning of a supervisor, and the end of all.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
-use tokio_stream::StreamExt as _;
 
-use super::child::{Child, Newborn};
+use super::first::{First, begin, kill};
 use super::instance::{Instance, Parts, nobody};
 use super::settings::{Ready, Settings};
-use super::{Supervisor, metrics, ready, retire, signals};
+use super::{Supervisor, metrics, signals};
 use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
-use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::Event;
+use crate::model::identity::Pid;
 use crate::runtime::control::{Control, Desk};
-use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::groups::{Groups, Steering};
 use crate::runtime::instance::{self, Naming};
 use crate::runtime::service_manager::Notifier;
 use crate::runtime::voice::Voice;
-use crate::runtime::{beat, neighbours, pid_file, plan, probe, watch_groups};
+use crate::runtime::{beat, neighbours, pid_file, plan, watch_groups};
 use crate::sys::{age, lend, reaper};
 
 /// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
@@ -33,13 +28,6 @@ const STEERING: &str = "CUTOVER_STEERING";
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::io(ErrorKind::System, what, error)
-}
-
-/// How the first generation began.
-enum First {
-    Ready(Arc<Child>),
-    /// It was told to stop, or has ended by itself.
-    Over(u8),
 }
 
 impl Supervisor {
@@ -122,6 +110,7 @@ impl Supervisor {
         // The sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         passing.abort();
+        instance.end_draining().await;
         Ok(code.unwrap_or_default())
     }
 
@@ -130,6 +119,9 @@ impl Supervisor {
         let wrong = |error: io::Error| Error::io(ErrorKind::Address, "cannot offer metrics", error);
         let asked = asked.as_ref().map_err(|error| wrong(io::Error::new(error.kind(), error.to_string())))?;
         let listener = TcpListener::bind(&asked[..]).await.map_err(wrong)?;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "offering metrics");
+        }
         Ok(Some(tokio::spawn(metrics::serve(listener, desk.clone()))))
     }
 }
@@ -140,114 +132,6 @@ fn not_a_program(program: &crate::sys::origin::Origin, why: String) -> Error {
         false => io::ErrorKind::NotFound,
     };
     Error::io(ErrorKind::Program, why, io::Error::from(kind))
-}
-
-/// Starts the first generation, and waits until it is ready.
-async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
-    let (inputs, mut received) = mpsc::channel(QUEUE);
-    let newborn = Newborn::spawn(instance, Generation::FIRST);
-    let newborn = newborn.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
-    let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
-    let (generation, pid) = (child.generation, child.pid);
-    tracing::info!(%generation, %pid, name = instance.name, "spawned");
-    if let Some(terminal) = &instance.terminal {
-        // One that was quicker, and has read from it, was stopped by that.
-        match terminal.give(pid) {
-            Ok(()) => child.signal(rustix::process::Signal::CONT),
-            Err(error) => tracing::debug!(%error, "ignoring"),
-        }
-    }
-    let settings = &instance.settings;
-    if settings.addresses.is_none() && settings.ready == Ready::Listening {
-        // Whatever it is, and wherever it will listen: there is nothing to wait for.
-        return Ok(First::Ready(child));
-    }
-    tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));
-    let mut deadline = Instant::now() + settings.plan.ready;
-    let mut stopping = false;
-    let end = child.end();
-    tokio::pin!(end);
-    loop {
-        tokio::select! {
-            ended = &mut end => return ended_early(instance, &child, ended, stopping).await,
-            Some(input) = received.recv() => match input {
-                Input::Rollout(Event::GreenReady { .. }) if !stopping => break,
-                Input::Rollout(Event::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
-                Input::Rollout(Event::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
-                _ => {}
-            },
-            Some(signal) = signals.next() => match signal {
-                SIGHUP => tracing::warn!(%generation, "reload refused: the first generation is not ready"),
-                SIGTERM | SIGINT | SIGQUIT => {
-                    let with = if signal == SIGTERM { settings.stop_signal } else { named(signal) };
-                    if stopping {
-                        kill(&child).await;
-                    }
-                    stopping = true;
-                    deadline = Instant::now() + settings.plan.drain;
-                    retire::tell(&child, with);
-                }
-                other => child.signal(named(other)),
-            },
-            () = tokio::time::sleep_until(deadline) => {
-                if !stopping {
-                    return give_up(&child, format!("did not become ready in {:?}", settings.plan.ready)).await;
-                }
-                tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
-                kill(&child).await;
-                deadline += settings.plan.drain;
-            }
-        }
-    }
-    match (&settings.target, settings.plan.probe) {
-        (Some(target), Some(timeout)) => {
-            for address in instance.addresses() {
-                // Nobody else listens.
-                if let Err(why) = probe::pass(target, address, timeout, |_| Ok(())).await {
-                    return give_up(&child, why).await;
-                }
-            }
-            Ok(First::Ready(child))
-        }
-        _ => Ok(First::Ready(child)),
-    }
-}
-
-fn named(signal: i32) -> rustix::process::Signal {
-    rustix::process::Signal::from_named_raw(signal).unwrap_or(rustix::process::Signal::TERM)
-}
-
-async fn kill(child: &Arc<Child>) {
-    let child = child.clone();
-    // A panic in it would leave the processes to whoever ends this one.
-    let _ = tokio::task::spawn_blocking(move || child.kill()).await;
-}
-
-async fn give_up(child: &Arc<Child>, why: String) -> Result<First, Error> {
-    kill(child).await;
-    Err(Error::new(ErrorKind::NotReady, format!("generation {} {why}; nothing runs", child.generation)))
-}
-
-/// Its exit code is ours; that it was not ready is said.
-async fn ended_early(
-    instance: &Instance,
-    child: &Arc<Child>,
-    ended: Option<reaper::Ended>,
-    stopping: bool,
-) -> Result<First, Error> {
-    let Some(ended) = ended else { return Ok(First::Over(0)) };
-    let how = ready::told(ended, child, !instance.addresses().is_empty()).await;
-    let left = !child.members().is_empty();
-    kill(child).await;
-    match stopping {
-        true => tracing::info!(generation = %child.generation, pid = %child.pid, how, "gone"),
-        false => tracing::error!(generation = %child.generation, pid = %child.pid, "{how} before it was ready"),
-    }
-    match (ended.code(), left && !stopping) {
-        // A success that leaves nothing to be supervised is none.
-        (0, true) => Err(Error::new(ErrorKind::NotReady, format!("generation {} {how}", child.generation))),
-        (code, _) => Ok(First::Over(code)),
-    }
 }
 
 impl Instance {
@@ -261,6 +145,15 @@ impl Instance {
             tracing::info!(%generation, %pid, ?took, ?addresses, phase = %Phase::Serving, "live");
         }
         self.with_standing(None, Voice::ready);
+    }
+
+    /// The end of all: those that still finish what they have would be left to nobody.
+    async fn end_draining(&self) {
+        for child in self.draining() {
+            let (generation, pid) = (child.generation, child.pid);
+            tracing::warn!(%generation, %pid, "ended while it drained, for no generation is left that serves");
+            kill(&child).await;
+        }
     }
 
     /// Begins to beat: for whichever generation is live.
@@ -299,6 +192,14 @@ impl Supervisor {
         let stop_signal = stop_signal.ok_or_else(|| wrong(format!("{} is no signal", self.stop_signal)))?;
         let addresses = self.addresses()?;
         let needs = plan::plan(&self.config)?;
+        if let Ready::Delay(time) = self.ready
+            && time >= needs.ready
+        {
+            return Err(wrong(format!(
+                "--ready delay: {time:?} is not before --ready-timeout, {:?}, when a generation is given up",
+                needs.ready
+            )));
+        }
         if addresses.is_none() && (needs.probe.is_some() || self.ready == Ready::Notify && needs.needs_steering()) {
             return Err(wrong("a probe needs to know where the program listens: --listen ADDR".into()));
         }

@@ -33,7 +33,7 @@ impl Origin {
     pub(crate) fn is_there(&self) -> bool {
         let name = self.arguments.first().map(Path::new).unwrap_or(Path::new(""));
         let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
-        name.components().count() > 1 && directory.join(name).exists()
+        (name.components().count() > 1 || name.is_absolute()) && directory.join(name).exists()
     }
 
     pub(crate) fn arguments(&self) -> &[OsString] {

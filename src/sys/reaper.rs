@@ -73,6 +73,11 @@ impl Reaper {
         Ok((process, end))
     }
 
+    /// Whether this is a child that was spawned, and has not been reaped.
+    pub(crate) fn has_spawned(&self, pid: Pid) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&pid)
+    }
+
     /// Reaps all that have ended, and says how many. To be called at each SIGCHLD, and once when the handler is there: what
     /// had ended before that sends none any more.
     ///

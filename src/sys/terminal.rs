@@ -2,7 +2,6 @@
 
 use std::io;
 
-use rustix::process::getpgrp;
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use super::during;
@@ -19,7 +18,7 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// `None` if stdin is no terminal, is not the controlling one, or if another group is in the foreground.
     pub(crate) fn ours() -> Option<Terminal> {
-        let ours = getpgrp();
+        let ours = own_group()?;
         // ENOTTY for what is no terminal, or not the controlling one of this process (tcgetpgrp(3)).
         (tcgetpgrp(std::io::stdin()).ok()? == ours).then_some(Terminal { ours })
     }
@@ -41,6 +40,14 @@ impl Terminal {
     pub(crate) fn take_back(&self) {
         let _ = set_foreground(self.ours);
     }
+}
+
+/// `None` if it is outside of this PID namespace, where it has no number: that of rustix takes none for impossible.
+#[allow(unsafe_code)]
+fn own_group() -> Option<rustix::process::Pid> {
+    // SAFETY: it takes nothing, and always succeeds (getpgrp(3)).
+    let raw = unsafe { libc::getpgrp() };
+    rustix::process::Pid::from_raw(raw)
 }
 
 /// A process of the background that does this is stopped by SIGTTOU, except when that is blocked (tcsetpgrp(3)): after the

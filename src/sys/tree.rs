@@ -3,17 +3,93 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::time::Duration;
 
+use rustix::process::Signal;
+
+use super::process::Stranger;
 use crate::model::identity::Pid;
 
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
 ///
 /// They are read one after the other: one that is born, or loses its parent, in the meantime can be missing. Who ends a
-/// tree takes another one until nobody is left.
+/// tree takes another one until nobody is left: [`living`], [`kill`].
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     processes: BTreeMap<Pid, Stat>,
     own: Pid,
+}
+
+/// How often it is looked anew where a process has ended meanwhile that nobody can tell any more what it was.
+const LOOKS: usize = 10;
+/// How often nobody must be found, one time after the other.
+const NOBODY: usize = 3;
+/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
+const KILLS: usize = 100;
+/// Between two such looks: a killed process takes a moment to be gone.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
+/// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
+/// with what descends from that. Never this process itself. None is missed because it was born by one that ended just now.
+///
+/// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
+/// environment may not be read is no member. Some write over it to change their title, nginx for one: such an orphan is a
+/// member if it is one of those `wiped` that are meant.
+///
+/// # Errors
+/// /proc cannot be read.
+pub(crate) fn living(root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> io::Result<BTreeSet<Pid>> {
+    let mut members = BTreeSet::new();
+    let mut nobody = 0;
+    for _ in 0..LOOKS {
+        let (found, certainty) = Snapshot::take()?.look(root, marker, wiped);
+        members = found;
+        match (certainty, members.is_empty()) {
+            (Certainty::Sure, false) => break,
+            // All processes are listed at once, and read later: one may have ended in between, and left one that is not listed.
+            (Certainty::Sure, true) if nobody < NOBODY - 1 => nobody += 1,
+            (Certainty::Sure, true) => break,
+            (Certainty::Unsure, _) => nobody = 0,
+        }
+    }
+    Ok(members)
+}
+
+/// When a process began, to be compared with others; `None` if it is gone.
+pub(crate) fn start_of(pid: Pid) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Stat::parse(&stat).map(|stat| stat.start)
+}
+
+/// Kills all that `members` says, until that is nobody any more. Blocks for some milliseconds.
+pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
+    for _ in 0..KILLS {
+        let members = members();
+        if members.is_empty() {
+            return;
+        }
+        for member in members.into_iter().filter_map(Stranger::hold) {
+            member.signal(Signal::KILL);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Which of the orphans that have written over their environment are meant.
+#[derive(Clone, Copy)]
+pub(crate) struct Wiped<'a> {
+    /// Those that began at this [`start_of`] or later.
+    pub(crate) since: u64,
+    /// It is no orphan, but was spawned by this process.
+    pub(crate) is_spawned: &'a dyn Fn(Pid) -> bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Sure,
+    /// An orphan that lived has ended before it was known what it was: it may have had children that are not seen.
+    Unsure,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +100,8 @@ pub(crate) struct Stat {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     threads: u32,
+    /// In ticks of a clock that begins before any process.
+    start: u64,
 }
 
 impl Stat {
@@ -37,7 +115,8 @@ impl Stat {
         let (parent, group, session) = (pid()?, pid()?, pid()?);
         // Field 20 of all, and the session is field 6.
         let threads = fields.nth(20 - 6 - 1)?.parse().ok()?;
-        Some(Stat { parent, state, group, session, threads })
+        let start = fields.nth(22 - 20 - 1)?.parse().ok()?;
+        Some(Stat { parent, state, group, session, threads, start })
     }
 
     /// Whether it has not ended. One whose first thread alone has ended shows as a zombie, and counts its other threads
@@ -73,34 +152,80 @@ impl Snapshot {
         self.processes.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid).collect()
     }
 
-    /// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
-    /// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
-    /// with what descends from that. Never this process itself.
-    ///
-    /// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
-    /// environment may not be read is no member.
+    /// See [`living`].
+    #[cfg(test)]
     pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
-        let orphans = self.processes.iter().filter(|(pid, stat)| {
-            let is_adopted = stat.parent == self.own || stat.parent == Pid::new(1);
-            is_adopted && **pid != root && **pid != self.own && is_marked(**pid, marker)
-        });
-        let mut reached: BTreeSet<Pid> = orphans.map(|(pid, _)| *pid).chain([root]).collect();
+        self.look(root, marker, None).0
+    }
+
+    fn look(&self, root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
         }
+        let of = |parent: Pid| children.get(&parent).into_iter().flatten().copied();
+        let mut reached = BTreeSet::from([root]);
+        let mut certainty = Certainty::Sure;
+        let mut adopted: Vec<Pid> = of(self.own).chain(of(Pid::new(1))).collect();
+        while let Some(pid) = adopted.pop() {
+            if pid == root || pid == self.own {
+                continue;
+            }
+            match Origin::of(pid, marker) {
+                Origin::Marked => drop(reached.insert(pid)),
+                // Its children are orphans in a moment.
+                Origin::Ending => {
+                    adopted.extend(of(pid));
+                    if self.processes.get(&pid).is_some_and(Stat::is_alive) {
+                        certainty = Certainty::Unsure;
+                    }
+                }
+                Origin::Wiped => {
+                    let began = self.processes.get(&pid).map(|stat| stat.start);
+                    let is_meant = |began| wiped.is_some_and(|meant| began >= meant.since && !(meant.is_spawned)(pid));
+                    if began.is_some_and(is_meant) {
+                        reached.insert(pid);
+                    }
+                }
+                Origin::Other => {}
+            }
+        }
         let mut ahead: Vec<Pid> = reached.iter().copied().collect();
         while let Some(pid) = ahead.pop() {
-            ahead.extend(children.get(&pid).into_iter().flatten().filter(|child| reached.insert(**child)));
+            ahead.extend(of(pid).filter(|child| reached.insert(*child)));
         }
         reached.retain(|pid| *pid != self.own && self.processes.get(pid).is_some_and(Stat::is_alive));
-        reached
+        (reached, certainty)
     }
 }
 
-fn is_marked(pid: Pid, marker: &[u8]) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ"));
-    environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == marker))
+/// What the environment of a process tells of it.
+enum Origin {
+    Marked,
+    /// It has another one.
+    Other,
+    /// It has written over it.
+    Wiped,
+    /// It has none any more: its memory goes before its children have another parent (`do_exit` in kernel/exit.c, Linux
+    /// 6.18).
+    Ending,
+}
+
+impl Origin {
+    fn of(pid: Pid, marker: &[u8]) -> Origin {
+        let read = |what: &str| fs::read(format!("/proc/{pid}/{what}"));
+        match read("environ") {
+            // Nor has it arguments then.
+            Ok(environment) if environment.is_empty() && read("cmdline").is_ok_and(|line| !line.is_empty()) => {
+                Origin::Wiped
+            }
+            Ok(environment) if environment.is_empty() => Origin::Ending,
+            Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| entry == marker) => Origin::Marked,
+            Ok(environment) if !environment.contains(&b'=') => Origin::Wiped,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Origin::Ending,
+            Ok(_) | Err(_) => Origin::Other,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn a_name_with_brackets_spaces_and_no_utf8_does_not_confuse_it() {
     let rest = b" S 7 8 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 5 0 250 9";
     let stat = [b"12 (a) b (\xff) R 1 2 3)".as_slice(), rest].concat();
     let (parent, group, session) = (Pid::new(7), Pid::new(8), Pid::new(9));
-    assert_eq!(Stat::parse(&stat), Some(Stat { parent, state: 'S', group, session, threads: 5 }));
+    assert_eq!(Stat::parse(&stat), Some(Stat { parent, state: 'S', group, session, threads: 5, start: 250 }));
     for broken in [b"".as_slice(), b"12", b"12 (a)", b"12 (a) S 7 8", b"12 (a) S x 8 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1"] {
         assert_eq!(Stat::parse(broken), None);
     }
@@ -106,7 +106,7 @@ fn in_a_subreaper() {
         let orphaned = orphans(snapshot)?.into_iter().map(|top| tree_of(snapshot, top));
         Some((snapshot.clone(), tree_of(snapshot, root.pid)?, orphaned.collect::<Option<Vec<_>>>()?))
     });
-    orphaned.sort_by_key(|tree| !is_marked(*tree.first().expect("three"), MARKER));
+    orphaned.sort_by_key(|tree| !matches!(Origin::of(*tree.first().expect("three"), MARKER), Origin::Marked));
     let [marked, other] = <[_; 2]>::try_from(orphaned).expect("two");
     assert_eq!(snapshot.members(root.pid, MARKER), of_root.union(&marked).copied().collect());
     assert_eq!(snapshot.members(root.pid, b"CUTOVER_RUN=1"), of_root);
@@ -132,4 +132,40 @@ fn a_dead_root_is_no_member_and_its_orphans_are(root: &Process, of_root: &BTreeS
     let left: BTreeSet<Pid> = of_root.iter().copied().filter(|pid| *pid != root.pid).collect();
     assert_eq!(snapshot.members(root.pid, MARKER), left.union(marked).copied().collect());
     assert!(snapshot.children_of(own()).contains(&root.pid), "until it is reaped");
+}
+
+/// What daemonises: the one in the middle lives for less than a look takes.
+#[test]
+fn a_grandchild_of_one_that_ends_just_now_is_not_missed() {
+    match role() {
+        None => run_again(a_grandchild_of_one_that_ends_just_now_is_not_missed, "subreaper"),
+        Some(_) => a_grandchild_is_always_seen(),
+    }
+}
+
+fn a_grandchild_is_always_seen() {
+    become_subreaper().expect("Linux 3.4");
+    let reaper = Reaper::default();
+    for _ in 0..20 {
+        let root = shell("(sh -c 'sleep 60; :' & exit 0) & exit 0", ("CUTOVER_RUN", "12/3"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            reaper.reap();
+            let all = living(root.pid, MARKER, None).expect("/proc");
+            assert!(!all.is_empty(), "there is always one");
+            let is_left = |pid: &Pid| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n");
+            // The shell that waits for a sleep, and that.
+            if all.len() == 2 && all.iter().any(is_left) {
+                for process in all.iter().filter_map(|pid| Stranger::hold(*pid)) {
+                    process.signal(rustix::process::Signal::KILL);
+                }
+                break;
+            }
+            assert!(Instant::now() < deadline, "never so: {all:?}");
+        }
+        when(|snapshot| {
+            reaper.reap();
+            snapshot.children_of(own()).is_empty().then_some(())
+        });
+    }
 }

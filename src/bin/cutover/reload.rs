@@ -183,7 +183,7 @@ impl Watch {
             }
             Outcome::RolledBack { generation, reason, .. } => {
                 self.display.clear();
-                let old = self.old_generation().await;
+                let old = self.old_generation(generation).await;
                 let reason = human::one_line(&reason);
                 let message = format!("reload failed: generation {generation} {reason}; {old}");
                 Err(Failure::new(TRY_AGAIN, message))
@@ -196,13 +196,14 @@ impl Watch {
     }
 
     /// What the generation that ran the reload does now: one that is being stopped does not serve on.
-    async fn old_generation(&self) -> String {
+    async fn old_generation(&self, failed: Generation) -> String {
         let status = self.control.status().await;
         let is_stopped = status.as_ref().is_err_and(|error| error.kind() == ControlErrorKind::NoInstance);
-        let generations = status.map(|status| status.generations).unwrap_or_default();
-        let own = generations.iter().find(|generation| generation.pid == self.following.pid());
-        // Of a supervisor, whichever it is.
-        match own.or_else(|| generations.iter().find(|generation| generation.phase == Phase::Serving)) {
+        let generations: Vec<_> = status.into_iter().flat_map(|status| status.generations).collect();
+        let own = generations.iter().find(|one| one.pid == self.following.pid());
+        // A supervisor is no generation itself.
+        let live = || generations.iter().find(|one| one.phase == Phase::Serving && one.generation < failed);
+        match own.or_else(live) {
             Some(own) if matches!(own.phase, Phase::Retiring | Phase::Draining | Phase::Gone) => STOPPING.to_owned(),
             None if is_stopped => STOPPING.to_owned(),
             Some(own) => format!("generation {} serves on", own.generation),

@@ -52,7 +52,17 @@ impl Own {
     pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match &self.handle {
             Handle::Ours(listener) => act(listener.as_fd()),
-            Handle::Lent(holders) => act(lend::copy(holders.iter().copied(), self.inode)?.as_fd()),
+            Handle::Lent(holders) => {
+                let copy = lend::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
+                    // It is no matter of this socket, or of this process: so it is said once, and not of each of them.
+                    io::ErrorKind::PermissionDenied => {
+                        tracing::debug!(%error, "refused");
+                        io::Error::new(error.kind(), "its listeners may not be copied (pidfd_getfd)")
+                    }
+                    _ => error,
+                })?;
+                act(copy.as_fd())
+            }
         }
     }
 }

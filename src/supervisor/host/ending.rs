@@ -45,8 +45,14 @@ impl SupervisedHost {
             Whose::Own => None,
             Whose::All => Some(self.instance.all_gone()),
         };
-        let child = self.child.clone();
+        let (child, signal) = (self.child.clone(), self.instance.stop_signal());
         self.in_background(async move {
+            child.end().await;
+            // A shell, say, that does not pass on what it is told: its children are orphans now, and have heard nothing.
+            let left = child.clone();
+            let told = tokio::task::spawn_blocking(move || left.signal_left(signal));
+            // A panic in it leaves them to the deadline.
+            let _ = told.await;
             child.gone().await;
             if let Some(others) = others {
                 others.await;

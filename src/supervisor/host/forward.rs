@@ -16,14 +16,14 @@ use crate::supervisor::{preflight, ready};
 const LOOK: Duration = Duration::from_millis(20);
 
 impl SupervisedHost {
-    pub(super) fn preflight(&self, green: Generation) {
+    pub(super) fn preflight(&mut self, green: Generation) {
         self.instance.voice().reloading();
         tracing::info!(generation = %self.generation(), green = %green, "reloading");
         let (instance, child) = (self.instance.clone(), self.child.clone());
-        self.in_background(async move {
+        self.checking = Some(self.in_background(async move {
             let result = preflight::pass(&instance, child).await;
             Event::PreflightDone { green, result }
-        });
+        }));
     }
 
     pub(super) fn gate(&self, green: Generation) {
@@ -79,7 +79,10 @@ impl SupervisedHost {
         tokio::spawn(async move {
             let Some(ended) = end.await else { return };
             let how = match weak.upgrade() {
-                Some(child) => ready::told(ended, &child, has_addresses).await,
+                Some(child) => {
+                    let left = ready::left(&child).await;
+                    ready::told(ended, &child, &left, has_addresses)
+                }
                 None => ended.to_string(),
             };
             let _ = inputs.send(Input::Rollout(Event::GreenExited { green: generation, how })).await;
@@ -146,6 +149,13 @@ impl SupervisedHost {
     pub(super) fn end_following(&mut self) {
         if let Some(following) = self.following.take() {
             following.abort();
+        }
+    }
+
+    /// Nobody waits for its answer any more.
+    pub(super) fn end_checking(&mut self) {
+        if let Some(checking) = self.checking.take() {
+            checking.abort();
         }
     }
 

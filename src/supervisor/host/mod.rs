@@ -36,6 +36,7 @@ pub(super) struct SupervisedHost {
     green: Option<Arc<Child>>,
     /// Looks whether processes of either have died or come.
     following: Option<AbortHandle>,
+    checking: Option<AbortHandle>,
     probing: Option<AbortHandle>,
     inputs: mpsc::Sender<Input>,
     news: mpsc::Sender<News>,
@@ -69,6 +70,7 @@ impl SupervisedHost {
             child,
             green: None,
             following: None,
+            checking: None,
             probing: None,
             inputs,
             news,

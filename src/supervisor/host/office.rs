@@ -25,11 +25,10 @@ impl SupervisedHost {
         }
         // Before green's own machine can steer anything.
         lock(&self.instance.groups).pass_on(child.holders().as_ref());
-        if let Some(terminal) = &self.instance.terminal
-            && let Err(error) = terminal.give(child.pid)
-        {
-            tracing::debug!(%error, "ignoring");
-        }
+        self.instance.give_terminal(&child);
+        // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
+        // one may be more than the watchdog waits.
+        self.instance.voice().watchdog();
         let (instance, gone) = (self.instance.clone(), self.gone());
         let (blue, inputs) = (self.child.clone(), self.inputs.clone());
         instance.enter(child);
@@ -61,7 +60,11 @@ impl SupervisedHost {
                     groups.green_is_gone();
                     groups.rest();
                 }
-                self.green = None;
+                self.end_checking();
+                if let Some(green) = self.green.take() {
+                    // Its first process has ended; what that has left behind goes with it.
+                    tokio::task::spawn_blocking(move || green.kill());
+                }
                 {
                     let mut history = self.instance.history();
                     history.rolled_back += 1;

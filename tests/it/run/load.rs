@@ -90,7 +90,7 @@ fn reload_under_load(program: Program, modes: &[Mode], arguments: &[&str]) -> Ve
     // The others change their connections when they like.
     let fresh = &reports[0];
     assert!(fresh.pids.len() as u64 > RELOADS, "only {} processes have answered: {fresh}", fresh.pids.len());
-    run.wait_until("no zombie", || run.zombies().is_empty());
+    run.wait_no_zombies();
     reports
 }
 

@@ -1,102 +1,147 @@
-//! Programs of several processes, each with a listener of its own: some die and come back while a rollout is under way.
+//! A program whose worker processes, each with a listener of its own, die and come back: while it serves, and while it is
+//! replaced.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::support::load::{Mode, Plan};
+use crate::support::load::{Answer, Load, Mode, Plan};
 use crate::support::programs::Port;
-use crate::support::run::{Run, Running};
+use crate::support::run::{Run, Running, children_of};
+use crate::support::script::Script;
 
-const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/run/workers.py");
 const SOON: Duration = Duration::from_secs(30);
+const WORKERS: usize = 4;
+const CLIENTS: usize = 8;
 
-struct Site {
+const MASTER: &str = "
+workers, stopping = set(), []
+def begin():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        serve(sys.argv[1])
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
+        os._exit(0)
+    workers.add(pid)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+def stop(*_):
+    stopping.append(1)
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+signal.signal(signal.SIGTERM, stop)
+for _ in range(4):
+    begin()
+while workers:
+    pid, _ = os.wait()
+    workers.discard(pid)
+    if not stopping:
+        begin()
+";
+
+struct Serving {
     port: Port,
-    flags: TempDir,
+    run: Running,
+    load: Load,
+    killed: usize,
+    _script: Script,
 }
 
-impl Site {
-    fn new() -> Site {
-        Site { port: Port::free(), flags: tempfile::tempdir().expect("a folder") }
+impl Serving {
+    fn start() -> Serving {
+        let (port, script) = (Port::free(), Script::new(MASTER));
+        let run = Run::at(port.address, script.at(port.address)).ready();
+        let plan = Plan::new([port.address], CLIENTS, Mode::Close);
+        let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..plan }.start();
+        load.wait_answered(100, SOON);
+        Serving { port, run, load, killed: 0, _script: script }
     }
 
-    fn start(&self, options: &[&str]) -> Running {
-        self.is_ready(1);
-        let (port, flags) = (self.port.address.port().to_string(), self.flags.path().display().to_string());
-        let run = Run::at(self.port.address, ["python3", PROGRAM, &port, &flags]);
-        run.args(["--ready", "http:/ready"]).args(options).ready()
+    /// The workers of the live generation, when it has all of them.
+    #[track_caller]
+    fn workers(&self, master: u32) -> BTreeSet<u32> {
+        let children = || children_of(master);
+        self.run.wait_until("it has all its workers", || children().len() == WORKERS);
+        children()
     }
 
-    fn is_ready(&self, generation: u64) {
-        fs::write(self.flags.path().join(format!("ready.{generation}")), "").expect("written");
+    #[track_caller]
+    fn kill_one(&mut self, master: u32) {
+        let worker = *self.workers(master).first().expect("one");
+        self.run.signal(worker, Signal::KILL);
+        self.killed += 1;
+        self.load.wait_answered(50, SOON);
+    }
+
+    /// Each of them gets connections.
+    #[track_caller]
+    fn all_answer(&self, master: u32) {
+        let workers: BTreeSet<u64> = self.workers(master).into_iter().map(u64::from).collect();
+        self.run.wait_until("each worker answers", || workers.is_subset(&self.load.generations()));
+    }
+
+    /// What was in the hands of one that died may have failed, and nothing else.
+    #[track_caller]
+    fn end(self) {
+        let report = self.load.stop();
+        println!("{} killed: {report}", self.killed);
+        let lost = report.failures.total();
+        assert!(lost <= (self.killed * CLIENTS) as u64, "{lost} with {} killed: {report}", self.killed);
+        self.run.wait_no_zombies();
+        let _ = self.port;
     }
 }
 
-/// Those of its workers that have answered.
-#[track_caller]
-fn workers(site: &Site, generation: u64) -> BTreeSet<u32> {
-    let load = Plan::new([site.port.address], 8, Mode::Close).start();
-    load.wait_answered(300, SOON);
-    let report = load.stop();
-    report.assert_nothing_lost();
-    assert_eq!(report.generations, BTreeSet::from([generation]), "{report}");
-    report.pids
-}
-
-/// While the next generation listens and is not ready, nobody gets to it, whoever dies and comes back in this one.
-#[test]
-fn of_the_old_generation() {
-    let site = Site::new();
-    let run = site.start(&[]);
-    let before = workers(&site, 1);
-    assert_eq!(before.len(), 3);
-    run.hup();
-    run.wait_log("to=probing", SOON);
-    let mark = run.mark();
-    let killed = *before.first().expect("three");
-    run.signal(killed, Signal::KILL);
-    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
-    run.wait_until("three listeners again", || !workers(&site, 1).contains(&killed) && workers(&site, 1).len() == 3);
-    site.is_ready(2);
-    run.wait_log("generation 2 is live", SOON);
-    assert_eq!(workers(&site, 2).len(), 3, "each listener of the next generation has its part");
-}
-
-/// The next generation has all, and can still be had back.
-#[test]
-fn of_the_new_generation_in_the_soak() {
-    let site = Site::new();
-    let run = site.start(&["--soak", "1h"]);
-    site.is_ready(2);
-    run.hup();
-    run.wait_log("to=soaking", SOON);
-    let before = workers(&site, 2);
-    assert_eq!(before.len(), 3);
-    let mark = run.mark();
-    run.signal(*before.first().expect("three"), Signal::KILL);
-    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
-    run.wait_until("three listeners again", || workers(&site, 2).len() == 3);
-}
-
-/// Nothing is under way: each that comes gets its part at once.
 #[test]
 fn while_it_serves() {
-    let site = Site::new();
-    let run = site.start(&[]);
-    site.is_ready(2);
-    run.reload_to(2);
-    run.wait_log("gone generation=1 ", SOON);
-    let before = workers(&site, 2);
-    let killed = *before.first().expect("three");
-    run.signal(killed, Signal::KILL);
-    // What it had in its queue has gone with it.
-    run.wait_until("it is gone", || !run.members().contains(&killed));
-    run.wait_until("three again", || {
-        let now = workers(&site, 2);
-        now.len() == 3 && !now.contains(&killed)
-    });
+    let mut server = Serving::start();
+    let master = server.run.live();
+    for _ in 0..6 {
+        server.kill_one(master);
+        server.all_answer(master);
+    }
+    server.end();
+}
+
+#[test]
+fn none_dies() {
+    let server = Serving::start();
+    for generation in 2..=4 {
+        server.run.reload_to(generation);
+        server.all_answer(server.run.live());
+    }
+    server.end();
+}
+
+#[test]
+fn between_two_reloads() {
+    let mut server = Serving::start();
+    for generation in 2..=4 {
+        server.kill_one(server.run.live());
+        server.run.reload_to(generation);
+        server.kill_one(server.run.live());
+        server.all_answer(server.run.live());
+    }
+    server.end();
+}
+
+/// One of the old generation dies while the next one starts.
+#[test]
+fn in_a_reload() {
+    let mut server = Serving::start();
+    for generation in 2..=4 {
+        let master = server.run.live();
+        let mark = server.run.mark();
+        server.run.hup();
+        server.run.wait_log_after(mark, &format!("spawned generation={generation} "), SOON);
+        server.kill_one(master);
+        server.run.wait_log_after(mark, &format!("generation {generation} is live"), SOON);
+        server.all_answer(server.run.live());
+    }
+    server.end();
 }

@@ -16,6 +16,7 @@ pub mod programs;
 pub mod raw_control;
 pub mod run;
 pub mod screen;
+pub mod script;
 pub mod seccomp;
 pub mod slow;
 mod start;

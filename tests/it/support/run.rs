@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutover::{Control, Status};
@@ -106,28 +107,81 @@ impl Running {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
     }
 
+    /// Waits until a process of the program has ended and was reaped: each generation is a group of its own.
+    #[track_caller]
+    pub fn wait_reaped(&self, pid: u32) {
+        self.wait_until(&format!("process {pid} is gone"), || !Path::new(&format!("/proc/{pid}")).exists());
+    }
+
     /// Waits until it is so, by looking.
     #[track_caller]
     pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + SOON;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "not in {SOON:?}: {what}\n{}", self.log());
-            std::thread::sleep(LOOK);
-        }
+        wait_until(what, is_so);
     }
 
     /// The children of the supervisor that have ended and were not waited for.
     pub fn zombies(&self) -> Vec<u32> {
-        let own = self.first_pid();
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let is_zombie = |pid: &u32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-            fields.next() == Some("Z") && fields.next().and_then(|parent| parent.parse().ok()) == Some(own)
-        };
-        pids.filter(is_zombie).collect()
+        zombies_of(self.first_pid())
     }
+
+    /// Waits until all that have ended were waited for: one that ends just now is a zombie for a moment.
+    #[track_caller]
+    pub fn wait_no_zombies(&self) {
+        self.wait_until("no zombie is left", || self.zombies().is_empty());
+    }
+
+    /// The memory of the supervisor, in KiB.
+    pub fn resident(&self) -> usize {
+        resident(self.first_pid())
+    }
+}
+
+/// Waits until it is so, by looking.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in {SOON:?}: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The children of a process that have ended and were not waited for.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    let zombies = children(parent).into_iter().filter(|(_, state)| state == "Z");
+    zombies.map(|(pid, _)| pid).collect()
+}
+
+/// The children of a process, whichever of its threads has them; zombies included.
+pub fn children_of(parent: u32) -> BTreeSet<u32> {
+    children(parent).into_iter().map(|(pid, _)| pid).collect()
+}
+
+/// All that live below it: some write over the environment by which they are known otherwise.
+fn descendants(pid: u32) -> BTreeSet<u32> {
+    let living = children(pid).into_iter().filter(|(_, state)| state != "Z");
+    living.flat_map(|(child, _)| descendants(child).into_iter().chain([child])).collect()
+}
+
+/// With the state of each (proc_pid_stat(5)).
+fn children(parent: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let child = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace();
+        let state = fields.next()?.to_owned();
+        (fields.next()?.parse() == Ok(parent)).then_some((pid, state))
+    };
+    pids.filter_map(child).collect()
+}
+
+/// The memory that a process has, in KiB (proc_pid_status(5)).
+#[track_caller]
+pub fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a number")
 }
 
 impl Deref for Running {
@@ -144,7 +198,7 @@ impl Drop for Running {
         if let Some(pid) = i32::try_from(self.first_pid()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::STOP);
         }
-        while let members = self.members()
+        while let members = &self.members() | &descendants(self.first_pid())
             && !members.is_empty()
         {
             for pid in members.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {

@@ -13,6 +13,8 @@ pub enum Refused {
     Membarrier,
     /// socket(2) of this family.
     Family(i32),
+    /// pidfd_getfd(2).
+    PidfdGetfd,
 }
 
 // Offsets in struct seccomp_data (seccomp(2)), low halves on a little-endian machine.
@@ -32,6 +34,7 @@ impl Refused {
         match self {
             Refused::SocketOption(option) => (libc::SYS_setsockopt, Some((THIRD_ARGUMENT, option.cast_unsigned()))),
             Refused::Membarrier => (libc::SYS_membarrier, None),
+            Refused::PidfdGetfd => (libc::SYS_pidfd_getfd, None),
             Refused::Family(family) => (libc::SYS_socket, Some((FIRST_ARGUMENT, family.cast_unsigned()))),
         }
     }

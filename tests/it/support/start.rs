@@ -24,6 +24,7 @@ pub struct Start {
     envs: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     hup_blocked: bool,
+    user: Option<u32>,
     refused: Vec<Refused>,
 }
 
@@ -43,6 +44,7 @@ impl Start {
             envs: Vec::new(),
             directory: None,
             hup_blocked: false,
+            user: None,
             refused: Vec::new(),
         }
     }
@@ -101,6 +103,12 @@ impl Start {
         self
     }
 
+    /// As this user, and this group; for root only.
+    pub fn by_user(mut self, user: u32) -> Start {
+        self.user = Some(user);
+        self
+    }
+
     /// SIGHUP is blocked when the program begins, as a generation does it for the next one.
     pub fn hup_blocked(mut self) -> Start {
         self.hup_blocked = true;
@@ -133,6 +141,9 @@ impl Start {
             .stderr(log);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
+        }
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
         if !self.refused.is_empty() {
             seccomp::refuse(&mut command, &self.refused);

@@ -1,6 +1,6 @@
 """A server of three processes, each with a listener of its own: one that dies is replaced.
 
-workers.py PORT FLAGS: it answers 503 to /ready until the file FLAGS/ready.GENERATION is there.
+churn.py PORT FLAGS: it answers 503 to /ready until the file FLAGS/ready.GENERATION is there.
 """
 
 import os

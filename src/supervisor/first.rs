@@ -1,0 +1,155 @@
+//! The first generation: started, waited for until it is ready, and its end if it never was.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+
+use super::child::{Child, Newborn};
+use super::instance::Instance;
+use super::settings::Ready;
+use super::{ready, retire};
+use crate::error::{Error, ErrorKind};
+use crate::model::identity::Generation;
+use crate::model::rollout::Event;
+use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::probe;
+use crate::sys::reaper::Ended;
+
+/// How the first generation began.
+pub(super) enum First {
+    Ready(Arc<Child>),
+    /// It was told to stop, or has ended by itself.
+    Over(u8),
+}
+
+/// Starts the first generation, and waits until it is ready.
+pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
+    let (inputs, mut received) = mpsc::channel(QUEUE);
+    let newborn = Newborn::spawn(instance, Generation::FIRST);
+    let newborn = newborn.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
+    let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
+    let (generation, pid) = (child.generation, child.pid);
+    tracing::info!(%generation, %pid, name = instance.name, "spawned");
+    instance.give_terminal(&child);
+    let settings = &instance.settings;
+    if settings.addresses.is_none() && settings.ready == Ready::Listening {
+        // Whatever it is, and wherever it will listen: there is nothing to wait for.
+        child.is_ready();
+        return Ok(First::Ready(child));
+    }
+    tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));
+    let mut deadline = Instant::now() + settings.plan.ready;
+    let mut stopping = false;
+    let mut probing: Option<Probing> = None;
+    let end = child.end();
+    tokio::pin!(end);
+    loop {
+        let is_probing = probing.is_some();
+        tokio::select! {
+            ended = &mut end => return ended_early(instance, &child, ended, stopping).await,
+            Some(input) = received.recv() => match input {
+                Input::Rollout(Event::GreenReady { .. }) if !stopping => match probe(instance) {
+                    Some(begun) => probing = Some(begun),
+                    None => return Ok(First::Ready(child)),
+                },
+                Input::Rollout(Event::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
+                Input::Rollout(Event::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
+                _ => {}
+            },
+            Some(signal) = signals.next() => match signal {
+                SIGHUP => tracing::warn!(%generation, "reload refused: the first generation is not ready"),
+                SIGTERM | SIGINT | SIGQUIT => {
+                    let with = if signal == SIGTERM { settings.stop_signal } else { named(signal) };
+                    if stopping {
+                        kill(&child).await;
+                    }
+                    stopping = true;
+                    probing = None;
+                    deadline = Instant::now() + settings.plan.drain;
+                    retire::tell(&child, with);
+                }
+                other => child.signal(named(other)),
+            },
+            probed = passed(&mut probing) => match probed {
+                Ok(()) => return Ok(First::Ready(child)),
+                Err(why) => return give_up(&child, why).await,
+            },
+            // A probe has a deadline of its own.
+            () = tokio::time::sleep_until(deadline), if !is_probing => {
+                if !stopping {
+                    let elsewhere = ready::elsewhere(instance, &child).await;
+                    return give_up(&child, format!("did not become ready in {:?}{elsewhere}", settings.plan.ready)).await;
+                }
+                tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
+                kill(&child).await;
+                deadline += settings.plan.drain;
+            }
+        }
+    }
+}
+
+type Probing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Asks the first generation on each address; `None` if that is not wanted.
+fn probe(instance: &Instance) -> Option<Probing> {
+    let (target, timeout) = (instance.settings.target.clone()?, instance.settings.plan.probe?);
+    let addresses = instance.addresses();
+    Some(Box::pin(async move {
+        for address in addresses {
+            // Nobody else listens.
+            probe::pass(&target, address, timeout, |_| Ok(())).await?;
+        }
+        Ok(())
+    }))
+}
+
+/// Never, if nothing is probed. Cancel safe.
+async fn passed(probing: &mut Option<Probing>) -> Result<(), String> {
+    match probing {
+        Some(probing) => probing.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn named(signal: i32) -> Signal {
+    Signal::from_named_raw(signal).unwrap_or(Signal::TERM)
+}
+
+pub(super) async fn kill(child: &Arc<Child>) {
+    let child = child.clone();
+    // A panic in it would leave the processes to whoever ends this one.
+    let _ = tokio::task::spawn_blocking(move || child.kill()).await;
+}
+
+async fn give_up(child: &Arc<Child>, why: String) -> Result<First, Error> {
+    kill(child).await;
+    Err(Error::new(ErrorKind::NotReady, format!("generation {} {why}; nothing runs", child.generation)))
+}
+
+/// Its exit code is ours; that it was not ready is said.
+async fn ended_early(
+    instance: &Instance,
+    child: &Arc<Child>,
+    ended: Option<Ended>,
+    stopping: bool,
+) -> Result<First, Error> {
+    let Some(ended) = ended else { return Ok(First::Over(0)) };
+    let left = ready::left(child).await;
+    let how = ready::told(ended, child, &left, !instance.addresses().is_empty());
+    kill(child).await;
+    match stopping {
+        true => tracing::info!(generation = %child.generation, pid = %child.pid, how, "gone"),
+        false => tracing::error!(generation = %child.generation, pid = %child.pid, "{how} before it was ready"),
+    }
+    match (ended.code(), !left.is_empty() && !stopping) {
+        // A success that leaves nothing to be supervised is none.
+        (0, true) => Err(Error::new(ErrorKind::NotReady, format!("generation {} {how}", child.generation))),
+        (code, _) => Ok(First::Over(code)),
+    }
+}

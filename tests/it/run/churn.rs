@@ -1,0 +1,102 @@
+//! Programs of several processes, each with a listener of its own: some die and come back while a rollout is under way.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::load::{Mode, Plan};
+use crate::support::programs::Port;
+use crate::support::run::{Run, Running};
+
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/run/churn.py");
+const SOON: Duration = Duration::from_secs(30);
+
+struct Site {
+    port: Port,
+    flags: TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site { port: Port::free(), flags: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn start(&self, options: &[&str]) -> Running {
+        self.is_ready(1);
+        let (port, flags) = (self.port.address.port().to_string(), self.flags.path().display().to_string());
+        let run = Run::at(self.port.address, ["python3", PROGRAM, &port, &flags]);
+        run.args(["--ready", "http:/ready"]).args(options).ready()
+    }
+
+    fn is_ready(&self, generation: u64) {
+        fs::write(self.flags.path().join(format!("ready.{generation}")), "").expect("written");
+    }
+}
+
+/// Those of its workers that have answered.
+#[track_caller]
+fn workers(site: &Site, generation: u64) -> BTreeSet<u32> {
+    let load = Plan::new([site.port.address], 8, Mode::Close).start();
+    load.wait_answered(300, SOON);
+    let report = load.stop();
+    report.assert_nothing_lost();
+    assert_eq!(report.generations, BTreeSet::from([generation]), "{report}");
+    report.pids
+}
+
+/// While the next generation listens and is not ready, nobody gets to it, whoever dies and comes back in this one.
+#[test]
+fn of_the_old_generation() {
+    let site = Site::new();
+    let run = site.start(&[]);
+    let before = workers(&site, 1);
+    assert_eq!(before.len(), 3);
+    run.hup();
+    run.wait_log("to=probing", SOON);
+    let mark = run.mark();
+    let killed = *before.first().expect("three");
+    run.signal(killed, Signal::KILL);
+    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
+    run.wait_until("three listeners again", || !workers(&site, 1).contains(&killed) && workers(&site, 1).len() == 3);
+    site.is_ready(2);
+    run.wait_log("generation 2 is live", SOON);
+    assert_eq!(workers(&site, 2).len(), 3, "each listener of the next generation has its part");
+}
+
+/// The next generation has all, and can still be had back.
+#[test]
+fn of_the_new_generation_in_the_soak() {
+    let site = Site::new();
+    let run = site.start(&["--soak", "1h"]);
+    site.is_ready(2);
+    run.hup();
+    run.wait_log("to=soaking", SOON);
+    let before = workers(&site, 2);
+    assert_eq!(before.len(), 3);
+    let mark = run.mark();
+    run.signal(*before.first().expect("three"), Signal::KILL);
+    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
+    run.wait_until("three listeners again", || workers(&site, 2).len() == 3);
+}
+
+/// Nothing is under way: each that comes gets its part at once.
+#[test]
+fn while_it_serves() {
+    let site = Site::new();
+    let run = site.start(&[]);
+    site.is_ready(2);
+    run.reload_to(2);
+    run.wait_log("gone generation=1 ", SOON);
+    let before = workers(&site, 2);
+    let killed = *before.first().expect("three");
+    run.signal(killed, Signal::KILL);
+    // What it had in its queue has gone with it.
+    run.wait_until("it is gone", || !run.members().contains(&killed));
+    run.wait_until("three again", || {
+        let now = workers(&site, 2);
+        now.len() == 3 && !now.contains(&killed)
+    });
+}

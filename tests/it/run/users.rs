@@ -1,0 +1,160 @@
+//! Programs of another user, and a sandbox that lets nobody copy a socket: a reload works as well as it can.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::support::http_get;
+use crate::support::programs::{Port, pid_in};
+use crate::support::run::{Run, Running};
+use crate::support::script::Script;
+use crate::support::seccomp::Refused;
+use crate::support::skip;
+
+const SOON: Duration = Duration::from_secs(20);
+const NOBODY: u32 = 65534;
+
+fn may_change_user() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skip("only root can start a program as another user");
+    }
+    is_root
+}
+
+/// A port that is free for all: one that the test's user holds is not shared with others.
+fn free() -> SocketAddr {
+    Port::free().address
+}
+
+/// Who is in the way of others of his kind only.
+fn readable(script: &Script) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(script.folder(), std::fs::Permissions::from_mode(0o755)).expect("set");
+}
+
+fn uid(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a uid");
+    line.split_whitespace().next().expect("one").parse().expect("a number")
+}
+
+/// Each of some reloads is steered, and each new one serves.
+#[track_caller]
+fn reloads(run: &Running, address: SocketAddr) {
+    for generation in 2..=4 {
+        let before = run.live();
+        run.reload_to(generation);
+        let live = run.live();
+        assert_ne!(before, live);
+        assert_eq!(uid(live), NOBODY);
+        for _ in 0..10 {
+            assert_eq!(pid_in(&http_get(address, "/").expect("an answer")), Some(live));
+        }
+        run.wait_reaped(before);
+    }
+    assert_eq!(run.members().len(), 1);
+}
+
+#[test]
+fn one_that_drops_its_rights_after_bind() {
+    if !may_change_user() {
+        return;
+    }
+    let (address, text) = (
+        free(),
+        "
+listener = listen(sys.argv[1])
+stop_at(listener)
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+answer(listener)
+",
+    );
+    let script = Script::new(text);
+    let run = Run::at(address, script.at(address)).ready();
+    reloads(&run, address);
+    assert!(!run.log_contains("WARN"), "{}", run.log());
+}
+
+/// Its listeners belong to another user than the supervisor, so that this one cannot join them.
+#[test]
+fn one_that_has_other_rights_from_the_start() {
+    if !may_change_user() {
+        return;
+    }
+    let (address, script) = (free(), Script::server());
+    readable(&script);
+    let setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].map(ToOwned::to_owned);
+    let run = Run::at(address, [&setpriv[..], &script.at(address)].concat()).ready();
+    reloads(&run, address);
+    assert!(!run.log_contains("WARN"), "{}", run.log());
+}
+
+/// It says so itself, and is the other user's: no check beforehand can tell.
+#[test]
+fn one_of_another_user_that_does_not_share_its_port() {
+    if !may_change_user() {
+        return;
+    }
+    let (address, script) = (free(), Script::new("serve(sys.argv[1], share=False)"));
+    readable(&script);
+    let setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].map(ToOwned::to_owned);
+    let run = Run::at(address, [&setpriv[..], &script.at(address)].concat()).ready();
+    let first = run.live();
+    let line = run.reload_fails();
+    for word in ["generation 2 exited with status 1", "SO_REUSEPORT", "generation 1 serves on"] {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
+    assert_eq!(pid_in(&http_get(address, "/").expect("an answer")), Some(first));
+}
+
+/// A supervisor without rights, as the user that it shall be.
+#[test]
+fn one_without_rights() {
+    if !may_change_user() {
+        return;
+    }
+    let (address, script) = (free(), Script::server());
+    readable(&script);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
+    let run = Run::at(address, script.at(address));
+    let run = run.with(|start| start.by_user(NOBODY).env("RUNTIME_DIRECTORY", folder.path())).spawn();
+    run.wait_log(" live generation=1 ", SOON);
+    let before = run.members();
+    run.reload_to(2);
+    run.wait_until("the old one is gone", || run.members().is_disjoint(&before));
+    assert!(http_get(address, "/").is_ok());
+    assert!(!run.log_contains("not steered"), "{}", run.log());
+}
+
+/// As Docker's default profile does it.
+#[test]
+fn where_no_socket_can_be_copied() {
+    let (port, script) = (Port::free(), Script::server());
+    let run = Run::at(port.address, script.at(port.address)).with(|start| start.refused(Refused::PidfdGetfd)).ready();
+    let said = run.wait_log("the program's listeners cannot be copied, so that nothing is steered", SOON);
+    assert!(said.contains("pidfd_getfd") && said.contains("tcp_migrate_req"), "{said}");
+    for generation in 2..=4 {
+        let before = run.live();
+        run.reload_to(generation);
+        run.wait_reaped(before);
+        let answer = http_get(port.address, "/").expect("an answer");
+        assert_eq!(pid_in(&answer), Some(run.live()));
+    }
+    assert_eq!(run.count_log("WARN"), 2, "once at the start, and once of the address: {}", run.log());
+    assert_eq!(run.count_log("not steered, working on without"), 1, "{}", run.log());
+}
+
+/// A canary needs it: then there is no reload rather than one without.
+#[test]
+fn where_no_socket_can_be_copied_and_a_canary_is_asked_for() {
+    let (port, script) = (Port::free(), Script::server());
+    let run = Run::at(port.address, script.at(port.address)).args(["--canary", "5%:1h"]);
+    let run = run.with(|start| start.refused(Refused::PidfdGetfd)).ready();
+    let first = run.live();
+    let line = run.reload_fails();
+    assert!(line.contains("generation 2 was not started, for its probe, canary or soak need steering"), "{line}");
+    assert_eq!(run.members(), [first].into());
+}

@@ -1,0 +1,71 @@
+//! Small programs that a test writes: Python below `script.py`, or any executable file.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+const COMMON: &str = include_str!("script.py");
+
+/// A Python program in a folder of its own.
+pub struct Script {
+    folder: TempDir,
+}
+
+impl Script {
+    /// Its first argument is a port.
+    pub fn new(text: &str) -> Script {
+        let script = Script { folder: tempfile::tempdir().expect("a folder") };
+        script.deploy(text);
+        script
+    }
+
+    /// The usual server.
+    pub fn server() -> Script {
+        Script::new("serve(sys.argv[1])")
+    }
+
+    /// Replaces it by a rename, as a deployment does.
+    pub fn deploy(&self, text: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, format!("{COMMON}\n\n{text}\n")).expect("written");
+        std::fs::rename(new, self.path()).expect("renamed");
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("program.py")
+    }
+
+    /// A file beside it, by which it tells something.
+    pub fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    pub fn command(&self) -> Vec<String> {
+        // Whoever it is that must be able to execute it: one in PATH may be somebody's own, or a script around it.
+        let system = Path::new("/usr/bin/python3");
+        let python = if system.exists() { system } else { Path::new("python3") };
+        [python, &self.path()].map(|path| path.display().to_string()).to_vec()
+    }
+
+    pub fn at(&self, address: SocketAddr) -> Vec<String> {
+        [self.command(), vec![address.port().to_string()]].concat()
+    }
+}
+
+/// Writes an executable file. By a process of its own: a file that is open for writing, in a child that another test's
+/// thread just forked too, cannot be executed.
+#[track_caller]
+pub fn executable(path: &Path, text: &str) {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "cat >\"$0.new\" && chmod 755 \"$0.new\" && mv \"$0.new\" \"$0\""]).arg(path);
+    let mut shell = command.stdin(Stdio::piped()).spawn().expect("a shell");
+    shell.stdin.take().expect("its stdin").write_all(text.as_bytes()).expect("written");
+    assert!(shell.wait().expect("our own child").success());
+}
