@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::status::{Depth, Draft};
 use crate::model::control::RolloutStatus;
@@ -75,6 +76,26 @@ pub(crate) trait Host: Send {
     fn look_for_strangers(&mut self);
     /// The end of this generation.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+    /// Where events of the machine go.
+    fn inputs(&self) -> &mpsc::Sender<Input>;
+
+    /// Gives the machine an event.
+    fn send(&self, event: Event) {
+        let inputs = self.inputs().clone();
+        // Not awaited here: the driver that would make room is the caller.
+        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
+    }
+
+    /// Performs `work`, whose result is an event, in the background.
+    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+        let inputs = self.inputs().clone();
+        let task = tokio::spawn(async move {
+            let event = work.await;
+            // The driver is gone only when nobody needs the result.
+            let _ = inputs.send(Input::Rollout(event)).await;
+        });
+        task.abort_handle()
+    }
 }
 
 /// One generation's machine and its host.

@@ -34,7 +34,8 @@ impl Serving {
         Some(Serving {
             addresses,
             pid_file: values(&words, "--pid-file").last().map(|path| (*path).to_owned()),
-            drain: time("--drain-timeout").unwrap_or(Config::default().drain_timeout),
+            drain: time(if verb == "run" { "--stop-timeout" } else { "--drain-timeout" })
+                .unwrap_or(Config::default().drain_timeout),
             steps: canary.saturating_add(time("--soak").unwrap_or_default()),
             has_control: !words.contains(&"--no-control"),
         })
@@ -90,7 +91,7 @@ mod tests {
     fn what_another_program_is_given_is_not_ours() {
         assert_eq!(serving("/usr/sbin/nginx -g x"), None);
         assert_eq!(serving("/usr/bin/cutover reload"), None);
-        let run = serving("/usr/bin/cutover run --drain-timeout 5s -- web --drain-timeout 9s --listen 1.1.1.1:1");
+        let run = serving("/usr/bin/cutover run --stop-timeout 5s -- web --drain-timeout 9s --listen 1.1.1.1:1");
         let run = run.expect("it is");
         assert_eq!((run.drain, run.addresses), (Duration::from_secs(5), vec![]));
     }

@@ -6,6 +6,7 @@ use super::{Host, Office};
 use crate::model::message::FromBlue;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
+use crate::runtime::driver::Host as _;
 use crate::runtime::pid_file;
 use crate::runtime::retire::{Close, Retirement, lock};
 

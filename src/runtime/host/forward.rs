@@ -8,6 +8,7 @@ use crate::model::message::{Birth, PROTOCOL};
 use crate::model::rollout::{Event, Turn};
 use crate::runtime::control::Control;
 use crate::runtime::course;
+use crate::runtime::driver::Host as _;
 use crate::runtime::green::{Newborn, Plan};
 use crate::runtime::retire::lock;
 use crate::sys::notify_socket::unique_name;

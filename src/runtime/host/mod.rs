@@ -166,6 +166,10 @@ impl driver::Host for Host {
         self.end().await;
     }
 
+    fn inputs(&self) -> &mpsc::Sender<Input> {
+        &self.inputs
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Preflight { green } => self.preflight(green),
@@ -219,23 +223,6 @@ impl driver::Host for Host {
 }
 
 impl Host {
-    fn send(&self, event: Event) {
-        let inputs = self.inputs.clone();
-        // Not awaited here: the driver that would make room is the caller.
-        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
-    }
-
-    /// Performs `work`, whose result is an event, in the background.
-    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
-        let inputs = self.inputs.clone();
-        let task = tokio::spawn(async move {
-            let event = work.await;
-            // The driver is gone only when nobody needs the result.
-            let _ = inputs.send(Input::Rollout(event)).await;
-        });
-        task.abort_handle()
-    }
-
     fn with_green<T>(&self, generation: Generation, act: impl FnOnce(&Green) -> T) -> Option<T> {
         self.green.as_ref().filter(|green| green.generation == generation).map(act)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::SupervisedHost;
 use crate::model::rollout::{Event, Whose};
+use crate::runtime::driver::Host as _;
 use crate::supervisor::retire;
 
 /// How often its connections are counted: a number for people.

@@ -7,6 +7,7 @@ use super::{News, SupervisedHost};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::Event;
 use crate::runtime::course::{self, Probe};
+use crate::runtime::driver::Host as _;
 use crate::runtime::driver::Input;
 use crate::runtime::retire::lock;
 use crate::supervisor::child::{Child, Newborn};

@@ -102,23 +102,6 @@ impl SupervisedHost {
         self.child.generation
     }
 
-    fn send(&self, event: Event) {
-        let inputs = self.inputs.clone();
-        // Not awaited here: the driver that would make room is the caller.
-        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
-    }
-
-    /// Performs `work`, whose result is an event, in the background.
-    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
-        let inputs = self.inputs.clone();
-        let task = tokio::spawn(async move {
-            let event = work.await;
-            // The driver is gone only when nobody needs the result.
-            let _ = inputs.send(Input::Rollout(event)).await;
-        });
-        task.abort_handle()
-    }
-
     fn green(&self, generation: Generation) -> Option<Arc<Child>> {
         self.green.clone().filter(|green| green.generation == generation)
     }
@@ -168,6 +151,10 @@ impl Host for SupervisedHost {
 
     async fn close(&mut self) {
         self.end().await;
+    }
+
+    fn inputs(&self) -> &mpsc::Sender<Input> {
+        &self.inputs
     }
 
     fn perform(&mut self, effect: Effect) {
