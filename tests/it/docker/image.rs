@@ -86,9 +86,16 @@ fn is_fit_for_it() {
     for options in [&[][..], &["--user", "0"], &["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]] {
         let run = ["run", "--rm", "--pull", "never", "--sysctl", "net.ipv4.tcp_migrate_req=1"];
         let findings = engine.must(&[&run, options, &[image, "doctor"]].concat());
-        assert!(findings.lines().all(|line| line.starts_with("ok ")), "{options:?}: {findings}");
+        assert_only_copies_are_refused(&findings);
         assert!(findings.contains("steering: steered") && findings.contains("tcp_migrate_req: 1"), "{findings}");
     }
+}
+
+/// What the engine's own seccomp profile keeps from `cutover run`, and the sysctl makes up for; all else is as it should be.
+#[track_caller]
+pub(super) fn assert_only_copies_are_refused(findings: &str) {
+    let amiss: Vec<&str> = findings.lines().filter(|line| !line.starts_with("ok ")).collect();
+    assert!(matches!(amiss[..], [line] if line.starts_with("note") && line.contains(" pidfd_getfd: ")), "{findings}");
 }
 
 /// The one of the README, of a server of one's own: here that is this program, which must be told to be a server.
