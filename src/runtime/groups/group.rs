@@ -24,6 +24,9 @@ pub(super) struct Group {
     pub(super) share: Share,
     /// The one connection that goes to green whatever the share is.
     pub(super) source: Option<SocketAddr>,
+    /// In which order the listeners of green have joined was not told. Before they are closed one by one it must be known, or
+    /// known to be unknown.
+    pub(super) untold: bool,
     /// A listener was closed since the probe began or ended.
     pub(super) has_moved: bool,
     /// The program that was attached last, if there is one.
@@ -48,6 +51,7 @@ impl Group {
             slots,
             share: Share::NONE,
             source: None,
+            untold: false,
             has_moved: false,
             attached: None,
             unsteered: None,
@@ -104,6 +108,10 @@ impl Group {
         self.name(&shown);
         let own = self.own();
         let shown: BTreeSet<Inode> = shown.into_keys().collect();
+        if std::mem::take(&mut self.untold) && shown == own {
+            self.slots = Slots::members(own.into_iter().collect());
+            return Ok(());
+        }
         if self.slots.compare(&shown).is_ok() {
             return Ok(());
         }
@@ -115,7 +123,6 @@ impl Group {
         let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
         shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
         self.slots = slots;
-        self.learn_order();
         Ok(())
     }
 
@@ -140,6 +147,8 @@ impl Group {
         if green.is_empty() {
             return Err(format!("said that it is ready, but does not listen on {}", self.address));
         }
+        let is_told = |inode: &Inode| told.iter().any(|order| order.listeners.contains(inode));
+        self.untold = green.len() > 1 && !green.iter().all(is_told);
         let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
         for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
             if !self.slots.contains(inode) {

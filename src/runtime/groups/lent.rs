@@ -43,7 +43,8 @@ impl Groups {
     ///
     /// Where it may not be known whose sockets they are, all that listen and do not leave count as its own.
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
-        for group in &mut self.groups {
+        // Not in the middle of a rollout: whoever asks may be of a generation that has just passed the office on.
+        for group in self.groups.iter_mut().filter(|group| group.leaving.is_empty() && group.green.is_empty()) {
             let shown = diag::group(group.address).unwrap_or_default();
             let here = shown.keys().filter(|inode| !group.leaving.contains(inode) && !group.green.contains(inode));
             group.own = here.filter_map(|inode| own_of(*inode, holders)).collect();

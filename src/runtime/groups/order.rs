@@ -16,7 +16,7 @@ use crate::sys::knock::Knocker;
 /// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
 const KNOCKS: usize = 16;
 /// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 const ARRIVES: Duration = Duration::from_millis(50);
 
 impl Group {

@@ -139,10 +139,13 @@ impl Host for SupervisedHost {
 
     /// Its own processes come and go, too: whatever listens gets its part when nothing is to be moved.
     fn look_for_strangers(&mut self) {
-        let (groups, child) = (self.instance.groups.clone(), self.child.clone());
+        let (instance, child) = (self.instance.clone(), self.child.clone());
         tokio::task::spawn_blocking(move || {
             let holders = child.holders();
-            let mut groups = lock(&groups);
+            let mut groups = lock(&instance.groups);
+            if !instance.is_live(child.generation) {
+                return;
+            }
             groups.see(holders.as_ref());
             groups.name_strangers();
             groups.rest();
