@@ -78,6 +78,16 @@ impl Group {
         self.leaving.is_empty()
     }
 
+    /// Whoever has begun to listen since it was looked stands behind all others, and is the first to be moved by a close.
+    pub(super) fn meet_late(&mut self) {
+        let shown = diag::group(self.address).unwrap_or_default();
+        for inode in shown.into_keys() {
+            if !self.slots.contains(inode) {
+                self.slots.listen(inode);
+            }
+        }
+    }
+
     /// These were closed, nobody knows in which order.
     pub(super) fn lose(&mut self, gone: &BTreeSet<Inode>) {
         self.has_moved |= !gone.is_empty();
@@ -110,6 +120,7 @@ impl Group {
         let shown: BTreeSet<Inode> = shown.into_keys().collect();
         if std::mem::take(&mut self.untold) && shown == own {
             self.slots = Slots::members(own.into_iter().collect());
+            self.learn_order();
             return Ok(());
         }
         if self.slots.compare(&shown).is_ok() {
@@ -123,6 +134,7 @@ impl Group {
         let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
         shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
         self.slots = slots;
+        self.learn_order();
         Ok(())
     }
 

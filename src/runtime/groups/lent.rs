@@ -124,6 +124,7 @@ impl Groups {
     /// Prepares the close of one that leaves: with a program that is right before and after.
     pub(crate) fn before_kept_closes(&mut self, kept: &Kept) {
         let Some(group) = self.of_leaving(kept.inode) else { return };
+        group.meet_late();
         let own = group.own();
         if let Some(program) = Program::one_of(&group.slots.while_closing(kept.inode, &own))
             && group.unsteered.is_none()
