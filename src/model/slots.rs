@@ -61,6 +61,11 @@ impl Slots {
         holds.then(|| Slots { table: first.to_vec(), vague: self.vague })
     }
 
+    /// Those listeners of the table that are meant.
+    pub(crate) fn members_of(&self, is_meant: impl Fn(Inode) -> bool) -> Vec<Inode> {
+        self.table.iter().copied().filter(|&listener| is_meant(listener)).collect()
+    }
+
     pub(crate) fn contains(&self, listener: Inode) -> bool {
         self.table.contains(&listener)
     }

@@ -7,7 +7,7 @@ use super::{Own, Steering, migrates};
 use crate::model::identity::Inode;
 use crate::model::message::GroupOrder;
 use crate::model::share::Share;
-use crate::model::slots::Slots;
+use crate::model::slots::{Mismatch, Slots};
 use crate::model::steering::{Program, Split, Tier};
 use crate::sys::{diag, owner, steering};
 
@@ -78,14 +78,13 @@ impl Group {
         self.leaving.is_empty()
     }
 
-    /// Whoever has begun to listen since it was looked stands behind all others, and is the first to be moved by a close.
-    pub(super) fn meet_late(&mut self) {
-        let shown = diag::group(self.address).unwrap_or_default();
-        for inode in shown.into_keys() {
-            if !self.slots.contains(inode) {
-                self.slots.listen(inode);
-            }
-        }
+    /// Takes in what the kernel shows by now. Whoever has begun to listen since it was looked stands behind all others, and
+    /// is the first to be moved by a close.
+    pub(super) fn reconcile(&mut self) {
+        let Ok(shown) = diag::group(self.address) else { return };
+        let Err(Mismatch { strangers, missing }) = self.slots.compare(&shown.into_keys().collect()) else { return };
+        self.lose(&missing.into_iter().collect());
+        strangers.into_iter().for_each(|inode| self.slots.listen(inode));
     }
 
     /// These were closed, nobody knows in which order.

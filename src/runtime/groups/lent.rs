@@ -43,11 +43,9 @@ impl Groups {
     ///
     /// Where it may not be known whose sockets they are, all that listen and do not leave count as its own.
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
-        // Not in the middle of a rollout: whoever asks may be of a generation that has just passed the office on.
-        for group in self.groups.iter_mut().filter(|group| group.leaving.is_empty() && group.green.is_empty()) {
+        for group in self.at_rest() {
             let shown = diag::group(group.address).unwrap_or_default();
-            let here = shown.keys().filter(|inode| !group.leaving.contains(inode) && !group.green.contains(inode));
-            group.own = here.filter_map(|inode| own_of(*inode, holders)).collect();
+            group.own = shown.keys().filter_map(|inode| own_of(*inode, holders)).collect();
         }
     }
 
@@ -69,12 +67,19 @@ impl Groups {
     /// Nothing is to be moved: where only the live generation listens, the kernel hashes over all its listeners, and those
     /// that come later get their part at once.
     pub(crate) fn rest(&mut self) {
-        for group in self.groups.iter_mut().filter(|group| group.leaving.is_empty() && group.green.is_empty()) {
+        for group in self.at_rest() {
             let shown = diag::group(group.address).unwrap_or_default();
             if shown.keys().copied().collect::<BTreeSet<_>>() == group.own() {
                 group.let_be();
             }
         }
+    }
+
+    /// Those of which nothing is to be moved. Whoever asks may be of a generation that has just passed the office on, or is
+    /// gone at last when the next rollout has begun.
+    fn at_rest(&mut self) -> impl Iterator<Item = &mut Group> {
+        let is_over = self.course == Course::Over;
+        self.groups.iter_mut().filter(move |group| is_over && group.leaving.is_empty() && group.green.is_empty())
     }
 
     /// Takes in that processes of either generation have died, or come, in the middle of a rollout; `holders` says what
@@ -110,21 +115,32 @@ impl Groups {
         }
     }
 
-    /// Those that leave and that these processes have, kept open; one that cannot be is closed by whoever has it.
-    pub(crate) fn keep(&self, holders: &Holders) -> Vec<Kept> {
-        let steered = self.groups.iter().filter(|group| group.unsteered.is_none());
-        let leaving = steered.flat_map(|group| &group.leaving).filter_map(|inode| Some((*inode, holders.get(inode)?)));
-        let kept = leaving.filter_map(|(inode, who)| {
-            let copy = lend::copy(who.iter().copied(), inode).ok()?;
-            Some(Kept { inode, _copy: copy })
-        });
-        kept.collect()
+    /// All that these processes, which leave, listen with, kept open; one that cannot be is closed by whoever has it.
+    pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<Kept> {
+        let mut kept = Vec::new();
+        for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
+            // Since the office was passed on, some may have died, and others come.
+            group.reconcile();
+            let own = group.own();
+            let here: Vec<Inode> =
+                group.slots.members_of(|inode| holders.contains_key(&inode) && !own.contains(&inode));
+            group.leaving.extend(here);
+            let attached = group.attach(&own);
+            group.settle_for(attached);
+            for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
+                match lend::copy(who.iter().copied(), inode) {
+                    Ok(copy) => kept.push(Kept { inode, _copy: copy }),
+                    Err(error) => tracing::debug!(%error, "it is closed by its program, at a time of its own"),
+                }
+            }
+        }
+        kept
     }
 
     /// Prepares the close of one that leaves: with a program that is right before and after.
     pub(crate) fn before_kept_closes(&mut self, kept: &Kept) {
         let Some(group) = self.of_leaving(kept.inode) else { return };
-        group.meet_late();
+        group.reconcile();
         let own = group.own();
         if let Some(program) = Program::one_of(&group.slots.while_closing(kept.inode, &own))
             && group.unsteered.is_none()

@@ -206,6 +206,8 @@ impl Groups {
             Turn::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
                     let moved = group.check().and_then(|()| group.attach_green());
+                    // Whoever steers anew meanwhile steers there.
+                    group.share = Share::ALL;
                     group.settle_for(moved);
                 }
             }
