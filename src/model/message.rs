@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::addresses::Bound;
 use super::control::LastReload;
+use super::event::Outcome;
 use super::identity::{Generation, Inode, Pid};
 
 /// Raised when a change is more than a field that an older generation can ignore.
@@ -54,6 +55,17 @@ pub(crate) struct History {
     pub(crate) done: u64,
     pub(crate) rolled_back: u64,
     pub(crate) last: Option<LastReload>,
+}
+
+impl History {
+    /// A reload has ended so, at this time (seconds since 1970).
+    pub(crate) fn add(&mut self, outcome: Outcome, at: u64) {
+        match outcome {
+            Outcome::Done { .. } => self.done += 1,
+            Outcome::RolledBack { .. } => self.rolled_back += 1,
+        }
+        self.last = Some(LastReload { outcome, at });
+    }
 }
 
 /// One line from green to blue.

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::groups::Groups;
 use super::probe;
 use super::retire::lock;
-use crate::model::event::Event as Told;
+use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::probe::Target;
 use crate::model::rollout::{Asked, Turn};
@@ -84,6 +84,24 @@ pub(crate) fn canary(green: Generation, share: Share, time: Duration) -> Told {
 pub(crate) fn soak(generation: Generation, time: Duration) -> Told {
     tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
     Told::Soak { time }
+}
+
+/// How a reload has ended, for the log.
+pub(crate) fn end(me: Generation, outcome: &Outcome, serves_on: bool) {
+    match outcome {
+        Outcome::Done { generation, pid, took } => {
+            tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
+        }
+        Outcome::RolledBack { generation, reason, took } => {
+            let me_too = if serves_on { "serves on" } else { "stops" };
+            tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// What was asked for at the wrong time, for the log and for those who watch.

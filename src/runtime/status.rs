@@ -1,7 +1,9 @@
 //! A status in two steps: what the driver knows, at once, and what only the kernel knows, on another thread.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::model::control::{GenerationStatus, Status};
 use crate::model::event::Phase;
@@ -24,8 +26,14 @@ pub(crate) enum Depth {
 pub(crate) struct Draft {
     pub(crate) status: Status,
     pub(crate) depth: Depth,
-    /// The processes of a generation, if it is more than one.
-    pub(crate) processes: BTreeMap<Generation, BTreeSet<Pid>>,
+    /// The processes of a generation, where it may be more than one.
+    pub(crate) processes: BTreeMap<Generation, Arc<dyn Processes>>,
+}
+
+/// Many that are one generation.
+pub(crate) trait Processes: Debug + Send + Sync {
+    /// Those that live now. Blocks.
+    fn living(&self) -> BTreeSet<Pid>;
 }
 
 impl Draft {
@@ -37,9 +45,9 @@ impl Draft {
             generation.age = age::of(generation.pid).ok();
             if generation.connections.is_none() && self.depth == Depth::All {
                 let connected = connected.get_or_insert_with(|| connections(&ports));
-                let only = BTreeSet::from([generation.pid]);
-                let processes = self.processes.get(&generation.generation).unwrap_or(&only);
-                let counted = connected.as_ref().zip(sockets(processes));
+                let many = self.processes.get(&generation.generation).map(|many| many.living());
+                let processes = many.unwrap_or_else(|| BTreeSet::from([generation.pid]));
+                let counted = connected.as_ref().zip(sockets(&processes));
                 generation.connections = counted.map(|(all, own)| count(own.intersection(all).count()));
             }
         }

@@ -45,6 +45,11 @@ impl Voice {
         self.manager.name()
     }
 
+    /// Whether there is somebody who listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.manager.name().is_some()
+    }
+
     /// A reload begins: in one datagram, as systemd wants it (sd_notify(3), RELOADING=1).
     pub(crate) fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
@@ -86,7 +91,7 @@ impl Voice {
 
     /// Asks for more time where something is under way, and tells how it stands, if that has changed.
     pub(crate) fn beat(&mut self, rollout: &Rollout, standing: &Standing<'_>) {
-        if self.manager.name().is_none() {
+        if !self.is_heard() {
             return;
         }
         if !matches!(rollout.phase(), Phase::Serving | Phase::Standby) {

@@ -29,9 +29,6 @@ use crate::runtime::service_manager::{Notifier, NotifyState};
 use crate::runtime::voice::Voice;
 use crate::runtime::{beat, plan, signals, watch_groups};
 
-/// The variable that turns steering off (`off`), for tests.
-const STEERING: &str = "CUTOVER_STEERING";
-
 /// Where whoever started this process wants to hear READY=1 (sd_notify(3)).
 const OF_STARTER: &str = "NOTIFY_SOCKET";
 
@@ -239,11 +236,9 @@ impl Server {
     }
 
     fn groups(&self, listeners: Vec<(SocketAddr, Vec<Own>)>, role: &Role) -> Groups {
-        let off = self.origin.variable(STEERING).is_some_and(|value| value == "off");
         let steering = match role {
             Role::Supervised { .. } => Steering::Elsewhere,
-            _ if off => Steering::Off,
-            Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::Allowed,
+            Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::of(&self.origin),
         };
         let mut groups = Groups::new(listeners, steering);
         match role {

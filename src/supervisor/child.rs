@@ -19,6 +19,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
+use crate::runtime::status::Processes;
 use crate::sys::process::{Process, Stranger};
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
@@ -236,6 +237,12 @@ impl Child {
 
     pub(super) fn has_pinged(&self) {
         self.pings.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Processes for Child {
+    fn living(&self) -> BTreeSet<Pid> {
+        self.members()
     }
 }
 

@@ -106,6 +106,10 @@ impl Instance {
 
     /// Tells how the live generation stands.
     pub(super) fn with_standing(&self, failed: Option<&str>, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
+        // Not counted for nobody.
+        if !self.voice().is_heard() {
+            return;
+        }
         let Some(Live { child, .. }) = self.live() else { return };
         let draining = self.draining().iter().map(|child| child.generation).collect();
         let says = child.says();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::watch;
@@ -18,6 +19,9 @@ use crate::model::steering::Tier;
 use crate::runtime::groups::{Holders, Kept};
 use crate::runtime::retire::{LOOK, in_flight, lock};
 use crate::sys::diag;
+
+/// How often all processes are looked at for what they have closed: nothing waits for that but memory.
+const CLOSED: Duration = Duration::from_millis(10);
 
 /// Returns when it has been told to stop.
 pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
@@ -115,7 +119,7 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>
             close_one(instance, one).await;
         }
         kept = still;
-        tokio::time::sleep(LOOK * 5).await;
+        tokio::time::sleep(CLOSED).await;
     }
     // What it had that could not be kept open, it has closed when it is gone.
     child.clone().gone().await;

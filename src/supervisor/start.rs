@@ -23,9 +23,6 @@ use crate::runtime::voice::Voice;
 use crate::runtime::{beat, neighbours, pid_file, plan, watch_groups};
 use crate::sys::{age, lend, reaper};
 
-/// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
-const STEERING: &str = "CUTOVER_STEERING";
-
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::io(ErrorKind::System, what, error)
 }
@@ -63,8 +60,7 @@ impl Supervisor {
         let pid = Pid::new(std::process::id());
         let watchdog = beat::watchdog(&self.origin, pid);
         let voice = Voice::new(Notifier::new(self.origin.variable("NOTIFY_SOCKET")), watchdog);
-        let off = self.origin.variable(STEERING).is_some_and(|value| value == "off");
-        let groups = Groups::watching(&addresses, if off { Steering::Off } else { Steering::Allowed });
+        let groups = Groups::watching(&addresses, Steering::of(&self.origin));
         let parts = Parts { name, settings, program, reaper, groups, addresses, voice, desk };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = lend::try_copy() {

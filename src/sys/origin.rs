@@ -33,7 +33,7 @@ impl Origin {
     pub(crate) fn is_there(&self) -> bool {
         let name = self.arguments.first().map(Path::new).unwrap_or(Path::new(""));
         let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
-        (name.components().count() > 1 || name.is_absolute()) && directory.join(name).exists()
+        self.candidates(directory, name).iter().any(|candidate| candidate.exists())
     }
 
     pub(crate) fn arguments(&self) -> &[OsString] {
@@ -67,15 +67,21 @@ impl Origin {
             self.directory.as_deref().ok_or("the directory that the process was started in was gone already then")?;
         std::fs::metadata(directory)
             .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
+        // As a shell does: one that may not be executed counts only if there is no other.
+        let mut tried = self.candidates(directory, name).into_iter().map(|path| can_execute(&path).map(|()| path));
+        let not_there = || Err(format!("the executable {} is not in PATH", name.display()));
+        let first = tried.next().unwrap_or_else(not_there);
+        first.or_else(|why| tried.find_map(Result::ok).ok_or(why))
+    }
+
+    /// The file that is named, or those files in PATH that have this name.
+    fn candidates(&self, directory: &Path, name: &Path) -> Vec<PathBuf> {
         if name.components().count() > 1 || name.is_absolute() {
-            let path = directory.join(name);
-            return can_execute(&path).map(|()| path);
+            return vec![directory.join(name)];
         }
         let path = self.variable("PATH").unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
-        std::env::split_paths(path)
-            .map(|folder| directory.join(folder).join(name))
-            .find(|candidate| can_execute(candidate).is_ok())
-            .ok_or_else(|| format!("the executable {} is not in PATH", name.display()))
+        let all = std::env::split_paths(path).map(|folder| directory.join(folder).join(name));
+        all.filter(|candidate| candidate.is_file()).collect()
     }
 }
 
@@ -118,6 +124,20 @@ mod tests {
         let found = started_as("./server", folder.path()).executable().expect("there");
         assert_eq!(found, folder.path().join("./server"), "the symlink itself, not where it leads");
         assert!(started_as("sh", folder.path()).executable().expect("in PATH").ends_with("sh"));
+    }
+
+    #[test]
+    fn in_path_one_that_cannot_be_executed_counts_if_there_is_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("sh"), "text").expect("write");
+        std::fs::write(folder.path().join("plain"), "text").expect("write");
+        let in_path = |name: &str| {
+            let path = std::env::join_paths([folder.path(), Path::new("/bin")]).expect("a PATH");
+            Origin { environment: vec![("PATH".into(), path)], ..started_as(name, folder.path()) }
+        };
+        assert!(in_path("sh").executable().expect("the second").starts_with("/bin"));
+        assert!(in_path("plain").executable().expect_err("plain").contains("not executable"));
+        assert!(in_path("plain").is_there() && !in_path("no-such-program").is_there());
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl Groups {
             let here: Vec<Inode> =
                 group.slots.members_of(|inode| holders.contains_key(&inode) && !own.contains(&inode));
             group.leaving.extend(here);
+            group.learn_order();
             let attached = group.attach(&own);
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {

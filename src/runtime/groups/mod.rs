@@ -16,6 +16,7 @@ use crate::model::rollout::Turn;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
+use crate::sys::origin::Origin;
 use crate::sys::{diag, steering};
 
 pub(crate) use crate::sys::kernel::migrates;
@@ -32,6 +33,16 @@ pub(crate) enum Steering {
     Off,
     /// It is done by whoever has started this process, and whoever comes after it.
     Elsewhere,
+}
+
+impl Steering {
+    /// What the environment says that this process was started with.
+    pub(crate) fn of(origin: &Origin) -> Steering {
+        match origin.variable("CUTOVER_STEERING") {
+            Some(value) if value == "off" => Steering::Off,
+            _ => Steering::Allowed,
+        }
+    }
 }
 
 /// The groups of all addresses.

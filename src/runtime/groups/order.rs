@@ -15,6 +15,9 @@ use crate::sys::knock::Knocker;
 
 /// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
 const KNOCKS: usize = 16;
+/// Where that goes on, or somebody comes or goes meanwhile, all begins anew, but not for longer: new connections wait for
+/// nothing meanwhile, but the rollout does.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
 const ROUNDS: usize = 3;
 const ARRIVES: Duration = Duration::from_millis(50);
@@ -23,20 +26,29 @@ impl Group {
     /// Finds the order of all listeners of the group, if the kernel lets it be found. All that is not ours goes meanwhile
     /// where it goes now; the program that does this is left attached.
     pub(super) fn find_order(&mut self) -> Option<Slots> {
-        let found = self.knock_at_each();
-        if let Err(error) = &found {
-            tracing::debug!(address = %self.address, %error, "the order of the listeners cannot be found out");
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            match self.knock_at_each(until) {
+                Ok(Some(found)) => return Some(found),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(address = %self.address, %error, "the order of the listeners cannot be found out");
+                    return None;
+                }
+            }
         }
-        found.ok().flatten()
+        tracing::debug!(address = %self.address, "too much is dropped by the listeners to find out their order");
+        None
     }
 
-    fn knock_at_each(&mut self) -> io::Result<Option<Slots>> {
+    fn knock_at_each(&mut self, until: Instant) -> io::Result<Option<Slots>> {
         let count = diag::drops(self.address)?.len();
         let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
-        let Some(rest) = self.certain().or_else(|| Program::one_of(&all)) else { return Ok(None) };
+        let too_many = || io::Error::other("there are too many");
+        let rest = self.certain().or_else(|| Program::one_of(&all)).ok_or_else(too_many)?;
         let mut table: Vec<Inode> = Vec::new();
         for slot in all {
-            match self.who_is_at(slot, &rest)? {
+            match self.who_is_at(slot, &rest, until)? {
                 Some(inode) if !table.contains(&inode) => table.push(inode),
                 _ => return Ok(None),
             }
@@ -59,11 +71,15 @@ impl Group {
         known.or_else(|| self.attached.clone())
     }
 
-    fn who_is_at(&mut self, slot: u16, rest: &Program) -> io::Result<Option<Inode>> {
+    fn who_is_at(&mut self, slot: u16, rest: &Program, until: Instant) -> io::Result<Option<Inode>> {
         let mut candidates: Option<Vec<Inode>> = None;
         for round in 1..=KNOCKS {
+            if Instant::now() > until {
+                break;
+            }
             let knocker = Knocker::new(reached(self.address))?;
-            let Some(program) = Program::aside(knocker.source, slot, rest) else { return Ok(None) };
+            let aside = Program::aside(knocker.source, slot, rest);
+            let program = aside.ok_or_else(|| io::Error::other("there are too many"))?;
             self.attach_program(&program).map_err(io::Error::other)?;
             let more = self.dropped_by(&knocker)?;
             let left: Vec<Inode> = match candidates.take() {

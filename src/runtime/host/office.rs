@@ -1,12 +1,12 @@
 //! The office of the live generation: who has it, who gets it next, and how a reload ended.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{Host, Office};
-use crate::model::control::LastReload;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
+use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::handover::ToBlue;
 use crate::runtime::pid_file;
@@ -23,8 +23,7 @@ impl Host {
         self.office = Office::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
-        history.done += 1;
-        history.last = Some(LastReload { outcome: Outcome::Done { generation: green, pid, took }, at: now() });
+        history.add(Outcome::Done { generation: green, pid, took }, course::now());
         let passed_on = self.passed_on.clone();
         self.passing_on = self.with_green(green, |process| {
             process.handover.send(&FromBlue::Live { draining, history });
@@ -76,22 +75,14 @@ impl Host {
     }
 
     pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
-        let me = self.generation;
-        match &outcome {
-            Outcome::Done { generation, pid, took } => {
-                tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
-            }
-            Outcome::RolledBack { generation, reason, took } => {
-                let me_too = if serves_on { "serves on" } else { "stops" };
-                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
-                lock(&self.groups).green_is_gone();
-                self.green = None;
-                self.history.rolled_back += 1;
-                self.history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
-                self.failed = Some(format!("generation {generation} failed: {reason}"));
-                if serves_on {
-                    self.tell_ready();
-                }
+        course::end(self.generation, &outcome, serves_on);
+        if let Outcome::RolledBack { generation, reason, .. } = &outcome {
+            lock(&self.groups).green_is_gone();
+            self.green = None;
+            self.history.add(outcome.clone(), course::now());
+            self.failed = Some(format!("generation {generation} failed: {reason}"));
+            if serves_on {
+                self.tell_ready();
             }
         }
         self.tell(Told::Reload(outcome));
@@ -103,9 +94,4 @@ impl Host {
             tracing::warn!(%error, "ignoring");
         }
     }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -63,12 +63,14 @@ impl SupervisedHost {
     }
 
     pub(super) fn hammer(&self) {
-        if self.child.members().is_empty() {
-            return;
-        }
-        let (generation, pid) = (self.generation(), self.child.pid);
-        tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
-        self.child.kill();
+        let child = self.child.clone();
+        tokio::task::spawn_blocking(move || {
+            if child.members().is_empty() {
+                return;
+            }
+            tracing::warn!(generation = %child.generation, pid = %child.pid, "has not ended in its time, killing it");
+            child.kill();
+        });
     }
 
     /// Nothing of it is left behind.

@@ -64,7 +64,7 @@ impl SupervisedHost {
         tokio::spawn(ready::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
         match &self.green {
             // One that was given up long ago, and comes when another attempt has its process already.
-            Some(_) => green.kill(),
+            Some(_) => drop(tokio::task::spawn_blocking(move || green.kill())),
             None => {
                 self.green = Some(green);
                 self.follow();

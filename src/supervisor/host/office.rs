@@ -1,12 +1,12 @@
 //! The office of the live generation: who gets it next, and how a reload ended.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::SupervisedHost;
-use crate::model::control::LastReload;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
+use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::retire::lock;
 use crate::runtime::voice::{Standing, Voice};
@@ -17,12 +17,7 @@ impl SupervisedHost {
         let Some(child) = self.green(green) else { return };
         self.end_probing();
         self.end_following();
-        {
-            let mut history = self.instance.history();
-            history.done += 1;
-            let outcome = Outcome::Done { generation: green, pid: child.pid, took };
-            history.last = Some(LastReload { outcome, at: now() });
-        }
+        self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, course::now());
         // Before green's own machine can steer anything.
         lock(&self.instance.groups).pass_on(child.holders().as_ref());
         self.instance.give_terminal(&child);
@@ -47,33 +42,22 @@ impl SupervisedHost {
     }
 
     pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
-        let me = self.generation();
-        match &outcome {
-            Outcome::Done { generation, pid, took } => {
-                tracing::info!(%generation, %pid, ?took, "reload done: generation {generation} is live, generation {me} retires");
+        course::end(self.generation(), &outcome, serves_on);
+        if let Outcome::RolledBack { generation, reason, .. } = &outcome {
+            {
+                let mut groups = lock(&self.instance.groups);
+                groups.green_is_gone();
+                groups.rest();
             }
-            Outcome::RolledBack { generation, reason, took } => {
-                let me_too = if serves_on { "serves on" } else { "stops" };
-                tracing::error!(%generation, ?took, "reload failed: generation {generation} {reason}; generation {me} {me_too}");
-                {
-                    let mut groups = lock(&self.instance.groups);
-                    groups.green_is_gone();
-                    groups.rest();
-                }
-                self.end_checking();
-                if let Some(green) = self.green.take() {
-                    // Its first process has ended; what that has left behind goes with it.
-                    tokio::task::spawn_blocking(move || green.kill());
-                }
-                {
-                    let mut history = self.instance.history();
-                    history.rolled_back += 1;
-                    history.last = Some(LastReload { outcome: outcome.clone(), at: now() });
-                }
-                self.failed = Some(format!("generation {generation} failed: {reason}"));
-                if serves_on {
-                    self.with_standing(Voice::ready);
-                }
+            self.end_checking();
+            if let Some(green) = self.green.take() {
+                // Its first process has ended; what that has left behind goes with it.
+                tokio::task::spawn_blocking(move || green.kill());
+            }
+            self.instance.history().add(outcome.clone(), course::now());
+            self.failed = Some(format!("generation {generation} failed: {reason}"));
+            if serves_on {
+                self.with_standing(Voice::ready);
             }
         }
         self.tell(Told::Reload(outcome));
@@ -92,9 +76,4 @@ impl SupervisedHost {
     fn with_standing(&self, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
         self.instance.with_standing(self.failed.as_deref(), tell);
     }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

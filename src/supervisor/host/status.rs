@@ -1,6 +1,6 @@
 //! The status of this instance, as its live generation sees it.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::SupervisedHost;
@@ -10,7 +10,7 @@ use crate::model::identity::Pid;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
 use crate::runtime::retire::lock;
-use crate::runtime::status::{Depth, Draft, generation};
+use crate::runtime::status::{Depth, Draft, Processes, generation};
 
 impl SupervisedHost {
     pub(super) fn draft(&mut self, rollout: &Rollout, depth: Depth) -> Draft {
@@ -39,10 +39,7 @@ impl SupervisedHost {
             supervisor: Some(Pid::new(std::process::id())),
         };
         let all = draining.into_iter().chain([self.child.clone()]).chain(self.green.clone());
-        let processes: BTreeMap<_, _> = match depth {
-            Depth::Own => BTreeMap::new(),
-            Depth::All => all.map(|child| (child.generation, child.members())).collect(),
-        };
+        let processes = all.map(|child| (child.generation, child as Arc<dyn Processes>)).collect();
         Draft { status, depth, processes }
     }
 }
