@@ -10,8 +10,7 @@ use super::retire::lock;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::probe::Target;
-use crate::model::rollout::{Asked, Turn};
-use crate::model::share::Share;
+use crate::model::rollout::{Asked, Effect, Turn};
 
 /// How often it is looked whether a generation that was sent away still listens: there is nothing to wait on for it.
 const LOOK: Duration = Duration::from_millis(5);
@@ -75,15 +74,29 @@ pub(crate) fn cut_over(groups: &Mutex<Groups>, green: Generation, turn: Turn) ->
     result.map(drop)
 }
 
-/// Told when it is so for the machine as well: whoever asks for the status on this word is not told of the step before.
-pub(crate) fn canary(green: Generation, share: Share, time: Duration) -> Told {
-    tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-    Told::Canary { share, time }
-}
-
-pub(crate) fn soak(generation: Generation, time: Duration) -> Told {
-    tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
-    Told::Soak { time }
+/// What those who watch are told of an effect, and the log: when it is so for the machine as well, so that whoever asks for
+/// the status on this word is not told of the step before. `None` of one of which nothing is told here.
+pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Told> {
+    match effect {
+        Effect::Canary { green, share, time } => {
+            tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
+            Some(Told::Canary { share: *share, time: *time })
+        }
+        Effect::Soak { time } => {
+            tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
+            Some(Told::Soak { time: *time })
+        }
+        Effect::Refuse { asked, reason } => {
+            let what = match asked {
+                Asked::Reload => "reload",
+                Asked::Promotion => "promotion",
+                Asked::Rollback => "rollback",
+            };
+            tracing::warn!(%generation, reason, "{what} refused");
+            Some(Told::Refused(reason.clone()))
+        }
+        _ => None,
+    }
 }
 
 /// How a reload has ended, for the log.
@@ -102,15 +115,4 @@ pub(crate) fn end(me: Generation, outcome: &Outcome, serves_on: bool) {
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// What was asked for at the wrong time, for the log and for those who watch.
-pub(crate) fn refuse(generation: Generation, asked: Asked, reason: String) -> Told {
-    let what = match asked {
-        Asked::Reload => "reload",
-        Asked::Promotion => "promotion",
-        Asked::Rollback => "rollback",
-    };
-    tracing::warn!(%generation, reason, "{what} refused");
-    Told::Refused(reason)
 }

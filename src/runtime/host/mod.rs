@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::accept::Acceptors;
 use super::connections::Connections;
 use super::control::Control;
-use super::course::{self, Probe};
+use super::course::Probe;
 use super::driver::{self, Input};
 use super::green::{Green, Newborn};
 use super::groups::Groups;
@@ -181,15 +181,7 @@ impl driver::Host for Host {
                 let result = lock(&self.groups).share(share);
                 self.send(Event::Shared { green, result });
             }
-            Effect::Canary { green, share, time } => {
-                let told = course::canary(green, share, time);
-                self.tell(told);
-            }
             Effect::CutOver { green, turn } => self.cut_over(green, turn),
-            Effect::Soak { time } => {
-                let told = course::soak(self.generation, time);
-                self.tell(told);
-            }
             Effect::SteerBack => {
                 self.end_probing();
                 lock(&self.groups).steer_back();
@@ -210,14 +202,11 @@ impl driver::Host for Host {
             Effect::HammerPredecessors => self.predecessors.hammer(),
             Effect::BecomeLive => self.become_live(),
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
-            Effect::Refuse { asked, reason } => {
-                let told = course::refuse(self.generation, asked, reason);
-                self.tell(told);
-            }
             Effect::GreenLost { green, how } => {
                 tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);
             }
-            Effect::Finish => {}
+            // Told by the driver, all but the last.
+            Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } | Effect::Finish => {}
         }
     }
 }

@@ -172,18 +172,10 @@ impl Host for SupervisedHost {
                 let result = lock(&self.instance.groups).share(share);
                 self.send(Event::Shared { green, result });
             }
-            Effect::Canary { green, share, time } => {
-                let told = course::canary(green, share, time);
-                self.tell(told);
-            }
             Effect::CutOver { green, turn } => {
                 self.follow_now();
                 let result = course::cut_over(&self.instance.groups, green, turn);
                 self.send(Event::CutOver { green, result });
-            }
-            Effect::Soak { time } => {
-                let told = course::soak(self.generation(), time);
-                self.tell(told);
             }
             Effect::SteerBack => {
                 self.end_probing();
@@ -202,10 +194,8 @@ impl Host for SupervisedHost {
             Effect::Hammer => self.hammer(),
             Effect::HammerPredecessors => self.instance.hammer_draining(),
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
-            Effect::Refuse { asked, reason } => {
-                let told = course::refuse(self.generation(), asked, reason);
-                self.tell(told);
-            }
+            // Told by the driver.
+            Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } => {}
             // What is idle is the program's; it is not told that it is live; its own machine sees that it died.
             Effect::CloseIdle | Effect::BecomeLive | Effect::GreenLost { .. } | Effect::Finish => {}
         }
