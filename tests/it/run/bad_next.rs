@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::http_get;
 use crate::support::programs::{Port, pid_in};
 use crate::support::run::{Run, Running};
-use crate::support::script::{Script, executable};
+use crate::support::script::{DAEMON, Script, executable};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -110,15 +110,7 @@ sys.exit(3)
 
 #[test]
 fn one_that_daemonises() {
-    let text = "
-if os.fork():
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-serve(sys.argv[1])
-";
-    Deployed::new(&[]).fails_with(text, &["exited with status 0 and left", "(it daemonises)"]);
+    Deployed::new(&[]).fails_with(DAEMON, &["exited with status 0 and left", "(it daemonises)"]);
 }
 
 #[test]

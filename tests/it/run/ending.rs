@@ -181,13 +181,19 @@ fn the_oldest_of_four_that_drain_is_ended() {
     }
 }
 
-/// Nobody is left who would see to the ones that drain.
-#[test]
-fn one_that_ends_by_itself_while_an_older_one_drains() {
-    let (port, _script, run) = started("serve(sys.argv[1])", &["--linger", "100ms"]);
+/// The first generation drains, for a request that is under way; the second one is live.
+fn one_drains() -> (Port, Script, Running, UnderWay) {
+    let (port, script, run) = started("serve(sys.argv[1])", &["--linger", "100ms"]);
     let under_way = UnderWay::begin(port.address);
     run.reload_to(2);
     run.wait_log("draining generation=1", SOON);
+    (port, script, run, under_way)
+}
+
+/// Nobody is left who would see to the ones that drain.
+#[test]
+fn one_that_ends_by_itself_while_an_older_one_drains() {
+    let (_port, _script, run, under_way) = one_drains();
     run.signal(run.live(), Signal::KILL);
     ends_with(&run, 128 + 9);
     run.wait_log("ended while it drained, for no generation is left that serves generation=1", SOON);
@@ -197,19 +203,13 @@ fn one_that_ends_by_itself_while_an_older_one_drains() {
 /// A stop waits for those that drain; a second one does not.
 #[test]
 fn a_stop_while_an_older_one_drains() {
-    let (port, _script, run) = started("serve(sys.argv[1])", &["--linger", "100ms"]);
-    let under_way = UnderWay::begin(port.address);
-    run.reload_to(2);
-    run.wait_log("draining generation=1", SOON);
+    let (_port, _script, run, under_way) = one_drains();
     run.signal(run.first_pid(), Signal::TERM);
     run.wait_log("draining generation=2", SOON);
     assert!(under_way.finish().starts_with("HTTP/1.1 200 OK"));
     ends_with(&run, 0);
 
-    let (port, _script, run) = started("serve(sys.argv[1])", &["--linger", "100ms"]);
-    let under_way = UnderWay::begin(port.address);
-    run.reload_to(2);
-    run.wait_log("draining generation=1", SOON);
+    let (_port, _script, run, under_way) = one_drains();
     run.signal(run.first_pid(), Signal::TERM);
     run.wait_log("draining generation=2", SOON);
     run.signal(run.first_pid(), Signal::TERM);

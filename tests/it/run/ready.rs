@@ -35,6 +35,26 @@ answer(listener)
     )
 }
 
+/// The first generation is ready from now on, and not before: who it is. The next one has to wait again.
+fn is_first_from(go: &str, run: &Running) -> u32 {
+    // It is asked whether it is so, and it is not: no time has to pass for that.
+    assert!(!run.log_contains(" live generation=1 "));
+    std::fs::write(go, "").expect("written");
+    run.wait_log(" live generation=1 ", SOON);
+    std::fs::remove_file(go).expect("removed");
+    run.live()
+}
+
+/// All users are on the old one while the new one listens beside it, and on the new one from now on.
+fn is_live_from(go: &str, port: &Port, run: &Running, first: u32) {
+    for _ in 0..20 {
+        assert_eq!(answered_by(port), first);
+    }
+    std::fs::write(go, "").expect("written");
+    run.wait_log("generation 2 is live", SOON);
+    assert_eq!(answered_by(port), run.live());
+}
+
 #[test]
 fn it_says_so() {
     let (port, script) = (Port::free(), Script::server());
@@ -42,22 +62,11 @@ fn it_says_so() {
     script.deploy(&waits(&go, "notify('STATUS=warm\\nREADY=1')"));
     let run = Run::at(port.address, script.at(port.address)).args(["--ready", "notify"]).spawn();
     run.wait_log("listens", SOON);
-    // It is asked whether it is so, and it is not: no time has to pass for that.
-    assert!(!run.log_contains(" live generation=1 "));
-    std::fs::write(&go, "").expect("written");
-    run.wait_log(" live generation=1 ", SOON);
-    let first = run.live();
-    std::fs::remove_file(&go).expect("removed");
+    let first = is_first_from(&go, &run);
     let mark = run.mark();
     run.hup();
     run.wait_log_after(mark, "listens", SOON);
-    // All users are on the old one while the new one listens beside it.
-    for _ in 0..20 {
-        assert_eq!(answered_by(&port), first);
-    }
-    std::fs::write(&go, "").expect("written");
-    run.wait_log("generation 2 is live", SOON);
-    assert_eq!(answered_by(&port), run.live());
+    is_live_from(&go, &port, &run, first);
 }
 
 #[test]
@@ -180,20 +189,11 @@ serve(sys.argv[1], status=status)
     script.deploy(&text("first asked"));
     let run = Run::at(port.address, script.at(port.address)).args(["--ready", "http:/healthz"]).spawn();
     run.wait_until("it is asked again", || run.count_log("first asked") >= 3);
-    assert!(!run.log_contains(" live generation=1 "));
-    std::fs::write(&go, "").expect("written");
-    run.wait_log(" live generation=1 ", SOON);
-    let first = run.live();
-    std::fs::remove_file(&go).expect("removed");
+    let first = is_first_from(&go, &run);
     script.deploy(&text("second asked"));
     run.hup();
     run.wait_until("it is asked again", || run.count_log("second asked") >= 3);
-    for _ in 0..20 {
-        assert_eq!(answered_by(&port), first);
-    }
-    std::fs::write(&go, "").expect("written");
-    run.wait_log("generation 2 is live", SOON);
-    assert_eq!(answered_by(&port), run.live());
+    is_live_from(&go, &port, &run, first);
 }
 
 #[test]

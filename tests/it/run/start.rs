@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::programs::{Port, Program};
 use crate::support::run::Run;
-use crate::support::script::{Script, executable};
+use crate::support::script::{DAEMON, Script, executable};
 use crate::support::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -86,15 +86,6 @@ fn one_that_is_killed_before_it_is_ready_passes_its_signal_on() {
         &["was killed by SIGKILL (9) before it was ready"],
     );
 }
-
-const DAEMON: &str = "
-if os.fork():
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-serve(sys.argv[1])
-";
 
 #[test]
 fn one_that_daemonises_is_named_as_such_and_ended() {

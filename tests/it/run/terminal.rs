@@ -64,31 +64,32 @@ fn an_interrupt_goes_to_the_program_and_ends_it() {
     ends_with(terminal, 9);
 }
 
-/// The shell that has started it can read again.
-#[test]
-fn the_shell_has_the_terminal_back() {
-    let script = format!(
-        "{CUTOVER} run --no-control -- sh -c 'echo begun; exec cat'; echo ended $?; read word; echo \"<$word>\""
-    );
-    let terminal = Terminal::run(Verb::by("sh", "-c").args([script]), 100, 30);
-    terminal.wait("that it has begun", has("begun"));
-    terminal.types(b"\x04");
-    terminal.wait("its end", has("ended 0"));
+/// A shell that runs it, and reads a line when it has ended.
+fn in_a_shell(words: &str) -> Terminal {
+    let script = format!("{CUTOVER} run --no-control {words}; echo ended $?; read word; echo \"<$word>\"");
+    Terminal::run(Verb::by("sh", "-c").args([script]), 100, 30)
+}
+
+fn the_shell_goes_on(terminal: Terminal, after: &'static str) {
+    terminal.wait("its end", has(after));
     terminal.types(b"for the shell\n");
     terminal.wait("the shell's answer", has("<for the shell>"));
     ends_with(terminal, 0);
 }
 
+/// The shell that has started it can read again.
+#[test]
+fn the_shell_has_the_terminal_back() {
+    let terminal = in_a_shell("-- sh -c 'echo begun; exec cat'");
+    terminal.wait("that it has begun", has("begun"));
+    terminal.types(b"\x04");
+    the_shell_goes_on(terminal, "ended 0");
+}
+
 /// And if it could not even begin.
 #[test]
 fn the_shell_has_the_terminal_back_from_one_that_was_not_ready() {
-    let run = format!("{CUTOVER} run --no-control --ready notify");
-    let script = format!("{run} -- sh -c 'exit 4'; echo ended $?; read word; echo \"<$word>\"");
-    let terminal = Terminal::run(Verb::by("sh", "-c").args([script]), 100, 30);
-    terminal.wait("its end", has("ended 4"));
-    terminal.types(b"for the shell\n");
-    terminal.wait("the shell's answer", has("<for the shell>"));
-    ends_with(terminal, 0);
+    the_shell_goes_on(in_a_shell("--ready notify -- sh -c 'exit 4'"), "ended 4");
 }
 
 /// It belongs to whichever generation is live.

@@ -20,7 +20,7 @@ pub use processes::Process;
 
 use super::load::{Load, Plan};
 use super::namespace;
-use super::systemd::{read_from_start, said};
+use super::systemd::{read_from_start, said, succeeded};
 use super::terminal::Terminal;
 use super::verb::Verb;
 
@@ -95,9 +95,7 @@ impl Engine {
     /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
-        let done = self.docker(words);
-        assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(&done));
-        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+        succeeded(words, &self.docker(words))
     }
 
     /// Starts a container with these options of `docker run`, and with these words as its command.

@@ -9,6 +9,16 @@ use tempfile::TempDir;
 
 const COMMON: &str = include_str!("script.py");
 
+/// A server that puts itself into the background.
+pub const DAEMON: &str = "
+if os.fork():
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+serve(sys.argv[1])
+";
+
 /// A Python program in a folder of its own.
 pub struct Script {
     folder: TempDir,

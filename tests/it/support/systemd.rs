@@ -116,9 +116,7 @@ impl Machine {
     /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
-        let done = self.run(words);
-        assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(&done));
-        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+        succeeded(words, &self.run(words))
     }
 
     /// Where a path of the machine is for us.
@@ -254,6 +252,13 @@ impl Drop for Machine {
 /// What a command said on both.
 pub fn said(done: &Output) -> String {
     [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// What a command said on stdout, without the last line's end; it must have succeeded.
+#[track_caller]
+pub fn succeeded(words: &[&str], done: &Output) -> String {
+    assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(done));
+    String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
 }
 
 /// Ends the machine, and waits until all of it is gone.
