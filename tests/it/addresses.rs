@@ -116,20 +116,21 @@ fn a_stranger_in_the_group_is_named_and_gets_no_connection_by_a_reload() {
     trial.recovers();
 }
 
-/// Who joins while green does may stand before or behind it. Then nothing is steered by a guess.
+/// Who joins while green does may stand before or behind it: it is found out.
 #[test]
 fn a_stranger_that_joins_with_green_is_not_steered_to_by_mistake() {
-    let deployed = Deployed::new();
-    let server = deployed.start("slow").ready();
-    deployed.put(GREEN);
-    server.hup();
-    server.wait_log(" spawned generation=2 ", SOON);
-    let _stranger = join_group(server.addr());
-    std::fs::write(deployed.out(), "go on").expect("green may go on");
-    server.wait_log("not steered, working on without", SOON);
-    let line = server.wait_log("go to the next generation generation=2 ", SOON);
-    assert!(line.contains("tier=best effort"), "{line}");
-    server.wait_log("reload done: generation 2 is live", SOON);
+    let trial = Trial::begin("slow", &["--listeners-per-address", "2"]);
+    trial.deployed.put(GREEN);
+    trial.server.hup();
+    trial.server.wait_log(" spawned generation=2 ", SOON);
+    let stranger = join_group(trial.server.addr());
+    std::fs::write(trial.deployed.out(), "go on").expect("green may go on");
+    let line = trial.server.wait_log("go to the next generation generation=2 ", SOON);
+    assert!(line.contains("tier=steered"), "{line}");
+    trial.server.wait_log("reload done: generation 2 is live", SOON);
+    trial.server.wait_log("gone generation=1", SOON);
+    drop(stranger);
+    trial.recovers();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{Own, Steering, migrates};
 use crate::model::identity::Inode;
 use crate::model::message::GroupOrder;
 use crate::model::share::Share;
-use crate::model::slots::{Mismatch, Slots};
+use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, Tier};
 use crate::sys::{diag, owner, steering};
 
@@ -24,9 +24,11 @@ pub(super) struct Group {
     pub(super) share: Share,
     /// The one connection that goes to green whatever the share is.
     pub(super) source: Option<SocketAddr>,
-    /// In which order the listeners of green have joined was not told. Before they are closed one by one it must be known, or
-    /// known to be unknown.
+    /// Some stand in the table in an order that was not told, as a whole at the right slots. Before they are closed one by
+    /// one it must be known, or known to be unknown.
     pub(super) untold: bool,
+    /// Those that listened before green was started.
+    before: BTreeSet<Inode>,
     /// A listener was closed since the probe began or ended.
     pub(super) has_moved: bool,
     /// The program that was attached last, if there is one.
@@ -52,6 +54,7 @@ impl Group {
             share: Share::NONE,
             source: None,
             untold: false,
+            before: BTreeSet::new(),
             has_moved: false,
             attached: None,
             unsteered: None,
@@ -78,15 +81,6 @@ impl Group {
         self.leaving.is_empty()
     }
 
-    /// Takes in what the kernel shows by now. Whoever has begun to listen since it was looked stands behind all others, and
-    /// is the first to be moved by a close.
-    pub(super) fn reconcile(&mut self) {
-        let Ok(shown) = diag::group(self.address) else { return };
-        let Err(Mismatch { strangers, missing }) = self.slots.compare(&shown.into_keys().collect()) else { return };
-        self.lose(&missing.into_iter().collect());
-        strangers.into_iter().for_each(|inode| self.slots.listen(inode));
-    }
-
     /// These were closed, nobody knows in which order.
     pub(super) fn lose(&mut self, gone: &BTreeSet<Inode>) {
         self.has_moved |= !gone.is_empty();
@@ -110,40 +104,33 @@ impl Group {
     ///
     /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
     pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {
+        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
+        self.before = shown.keys().copied().collect();
         if steering == Steering::Off {
             return Err("it is turned off by CUTOVER_STEERING".into());
         }
-        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
         self.name(&shown);
         let own = self.own();
         let shown: BTreeSet<Inode> = shown.into_keys().collect();
-        if std::mem::take(&mut self.untold) && shown == own {
-            self.slots = Slots::members(own.into_iter().collect());
-            self.learn_order();
-            return Ok(());
-        }
         if self.slots.compare(&shown).is_ok() {
+            if self.untold
+                && let Some(found) = self.find_order()
+            {
+                (self.slots, self.untold) = (found, false);
+            }
             return Ok(());
         }
         if !own.is_subset(&shown) {
             return Err("a listener of ours is gone".into());
         }
         let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
+        self.untold &= alone.is_none();
         let known = alone.or_else(|| self.slots.prefix(&own));
         let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
         shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
         self.slots = slots;
         self.learn_order();
         Ok(())
-    }
-
-    /// Finds the order out where it is not known.
-    pub(super) fn learn_order(&mut self) {
-        if self.slots.order().is_none()
-            && let Some(found) = self.find_order()
-        {
-            self.slots = found;
-        }
     }
 
     pub(super) fn find_green(
@@ -153,13 +140,17 @@ impl Group {
         told: &[GroupOrder],
     ) -> Result<(), String> {
         let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
-        let new = shown.keys().copied().filter(|inode| !self.slots.contains(*inode));
-        let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = new.partition(is_green);
+        let own = self.own();
+        let is_new = |inode: &Inode| ![&self.before, &own, &self.leaving].iter().any(|known| known.contains(inode));
+        let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = shown.keys().copied().filter(is_new).partition(is_green);
         if green.is_empty() {
             return Err(format!("said that it is ready, but does not listen on {}", self.address));
         }
+        let is_placed = |inode: &Inode| self.slots.contains(*inode);
         let is_told = |inode: &Inode| told.iter().any(|order| order.listeners.contains(inode));
-        self.untold = green.len() > 1 && !green.iter().all(is_told);
+        let untold = green.iter().filter(|inode| !is_placed(inode) && !is_told(inode)).count();
+        self.untold |= untold > 0 && green.len() > 1;
+        let certain = !self.untold && strangers.iter().all(is_placed);
         let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
         for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
             if !self.slots.contains(inode) {
@@ -168,10 +159,8 @@ impl Group {
         }
         self.green = green;
         self.name(shown);
-        if !strangers.is_empty() && self.unsteered.is_none() {
-            // Before or behind green: nobody can tell. Until the cut-over our own slots are still right.
-            self.ambiguous = true;
-        }
+        // Strangers before or behind green: nobody has told. Until the cut-over our own slots are right all the same.
+        self.ambiguous = !strangers.is_empty() && !certain;
         Ok(())
     }
 
@@ -182,14 +171,20 @@ impl Group {
         compared.is_err_and(|mismatch| !mismatch.missing.is_empty())
     }
 
-    /// Looks whether the kernel still shows what the table says.
+    /// Looks whether the kernel still shows what the table says, and if not, who stands where by now.
     pub(super) fn check(&mut self) -> Result<(), String> {
         let shown = diag::group(self.address).map_err(|error| error.to_string())?;
         self.name(&shown);
-        match self.slots.compare(&shown.into_keys().collect()) {
-            Ok(()) if !self.ambiguous => Ok(()),
-            _ => Err("others have joined or left while the next generation started, so the slots are not known".into()),
+        if !self.ambiguous && self.slots.compare(&shown.into_keys().collect()).is_ok() {
+            return Ok(());
         }
+        let found = self.find_order();
+        let are_in = |found: &Slots| self.own().union(&self.green).all(|&inode| found.contains(inode));
+        self.slots = found.filter(are_in).ok_or(
+            "others have joined or left while the next generation started, and at which slots it stands is not known",
+        )?;
+        (self.ambiguous, self.untold) = (false, false);
+        Ok(())
     }
 
     pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
@@ -212,11 +207,15 @@ impl Group {
         self.attach(&self.green.clone())
     }
 
+    /// What the share and the source ask for, as far as it is known who stands where.
+    pub(super) fn asked(&self) -> Option<Program> {
+        let (green, blue) = (self.slots.of(&self.green), self.slots.of(&self.own()));
+        Program::split(&Split { source: self.source, share: self.share, green: &green, blue: &blue })
+    }
+
     /// Attaches what the share and the source ask for.
     pub(super) fn direct(&mut self) -> Result<(), String> {
-        let (green, blue) = (self.slots.of(&self.green), self.slots.of(&self.own()));
-        let split = Split { source: self.source, share: self.share, green: &green, blue: &blue };
-        let program = Program::split(&split).ok_or("the slots are not known, or too many")?;
+        let program = self.asked().ok_or("the slots are not known, or too many")?;
         self.attach_program(&program)
     }
 

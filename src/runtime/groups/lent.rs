@@ -8,7 +8,6 @@ use super::group::Group;
 use super::{Course, Groups, Own, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
-use crate::model::slots::Mismatch;
 use crate::model::steering::Program;
 use crate::sys::{diag, lend};
 
@@ -88,27 +87,24 @@ impl Groups {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             let Ok(shown) = diag::group(group.address) else { continue };
             let shown: BTreeSet<Inode> = shown.into_keys().collect();
-            let Err(Mismatch { strangers, missing }) = group.slots.compare(&shown) else { continue };
+            let Err(mismatch) = group.slots.compare(&shown) else { continue };
             let (blue, green) = holders();
             let has = |of: &Option<Holders>, inode| of.as_ref().is_some_and(|holders| holders.contains_key(&inode));
-            // One that has begun to listen before green was looked at is found when it is.
-            let known: Vec<Inode> = strangers
-                .into_iter()
-                .filter(|&inode| has(&blue, inode) || has(&green, inode) && !group.green.is_empty())
-                .collect();
-            if missing.is_empty() && known.is_empty() {
+            let (of_blue, others): (Vec<Inode>, Vec<Inode>) =
+                mismatch.strangers.iter().partition(|&&inode| has(&blue, inode));
+            // Those that green has before it was looked at are found when it is.
+            let of_green: Vec<Inode> =
+                others.into_iter().filter(|&inode| !group.green.is_empty() && has(&green, inode)).collect();
+            let all_or_none = |of: &[Inode]| of.is_empty() || of.len() == mismatch.strangers.len();
+            let alike = all_or_none(&of_blue) && all_or_none(&of_green);
+            let matters = !(mismatch.missing.is_empty() && of_blue.is_empty() && of_green.is_empty());
+            group.own.extend(of_blue.into_iter().filter_map(|inode| own_of(inode, blue.as_ref())));
+            group.green.extend(of_green);
+            group.take_in(&mismatch, alike);
+            if !matters {
                 continue;
             }
-            group.lose(&missing.iter().copied().collect());
-            for inode in known {
-                match has(&blue, inode) {
-                    true => group.own.extend(own_of(inode, blue.as_ref())),
-                    false => group.green.extend([inode]),
-                }
-                group.slots.listen(inode);
-            }
-            let (gone, come) = (missing.len(), group.own.len() + group.green.len());
-            group.learn_order();
+            let (gone, come) = (mismatch.missing.len(), group.own.len() + group.green.len());
             let steered = if group.green.is_empty() { group.attach(&group.own()) } else { group.direct() };
             tracing::info!(address = %group.address, gone, listeners = come, "listeners have come or gone, steered anew");
             group.settle_for(steered);
@@ -125,7 +121,7 @@ impl Groups {
             let here: Vec<Inode> =
                 group.slots.members_of(|inode| holders.contains_key(&inode) && !own.contains(&inode));
             group.leaving.extend(here);
-            group.learn_order();
+            group.need_order();
             let attached = group.attach(&own);
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {

@@ -84,7 +84,7 @@ impl Groups {
     /// The order of the slots in each group, where it is known.
     pub(crate) fn order(&self) -> Vec<GroupOrder> {
         let known = |g: &Group| Some(GroupOrder { address: g.address, listeners: g.slots.order()?.to_vec() });
-        self.groups.iter().filter_map(known).collect()
+        self.groups.iter().filter(|g| !g.untold).filter_map(known).collect()
     }
 
     /// Takes the order that the generation before has told, where it knows all of this generation's listeners.
@@ -149,15 +149,21 @@ impl Groups {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Looks whether green, which has these sockets as far as that may be known, listens on each address, and at which
-    /// slots.
+    /// Looks whether green listens on each address, and at which slots. Which sockets it has, as far as that may be known,
+    /// is asked after it was looked who listens: so none of those is missing that listened then.
     ///
     /// # Errors
     /// Names the address on which it does not listen.
-    pub(crate) fn verify(&mut self, sockets: Option<&BTreeSet<Inode>>, told: &[GroupOrder]) -> Result<(), String> {
-        for group in &mut self.groups {
-            match diag::group(group.address) {
-                Ok(shown) => group.find_green(&shown, sockets, told)?,
+    pub(crate) fn verify(
+        &mut self,
+        sockets: impl FnOnce() -> Option<BTreeSet<Inode>>,
+        told: &[GroupOrder],
+    ) -> Result<(), String> {
+        let shown: Vec<_> = self.groups.iter().map(|group| diag::group(group.address)).collect();
+        let sockets = sockets();
+        for (group, shown) in self.groups.iter_mut().zip(shown) {
+            match shown {
+                Ok(shown) => group.find_green(&shown, sockets.as_ref(), told)?,
                 // Green's word has to do.
                 Err(error) => group.settle_for(Err(error.to_string())),
             }

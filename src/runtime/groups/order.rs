@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::group::Group;
 use crate::model::identity::Inode;
-use crate::model::share::Share;
-use crate::model::slots::Slots;
+use crate::model::slots::{Mismatch, Slots};
 use crate::model::steering::Program;
 use crate::runtime::probe::reached;
 use crate::sys::diag;
@@ -23,6 +22,47 @@ const ROUNDS: usize = 3;
 const ARRIVES: Duration = Duration::from_millis(50);
 
 impl Group {
+    /// Takes in what the kernel shows by now.
+    pub(super) fn reconcile(&mut self) {
+        let Ok(shown) = diag::group(self.address) else { return };
+        if let Err(mismatch) = self.slots.compare(&shown.into_keys().collect()) {
+            self.take_in(&mismatch, false);
+        }
+    }
+
+    /// Takes in that some were closed, or have begun to listen, since it was looked. Who has come stands behind all others
+    /// if none was closed meanwhile; which of several that have come stands before which nobody has told, and it does not
+    /// matter as long as they are `alike`.
+    pub(super) fn take_in(&mut self, mismatch: &Mismatch, alike: bool) {
+        let Mismatch { strangers: come, missing: gone } = mismatch;
+        self.lose(&gone.iter().copied().collect());
+        come.iter().for_each(|&inode| self.slots.listen(inode));
+        match come.len() {
+            0 => {}
+            1 if gone.is_empty() => {}
+            _ if gone.is_empty() && alike => self.untold = true,
+            _ => self.slots = self.slots.clone().forgotten(),
+        }
+        self.learn_order();
+    }
+
+    /// Finds the order out where it is known to be unknown.
+    pub(super) fn learn_order(&mut self) {
+        if self.slots.order().is_none()
+            && let Some(found) = self.find_order()
+        {
+            (self.slots, self.untold) = (found, false);
+        }
+    }
+
+    /// Finds the order out where it was not told: from now on it matters.
+    pub(super) fn need_order(&mut self) {
+        if std::mem::take(&mut self.untold) {
+            self.slots = self.slots.clone().forgotten();
+        }
+        self.learn_order();
+    }
+
     /// Finds the order of all listeners of the group, if the kernel lets it be found. All that is not ours goes meanwhile
     /// where it goes now; the program that does this is left attached.
     pub(super) fn find_order(&mut self) -> Option<Slots> {
@@ -45,7 +85,8 @@ impl Group {
         let count = diag::drops(self.address)?.len();
         let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
         let too_many = || io::Error::other("there are too many");
-        let rest = self.certain().or_else(|| Program::one_of(&all)).ok_or_else(too_many)?;
+        let now = self.asked().or_else(|| self.attached.clone());
+        let rest = now.or_else(|| Program::one_of(&all)).ok_or_else(too_many)?;
         let mut table: Vec<Inode> = Vec::new();
         for slot in all {
             match self.who_is_at(slot, &rest, until)? {
@@ -58,17 +99,6 @@ impl Group {
         let still = diag::drops(self.address)?.into_keys().collect();
         let slots = Slots::in_order(table);
         Ok(slots.compare(&still).is_ok().then_some(slots))
-    }
-
-    /// What leads rightly as far as that is known, or else what is attached now.
-    fn certain(&self) -> Option<Program> {
-        let (own, green) = (self.slots.of(&self.own()), self.slots.of(&self.green));
-        let known = match self.share {
-            Share::NONE => Program::one_of(&own),
-            Share::ALL => Program::one_of(&green),
-            _ => None,
-        };
-        known.or_else(|| self.attached.clone())
     }
 
     fn who_is_at(&mut self, slot: u16, rest: &Program, until: Instant) -> io::Result<Option<Inode>> {

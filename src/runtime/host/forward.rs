@@ -94,10 +94,7 @@ impl Host {
             let result = match known {
                 Some((pid, told)) => {
                     let told = told.await;
-                    let verify = move || {
-                        let sockets = owner::sockets_of(pid).ok();
-                        lock(&groups).verify(sockets.as_ref(), &told)
-                    };
+                    let verify = move || lock(&groups).verify(|| owner::sockets_of(pid).ok(), &told);
                     let looked = tokio::task::spawn_blocking(verify).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }

@@ -95,10 +95,8 @@ impl SupervisedHost {
         self.in_background(async move {
             let result = match child {
                 Some(child) => {
-                    let verify = move || {
-                        let sockets = child.holders().map(|holders| holders.into_keys().collect());
-                        lock(&groups).verify(sockets.as_ref(), &[])
-                    };
+                    let sockets = move || child.holders().map(|holders| holders.into_keys().collect());
+                    let verify = move || lock(&groups).verify(sockets, &[]);
                     let looked = tokio::task::spawn_blocking(verify).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }

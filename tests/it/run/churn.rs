@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::support::join_group;
 use crate::support::load::{Mode, Plan};
 use crate::support::programs::Port;
 use crate::support::run::{Run, Running};
@@ -64,6 +65,27 @@ fn of_the_old_generation() {
     site.is_ready(2);
     run.wait_log("generation 2 is live", SOON);
     assert_eq!(workers(&site, 2).len(), 3, "each listener of the next generation has its part");
+}
+
+/// So do a stranger's and a worker's that comes back: nobody has told who of them stands where, and nobody is led astray.
+#[test]
+fn with_a_stranger() {
+    let site = Site::new();
+    let run = site.start(&[]);
+    let before = workers(&site, 1);
+    run.hup();
+    run.wait_log("to=probing", SOON);
+    let _stranger = join_group(site.port.address);
+    let mark = run.mark();
+    let killed = *before.first().expect("three");
+    run.signal(killed, Signal::KILL);
+    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
+    run.wait_until("three listeners again", || !workers(&site, 1).contains(&killed) && workers(&site, 1).len() == 3);
+    site.is_ready(2);
+    run.wait_log("go to the next generation generation=2 tier=steered", SOON);
+    run.wait_log("gone generation=1 ", SOON);
+    assert_eq!(workers(&site, 2).len(), 3);
+    assert!(!run.log_contains("not steered"), "{}", run.log());
 }
 
 /// The next generation has all, and can still be had back.
