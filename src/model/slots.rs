@@ -61,6 +61,11 @@ impl Slots {
         holds.then(|| Slots { table: first.to_vec(), vague: self.vague })
     }
 
+    /// Whether all that hold the last `count` slots are some of these.
+    pub(crate) fn last_are(&self, count: usize, listeners: &BTreeSet<Inode>) -> bool {
+        self.table.iter().rev().take(count).all(|last| listeners.contains(last))
+    }
+
     /// Those listeners of the table that are meant.
     pub(crate) fn members_of(&self, is_meant: impl Fn(Inode) -> bool) -> Vec<Inode> {
         self.table.iter().copied().filter(|&listener| is_meant(listener)).collect()

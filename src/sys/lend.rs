@@ -22,17 +22,24 @@ enum Weight {
     Refused,
 }
 
+/// Where a copy was had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    holder: Pid,
+    fd: RawFd,
+}
+
 /// A copy of the socket `inode`, with close-on-exec, from the first of `holders` that has one to give.
 ///
 /// # Errors
 /// `PermissionDenied` if one of them may not be asked (`EPERM` from pidfd_getfd(2) or a seccomp filter, `EACCES` from
 /// /proc), rather than another failure (`ENOSYS` before Linux 5.6, `EMFILE`), rather than `NotFound`.
-pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<OwnedFd> {
+pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<(OwnedFd, Place)> {
     let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was asked has it");
     let mut worst = (Weight::Gone, during(format_args!("copy {inode}"), nobody));
     for holder in holders {
         match copy_from(holder, inode) {
-            Ok(copy) => return Ok(copy),
+            Ok((copy, fd)) => return Ok((copy, Place { holder, fd })),
             Err((weight, error)) if weight > worst.0 => {
                 worst = (weight, during(format_args!("copy {inode} of pid {holder}"), error));
             }
@@ -53,11 +60,23 @@ pub(crate) fn try_copy() -> io::Result<()> {
     Ok(())
 }
 
-fn copy_from(holder: Pid, inode: Inode) -> Result<OwnedFd, (Weight, io::Error)> {
-    let gone = || (Weight::Gone, io::Error::from(io::ErrorKind::NotFound));
+/// A copy of the socket `inode` from where one was had before, if it is still there: nothing has to be looked up.
+pub(crate) fn copy_again(place: Place, inode: Inode) -> Option<OwnedFd> {
+    take(&hold(place.holder).ok()?, place.fd, inode).ok()
+}
+
+fn hold(holder: Pid) -> Result<OwnedFd, (Weight, io::Error)> {
     let raw = i32::try_from(holder.number()).ok().and_then(rustix::process::Pid::from_raw).ok_or_else(gone)?;
+    pidfd_open(raw, PidfdFlags::empty()).map_err(|e| weighed(during("pidfd_open", e), Some(e)))
+}
+
+fn gone() -> (Weight, io::Error) {
+    (Weight::Gone, io::Error::from(io::ErrorKind::NotFound))
+}
+
+fn copy_from(holder: Pid, inode: Inode) -> Result<(OwnedFd, RawFd), (Weight, io::Error)> {
     // Held before it is looked at: what /proc shows later may be of another process, but the copy never is.
-    let held = pidfd_open(raw, PidfdFlags::empty()).map_err(|e| weighed(during("pidfd_open", e), Some(e)))?;
+    let held = hold(holder)?;
     let descriptors = owner::descriptors_of(holder).map_err(|error| {
         let errno = Errno::from_io_error(&error);
         weighed(during(format_args!("read /proc/{holder}/fd"), error), errno)
@@ -65,7 +84,7 @@ fn copy_from(holder: Pid, inode: Inode) -> Result<OwnedFd, (Weight, io::Error)> 
     let mut worst = gone();
     for (fd, _) in descriptors.into_iter().filter(|(_, socket)| *socket == inode) {
         match take(&held, fd, inode) {
-            Ok(copy) => return Ok(copy),
+            Ok(copy) => return Ok((copy, fd)),
             Err(error) if error.0 > worst.0 => worst = error,
             Err(_) => {}
         }
@@ -79,7 +98,7 @@ fn take(holder: &OwnedFd, fd: RawFd, inode: Inode) -> Result<OwnedFd, (Weight, i
     // The number may have been reused since it was looked up.
     match socket::inode(&copy) {
         Ok(found) if found == inode => Ok(copy),
-        Ok(_) => Err((Weight::Gone, io::Error::from(io::ErrorKind::NotFound))),
+        Ok(_) => Err(gone()),
         Err(error) => Err((Weight::Failed, during("fstat", error))),
     }
 }

@@ -60,7 +60,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
     let holder = Holder::start(again(what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process, "holder"));
     // One that has no such socket, and one that does not exist, are passed over.
     let asked = || [Pid::new(std::process::id()), Pid::new(u32::MAX), holder.pid()];
-    let copies = holder.inodes.map(|inode| copy(asked(), inode).expect("a copy"));
+    let copies = holder.inodes.map(|inode| copy(asked(), inode).expect("a copy").0);
     for (copy, inode) in copies.iter().zip(holder.inodes) {
         assert_eq!(socket::inode(copy).expect("fstat"), inode);
         assert!(rustix::io::fcntl_getfd(copy).expect("flags").contains(rustix::io::FdFlags::CLOEXEC));
@@ -76,6 +76,22 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
         }
     }
     holder.end();
+}
+
+/// What is open there by now, or of whom, does not matter: it is this socket or none.
+#[test]
+fn where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there() {
+    if role().is_some() {
+        return hold_two_listeners();
+    }
+    let holder = Holder::start(again(where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there, "another-holder"));
+    let [first, second] = holder.inodes;
+    let (_, place) = copy([holder.pid()], first).expect("a copy");
+    let copied = copy_again(place, first).expect("still there");
+    assert_eq!(socket::inode(copied).expect("fstat"), first);
+    assert!(copy_again(place, second).is_none(), "another socket");
+    holder.end();
+    assert!(copy_again(place, first).is_none(), "nobody has it");
 }
 
 #[test]

@@ -24,9 +24,9 @@ pub(super) struct Group {
     pub(super) share: Share,
     /// The one connection that goes to green whatever the share is.
     pub(super) source: Option<SocketAddr>,
-    /// Some stand in the table in an order that was not told, as a whole at the right slots. Before they are closed one by
-    /// one it must be known, or known to be unknown.
-    pub(super) untold: bool,
+    /// These stand in the table in an order that was not told, as a whole at the right slots. Before one of them is closed
+    /// by us it must be known, or known to be unknown.
+    pub(super) untold: BTreeSet<Inode>,
     /// Those that listened before green was started.
     before: BTreeSet<Inode>,
     /// A listener was closed since the probe began or ended.
@@ -53,7 +53,7 @@ impl Group {
             slots,
             share: Share::NONE,
             source: None,
-            untold: false,
+            untold: BTreeSet::new(),
             before: BTreeSet::new(),
             has_moved: false,
             attached: None,
@@ -84,6 +84,12 @@ impl Group {
     /// These were closed, nobody knows in which order.
     pub(super) fn lose(&mut self, gone: &BTreeSet<Inode>) {
         self.has_moved |= !gone.is_empty();
+        let untold = gone.intersection(&self.untold).count();
+        // Those that come into the holes, wherever these are, are such as well, or nobody knows who stands where.
+        if untold > 0 && !(untold == gone.len() && self.slots.last_are(untold, &self.untold)) {
+            self.slots = self.slots.clone().forgotten();
+        }
+        self.untold.retain(|inode| !gone.contains(inode));
         let after = |order: &mut dyn Iterator<Item = &Inode>| {
             let mut slots = self.slots.clone();
             order.for_each(|inode| slots.close(*inode));
@@ -113,10 +119,10 @@ impl Group {
         let own = self.own();
         let shown: BTreeSet<Inode> = shown.into_keys().collect();
         if self.slots.compare(&shown).is_ok() {
-            if self.untold
+            if !self.untold.is_empty()
                 && let Some(found) = self.find_order()
             {
-                (self.slots, self.untold) = (found, false);
+                self.has_order(found);
             }
             return Ok(());
         }
@@ -124,7 +130,9 @@ impl Group {
             return Err("a listener of ours is gone".into());
         }
         let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
-        self.untold &= alone.is_none();
+        if alone.is_some() {
+            self.untold.clear();
+        }
         let known = alone.or_else(|| self.slots.prefix(&own));
         let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
         shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
@@ -148,9 +156,12 @@ impl Group {
         }
         let is_placed = |inode: &Inode| self.slots.contains(*inode);
         let is_told = |inode: &Inode| told.iter().any(|order| order.listeners.contains(inode));
-        let untold = green.iter().filter(|inode| !is_placed(inode) && !is_told(inode)).count();
-        self.untold |= untold > 0 && green.len() > 1;
-        let certain = !self.untold && strangers.iter().all(is_placed);
+        let untold = green.iter().filter(|inode| !is_placed(inode) && !is_told(inode));
+        let untold: BTreeSet<Inode> = untold.copied().collect();
+        if untold.len() > 1 {
+            self.untold.extend(untold);
+        }
+        let certain = green.is_disjoint(&self.untold) && strangers.iter().all(is_placed);
         let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
         for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
             if !self.slots.contains(inode) {
@@ -180,10 +191,11 @@ impl Group {
         }
         let found = self.find_order();
         let are_in = |found: &Slots| self.own().union(&self.green).all(|&inode| found.contains(inode));
-        self.slots = found.filter(are_in).ok_or(
+        let found = found.filter(are_in).ok_or(
             "others have joined or left while the next generation started, and at which slots it stands is not known",
         )?;
-        (self.ambiguous, self.untold) = (false, false);
+        self.has_order(found);
+        self.ambiguous = false;
         Ok(())
     }
 

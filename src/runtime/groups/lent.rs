@@ -121,12 +121,12 @@ impl Groups {
             let here: Vec<Inode> =
                 group.slots.members_of(|inode| holders.contains_key(&inode) && !own.contains(&inode));
             group.leaving.extend(here);
-            group.need_order();
+            group.need_order(&group.leaving.clone());
             let attached = group.attach(&own);
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
                 match lend::copy(who.iter().copied(), inode) {
-                    Ok(copy) => kept.push(Kept { inode, _copy: copy }),
+                    Ok((copy, _)) => kept.push(Kept { inode, _copy: copy }),
                     Err(error) => tracing::debug!(%error, "it is closed by its program, at a time of its own"),
                 }
             }

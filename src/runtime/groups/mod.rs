@@ -84,7 +84,7 @@ impl Groups {
     /// The order of the slots in each group, where it is known.
     pub(crate) fn order(&self) -> Vec<GroupOrder> {
         let known = |g: &Group| Some(GroupOrder { address: g.address, listeners: g.slots.order()?.to_vec() });
-        self.groups.iter().filter(|g| !g.untold).filter_map(known).collect()
+        self.groups.iter().filter(|g| g.untold.is_empty()).filter_map(known).collect()
     }
 
     /// Takes the order that the generation before has told, where it knows all of this generation's listeners.

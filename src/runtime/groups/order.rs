@@ -1,6 +1,6 @@
 //! Who stands at which slot, found out from the kernel itself: each slot is knocked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use crate::sys::knock::Knocker;
 
 /// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
 const KNOCKS: usize = 16;
-/// Where that goes on, or somebody comes or goes meanwhile, all begins anew, but not for longer: new connections wait for
-/// nothing meanwhile, but the rollout does.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Where that goes on, or somebody comes or goes meanwhile, all begins anew, but not for longer: no connection waits for
+/// it, but the rollout does. It takes some milliseconds where there is a processor free.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
 const ROUNDS: usize = 3;
 const ARRIVES: Duration = Duration::from_millis(50);
@@ -40,7 +40,7 @@ impl Group {
         match come.len() {
             0 => {}
             1 if gone.is_empty() => {}
-            _ if gone.is_empty() && alike => self.untold = true,
+            _ if gone.is_empty() && alike => self.untold.extend(come),
             _ => self.slots = self.slots.clone().forgotten(),
         }
         self.learn_order();
@@ -51,16 +51,22 @@ impl Group {
         if self.slots.order().is_none()
             && let Some(found) = self.find_order()
         {
-            (self.slots, self.untold) = (found, false);
+            self.has_order(found);
         }
     }
 
-    /// Finds the order out where it was not told: from now on it matters.
-    pub(super) fn need_order(&mut self) {
-        if std::mem::take(&mut self.untold) {
+    /// Finds the order out of those that are to be closed one by one.
+    pub(super) fn need_order(&mut self, of: &BTreeSet<Inode>) {
+        if !self.untold.is_disjoint(of) {
+            self.untold.clear();
             self.slots = self.slots.clone().forgotten();
         }
         self.learn_order();
+    }
+
+    pub(super) fn has_order(&mut self, found: Slots) {
+        self.slots = found;
+        self.untold.clear();
     }
 
     /// Finds the order of all listeners of the group, if the kernel lets it be found. All that is not ours goes meanwhile

@@ -1,5 +1,6 @@
 //! A listener of the live generation: ours, or of a process that is supervised.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -8,7 +9,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::model::identity::{Inode, Pid};
-use crate::sys::{lend, socket};
+use crate::sys::lend::{self, Place};
+use crate::sys::socket;
 
 /// One listener of the live generation.
 #[derive(Debug, Clone)]
@@ -22,7 +24,10 @@ enum Handle {
     Ours(Arc<TcpListener>),
     /// Some of these processes have it. It is copied for a moment only: a copy that stays would keep it in the group when
     /// they are gone, and nobody would accept from it.
-    Lent(BTreeSet<Pid>),
+    Lent {
+        holders: BTreeSet<Pid>,
+        place: Cell<Option<Place>>,
+    },
 }
 
 impl Own {
@@ -34,14 +39,14 @@ impl Own {
 
     /// One that these processes have.
     pub(crate) fn lent(inode: Inode, holders: BTreeSet<Pid>) -> Own {
-        Own { inode, handle: Handle::Lent(holders) }
+        Own { inode, handle: Handle::Lent { holders, place: Cell::new(None) } }
     }
 
     /// The listener, if it is ours.
     pub(crate) fn listener(&self) -> Option<&Arc<TcpListener>> {
         match &self.handle {
             Handle::Ours(listener) => Some(listener),
-            Handle::Lent(_) => None,
+            Handle::Lent { .. } => None,
         }
     }
 
@@ -52,15 +57,20 @@ impl Own {
     pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match &self.handle {
             Handle::Ours(listener) => act(listener.as_fd()),
-            Handle::Lent(holders) => {
-                let copy = lend::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
-                    // It is no matter of this socket, or of this process: so it is said once, and not of each of them.
-                    io::ErrorKind::PermissionDenied => {
-                        tracing::debug!(%error, "refused");
-                        io::Error::new(error.kind(), "its listeners may not be copied (pidfd_getfd)")
-                    }
-                    _ => error,
-                })?;
+            Handle::Lent { holders, place } => {
+                if let Some(copy) = place.get().and_then(|place| lend::copy_again(place, self.inode)) {
+                    return act(copy.as_fd());
+                }
+                let (copy, found) =
+                    lend::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
+                        // It is no matter of this socket, or of this process: so it is said once, and not of each of them.
+                        io::ErrorKind::PermissionDenied => {
+                            tracing::debug!(%error, "refused");
+                            io::Error::new(error.kind(), "its listeners may not be copied (pidfd_getfd)")
+                        }
+                        _ => error,
+                    })?;
+                place.set(Some(found));
                 act(copy.as_fd())
             }
         }

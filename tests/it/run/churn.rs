@@ -48,20 +48,28 @@ fn workers(site: &Site, generation: u64) -> BTreeSet<u32> {
     report.pids
 }
 
+/// A worker of the first generation dies and comes back, and until then nobody has met another generation.
+#[track_caller]
+fn one_is_replaced(site: &Site, run: &Running) {
+    let before = workers(site, 1);
+    assert_eq!(before.len(), 3);
+    let (mark, killed) = (run.mark(), *before.first().expect("three"));
+    run.signal(killed, Signal::KILL);
+    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
+    run.wait_until("three listeners again", || {
+        let now = workers(site, 1);
+        now.len() == 3 && !now.contains(&killed)
+    });
+}
+
 /// While the next generation listens and is not ready, nobody gets to it, whoever dies and comes back in this one.
 #[test]
 fn of_the_old_generation() {
     let site = Site::new();
     let run = site.start(&[]);
-    let before = workers(&site, 1);
-    assert_eq!(before.len(), 3);
     run.hup();
     run.wait_log("to=probing", SOON);
-    let mark = run.mark();
-    let killed = *before.first().expect("three");
-    run.signal(killed, Signal::KILL);
-    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
-    run.wait_until("three listeners again", || !workers(&site, 1).contains(&killed) && workers(&site, 1).len() == 3);
+    one_is_replaced(&site, &run);
     site.is_ready(2);
     run.wait_log("generation 2 is live", SOON);
     assert_eq!(workers(&site, 2).len(), 3, "each listener of the next generation has its part");
@@ -72,15 +80,10 @@ fn of_the_old_generation() {
 fn with_a_stranger() {
     let site = Site::new();
     let run = site.start(&[]);
-    let before = workers(&site, 1);
     run.hup();
     run.wait_log("to=probing", SOON);
     let _stranger = join_group(site.port.address);
-    let mark = run.mark();
-    let killed = *before.first().expect("three");
-    run.signal(killed, Signal::KILL);
-    run.wait_log_after(mark, "listeners have come or gone, steered anew", SOON);
-    run.wait_until("three listeners again", || !workers(&site, 1).contains(&killed) && workers(&site, 1).len() == 3);
+    one_is_replaced(&site, &run);
     site.is_ready(2);
     run.wait_log("go to the next generation generation=2 tier=steered", SOON);
     run.wait_log("gone generation=1 ", SOON);
