@@ -20,8 +20,8 @@ use crate::runtime::groups::{Holders, Kept};
 use crate::runtime::retire::{LOOK, in_flight, lock};
 use crate::sys::diag;
 
-/// How often all processes are looked at for what they have closed: nothing waits for that but memory.
-const CLOSED: Duration = Duration::from_millis(10);
+/// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
+const HELD: Duration = Duration::from_millis(10);
 
 /// Returns when it has been told to stop.
 pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
@@ -37,7 +37,7 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
         }
         taken_in(instance, &child, deadline, &at_once).await;
     }
-    let kept = keep(instance, &child).await;
+    let kept = keep(instance, &child, deadline, &at_once).await;
     tell(&child, instance.stop_signal());
     let instance = instance.clone();
     tokio::spawn(async move { close(&instance, &child, kept).await });
@@ -78,13 +78,27 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
     }
 }
 
-async fn keep(instance: &Arc<Instance>, child: &Arc<Child>) -> Vec<Kept> {
-    let (groups, child) = (instance.groups.clone(), child.clone());
-    let kept = tokio::task::spawn_blocking(move || {
-        let holders = child.holders().unwrap_or_default();
-        lock(&groups).keep(&holders)
-    });
-    kept.await.unwrap_or_default()
+/// Keeps its listeners open, when it is known where they stand.
+async fn keep(
+    instance: &Arc<Instance>,
+    child: &Arc<Child>,
+    deadline: Instant,
+    at_once: &watch::Receiver<bool>,
+) -> Vec<Kept> {
+    loop {
+        let (groups, child) = (instance.groups.clone(), child.clone());
+        let is_over = Instant::now() >= deadline || *at_once.borrow();
+        let look = tokio::task::spawn_blocking(move || {
+            let holders = child.holders().unwrap_or_default();
+            let mut groups = lock(&groups);
+            (groups.place(&holders) || is_over).then(|| groups.keep(&holders))
+        });
+        match look.await {
+            Ok(Some(kept)) => return kept,
+            Ok(None) => tokio::time::sleep(HELD).await,
+            Err(_) => return vec![],
+        }
+    }
 }
 
 /// Closes one, and waits until nobody has it any more: before that no other one may be closed.
@@ -119,7 +133,7 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>
             close_one(instance, one).await;
         }
         kept = still;
-        tokio::time::sleep(CLOSED).await;
+        tokio::time::sleep(HELD).await;
     }
     // What it had that could not be kept open, it has closed when it is gone.
     child.clone().gone().await;

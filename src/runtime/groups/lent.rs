@@ -111,9 +111,9 @@ impl Groups {
         }
     }
 
-    /// All that these processes, which leave, listen with, kept open; one that cannot be is closed by whoever has it.
-    pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<Kept> {
-        let mut kept = Vec::new();
+    /// Finds out where all stand that these processes, which leave, listen with. `false` if that is not known by now: it
+    /// can be asked again, and nothing has changed for those who connect.
+    pub(crate) fn place(&mut self, holders: &Holders) -> bool {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             // Since the office was passed on, some may have died, and others come.
             group.reconcile();
@@ -122,7 +122,15 @@ impl Groups {
                 group.slots.members_of(|inode| holders.contains_key(&inode) && !own.contains(&inode));
             group.leaving.extend(here);
             group.need_order(&group.leaving.clone());
-            let attached = group.attach(&own);
+        }
+        self.groups.iter().all(|group| group.unsteered.is_some() || group.slots.order().is_some())
+    }
+
+    /// All that these processes, which leave, listen with, kept open; one that cannot be is closed by whoever has it.
+    pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<Kept> {
+        let mut kept = Vec::new();
+        for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
+            let attached = group.attach(&group.own());
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
                 match lend::copy(who.iter().copied(), inode) {
