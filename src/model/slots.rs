@@ -118,6 +118,19 @@ impl Slots {
         slots
     }
 
+    /// The slots that lead only to `wanted` whichever of `closing` are closed next, in whichever order, `closes` of them at
+    /// the most. Empty where no such slot exists.
+    pub(crate) fn throughout(&self, wanted: &BTreeSet<Inode>, closing: &BTreeSet<Inode>, closes: usize) -> Vec<u16> {
+        let here = self.table.iter().filter(|listener| closing.contains(listener)).count();
+        let closes = closes.min(here);
+        // A close moves the last one and no other: who stands before the last ones stays where it is.
+        let stay = self.table.len() - closes;
+        // One more is right if nobody but `wanted` is left when its slot is out of range: the kernel hashes over those then.
+        let hash_is_right = closes == here && self.table.iter().all(|l| wanted.contains(l) || closing.contains(l));
+        let right = stay + usize::from(hash_is_right);
+        self.of(wanted).into_iter().filter(|&slot| usize::from(slot) < right).collect()
+    }
+
     /// Compares the table with the listeners that the kernel shows.
     pub(crate) fn compare(&self, shown: &BTreeSet<Inode>) -> Result<(), Mismatch> {
         let known: BTreeSet<Inode> = self.table.iter().copied().collect();
@@ -171,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn of_as_many_that_come_as_go_one_slot_is_right_in_whichever_order_they_go() {
+        let slots = table(&[1, 2, 3, 4, 5, 6]);
+        let (blue, green) = (set(&[1, 2, 3]), set(&[4, 5, 6]));
+        assert_eq!(slots.throughout(&green, &blue, usize::MAX), vec![3]);
+        assert_eq!(slots.throughout(&green, &blue, 1), vec![3, 4]);
+        assert_eq!(slots.throughout(&green, &set(&[]), usize::MAX), vec![3, 4, 5], "nobody closes");
+        assert_eq!(slots.throughout(&blue, &green, usize::MAX), vec![0, 1, 2], "who stands before them all stays");
+        assert!(table(&[1, 2, 3]).throughout(&set(&[3]), &set(&[1, 2]), 1).is_empty());
+    }
+
+    #[test]
     fn no_slot_is_right_while_the_only_green_listener_moves_and_another_blue_one_stays() {
         assert!(table(&[1, 2, 3]).while_closing(Inode(1), &set(&[3])).is_empty());
     }
@@ -179,6 +203,16 @@ mod tests {
     fn strangers_and_missing_ones_are_named() {
         let mismatch = table(&[1, 2]).compare(&set(&[2, 3])).expect_err("they differ");
         assert_eq!(mismatch, Mismatch { strangers: vec![Inode(3)], missing: vec![Inode(1)] });
+    }
+
+    impl Slots {
+        /// As the kernel does: what is no slot of the table is left to the hash over all.
+        fn leads_to(&self, slot: u16, wanted: &BTreeSet<Inode>) -> bool {
+            match self.table.get(usize::from(slot)) {
+                Some(listener) => wanted.contains(listener),
+                None => self.table.iter().all(|listener| wanted.contains(listener)),
+            }
+        }
     }
 
     proptest! {
@@ -196,14 +230,30 @@ mod tests {
                 prop_assert_eq!(safe.is_empty(), green == 1 && nth == 0 && blue > 1);
                 let before = slots.clone();
                 slots.close(Inode(b));
-                for slot in safe.iter().map(|&s| usize::from(s)) {
-                    prop_assert!(wanted.contains(&before.table[slot]));
-                    match slots.table.get(slot) {
-                        Some(listener) => prop_assert!(wanted.contains(listener)),
-                        None => prop_assert!(slots.table.iter().all(|l| wanted.contains(l))),
-                    }
-                }
+                prop_assert!(safe.iter().all(|&slot| before.leads_to(slot, &wanted) && slots.leads_to(slot, &wanted)));
             }
+        }
+
+        /// Whoever stands where, and whoever is closed in which order.
+        #[test]
+        fn whatever_is_closed_no_connection_goes_astray(
+            (table, blue) in (2_usize..14).prop_flat_map(|n| {
+                let table = Just((0..n as u64).map(Inode).collect::<Vec<_>>()).prop_shuffle();
+                (table, proptest::sample::subsequence((0..n as u64).map(Inode).collect::<Vec<_>>(), 1..n).prop_shuffle())
+            }),
+            strangers in 0_usize..2,
+            closes in 1_usize..14,
+        ) {
+            let closing: BTreeSet<Inode> = blue.iter().copied().collect();
+            let others = table.iter().copied().filter(|listener| !closing.contains(listener));
+            let wanted: BTreeSet<Inode> = others.skip(strangers).collect();
+            let mut slots = Slots::in_order(table);
+            let right = slots.throughout(&wanted, &closing, closes);
+            for listener in blue.into_iter().take(closes) {
+                prop_assert!(right.iter().all(|&slot| slots.leads_to(slot, &wanted)));
+                slots.close(listener);
+            }
+            prop_assert!(right.iter().all(|&slot| slots.leads_to(slot, &wanted)));
         }
     }
 }

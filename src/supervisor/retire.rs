@@ -23,6 +23,9 @@ use crate::sys::diag;
 /// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
 const HELD: Duration = Duration::from_millis(10);
 
+/// For so long after it was told to stop it is expected to shut down all at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Returns when it has been told to stop.
 pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
     let linger = instance.settings.plan.linger;
@@ -124,9 +127,15 @@ async fn close_one(instance: &Arc<Instance>, kept: Kept) {
 
 /// Closes what was kept, one after the other, when the program has closed it or is gone.
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
+    let told = Instant::now();
     while !kept.is_empty() {
-        let asked = child.clone();
-        let Ok(holders) = tokio::task::spawn_blocking(move || asked.holders()).await else { return };
+        let (asked, groups) = (child.clone(), instance.groups.clone());
+        let closes = if told.elapsed() < AT_ONCE { usize::MAX } else { 1 };
+        let look = tokio::task::spawn_blocking(move || {
+            lock(&groups).expect_closes(closes);
+            asked.holders()
+        });
+        let Ok(holders) = look.await else { return };
         let holders: Holders = holders.unwrap_or_default();
         let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
         for one in ours {

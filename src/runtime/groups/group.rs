@@ -19,6 +19,8 @@ pub(super) struct Group {
     pub(super) green: BTreeSet<Inode>,
     /// Listeners of an earlier green that was sent away and closes them as soon as nothing is on its way to them.
     pub(super) leaving: BTreeSet<Inode>,
+    /// So many of those that leave may be closed by whoever has them, at any moment, and nobody is led astray.
+    pub(super) closes: usize,
     pub(super) slots: Slots,
     /// What green gets of the new connections.
     pub(super) share: Share,
@@ -50,6 +52,7 @@ impl Group {
             own,
             green: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            closes: 0,
             slots,
             share: Share::NONE,
             source: None,
@@ -104,6 +107,14 @@ impl Group {
 
     pub(super) fn own(&self) -> BTreeSet<Inode> {
         self.own.iter().map(|o| o.inode).collect()
+    }
+
+    /// The slots of the live generation that are right whichever of those that leave are closed next; of as many closes
+    /// ahead as can be.
+    pub(super) fn slots_throughout(&self) -> Option<Vec<u16>> {
+        let own = self.own();
+        let ahead = (1..=self.closes.min(self.leaving.len())).rev();
+        ahead.map(|closes| self.slots.throughout(&own, &self.leaving, closes)).find(|slots| !slots.is_empty())
     }
 
     /// Looks who is in the group before this generation is steered to.
@@ -221,7 +232,8 @@ impl Group {
 
     /// What the share and the source ask for, as far as it is known who stands where.
     pub(super) fn asked(&self) -> Option<Program> {
-        let (green, blue) = (self.slots.of(&self.green), self.slots.of(&self.own()));
+        let green = self.slots.of(&self.green);
+        let blue = self.slots_throughout().unwrap_or_else(|| self.slots.of(&self.own()));
         Program::split(&Split { source: self.source, share: self.share, green: &green, blue: &blue })
     }
 

@@ -55,9 +55,9 @@ impl Groups {
             let before: Vec<Inode> = group.own.iter().map(|own| own.inode).collect();
             group.leaving.extend(before);
             group.own = std::mem::take(&mut group.green).into_iter().filter_map(|i| own_of(i, holders)).collect();
-            (group.share, group.source) = (Share::NONE, None);
+            (group.share, group.source, group.closes) = (Share::NONE, None, 0);
             if group.unsteered.is_none() {
-                let attached = group.attach(&group.own());
+                let attached = group.direct();
                 group.settle_for(attached);
             }
         }
@@ -126,11 +126,13 @@ impl Groups {
         self.groups.iter().all(|group| group.unsteered.is_some() || group.slots.order().is_some())
     }
 
-    /// All that these processes, which leave, listen with, kept open; one that cannot be is closed by whoever has it.
+    /// All that these processes, which leave, listen with, kept open: a close of theirs closes nothing then. A shutdown(2)
+    /// does, in an order of their own: nobody is led astray by any number of those.
     pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<Kept> {
         let mut kept = Vec::new();
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
-            let attached = group.attach(&group.own());
+            group.closes = usize::MAX;
+            let attached = group.direct();
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
                 match lend::copy(who.iter().copied(), inode) {
@@ -142,12 +144,26 @@ impl Groups {
         kept
     }
 
+    /// Takes in what was shut down meanwhile, and is ready for so many more at once. The more these are, the fewer of the
+    /// live generation's listeners get all that comes.
+    pub(crate) fn expect_closes(&mut self, closes: usize) {
+        for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none() && !group.leaving.is_empty()) {
+            group.closes = closes;
+            group.reconcile();
+            let now = group.asked();
+            if now.is_none() || now != group.attached {
+                let attached = group.direct();
+                group.settle_for(attached);
+            }
+        }
+    }
+
     /// Prepares the close of one that leaves: with a program that is right before and after.
     pub(crate) fn before_kept_closes(&mut self, kept: &Kept) {
         let Some(group) = self.of_leaving(kept.inode) else { return };
         group.reconcile();
-        let own = group.own();
-        if let Some(program) = Program::one_of(&group.slots.while_closing(kept.inode, &own))
+        let this = || group.slots.while_closing(kept.inode, &group.own());
+        if let Some(program) = Program::one_of(&group.slots_throughout().unwrap_or_else(this))
             && group.unsteered.is_none()
         {
             let attached = group.attach_program(&program);
@@ -166,7 +182,7 @@ impl Groups {
         group.leaving.remove(&inode);
         group.slots.close(inode);
         if group.unsteered.is_none() && !group.own.is_empty() {
-            let attached = group.attach(&group.own());
+            let attached = group.direct();
             group.settle_for(attached);
         }
         true

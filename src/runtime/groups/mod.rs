@@ -125,7 +125,7 @@ impl Groups {
         self.course = Course::Open;
         for group in &mut self.groups {
             group.green.clear();
-            (group.share, group.source) = (Share::NONE, None);
+            (group.share, group.source, group.closes) = (Share::NONE, None, 0);
             group.ambiguous = false;
             let gated = group.look(steering).and_then(|()| group.attach(&group.own()));
             group.settle_for(gated);

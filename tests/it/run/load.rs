@@ -90,6 +90,8 @@ fn reload_under_load(program: Program, modes: &[Mode], arguments: &[&str]) -> Ve
     // The others change their connections when they like.
     let fresh = &reports[0];
     assert!(fresh.pids.len() as u64 > RELOADS, "only {} processes have answered: {fresh}", fresh.pids.len());
+    // By steering, and not because the kernel's hash was kind.
+    assert!(!run.log_contains(" not steered, "), "{}", run.log());
     run.wait_no_zombies();
     reports
 }

@@ -44,6 +44,36 @@ while workers:
         begin()
 ";
 
+/// Each accepts nothing any more when it is told to stop, and shuts its listener down some time after that. A copy of the
+/// listener, unlike at a close, does not keep it open.
+const SHUTTERS: &str = "
+class Stop(Exception):
+    pass
+def stop(*_):
+    raise Stop
+def work(delay):
+    listener = listen(sys.argv[1])
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        answer(listener)
+    except Stop:
+        time.sleep(delay)
+        listener.shutdown(socket.SHUT_RDWR)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()
+    os._exit(0)
+workers = []
+for delay in 0.06, 0, 0.09, 0.03:
+    pid = os.fork()
+    if pid == 0:
+        work(delay)
+    workers.append(pid)
+signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in workers])
+for pid in workers:
+    os.waitpid(pid, 0)
+";
+
 struct Serving {
     port: Port,
     run: Running,
@@ -54,7 +84,11 @@ struct Serving {
 
 impl Serving {
     fn start() -> Serving {
-        let (port, script) = (Port::free(), Script::new(MASTER));
+        Serving::of(MASTER)
+    }
+
+    fn of(program: &str) -> Serving {
+        let (port, script) = (Port::free(), Script::new(program));
         let run = Run::at(port.address, script.at(port.address)).ready();
         let plan = Plan::new([port.address], CLIENTS, Mode::Close);
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..plan }.start();
@@ -115,6 +149,19 @@ fn none_dies() {
         server.run.reload_to(generation);
         server.all_answer(server.run.live());
     }
+    server.end();
+}
+
+/// Each close moves a listener of the live generation to another slot.
+#[test]
+fn they_shut_down_one_after_the_other() {
+    let server = Serving::of(SHUTTERS);
+    for generation in 2..=6 {
+        server.run.reload_to(generation);
+        server.run.wait_log(&format!("gone generation={} ", generation - 1), SOON);
+        server.all_answer(server.run.live());
+    }
+    assert!(!server.run.log_contains(" not steered, "), "{}", server.run.log());
     server.end();
 }
 

@@ -123,6 +123,7 @@ fn hardened_nothing_is_lost() {
     let options = [SYSCTL, &read_only, &rights].concat();
     let Some(container) = run_serve(engine, &options, &[]) else { return };
     nothing_is_lost(engine, &container, &Answer::CutoverPage, "migrating");
+    engine.wait("one generation", SOON, || container.processes().len() == 2);
     let processes = container.processes();
     assert_eq!(processes.iter().map(|process| process.uid).collect::<Vec<_>>(), [1234, 1234]);
 }
