@@ -150,9 +150,12 @@ impl Groups {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none() && !group.leaving.is_empty()) {
             group.closes = closes;
             group.reconcile();
-            let now = group.asked();
-            if now.is_none() || now != group.attached {
-                let attached = group.direct();
+            group.learn_order();
+            // As long as it is not known who has moved where, what was right for many closes is the best there is.
+            if let Some(program) = group.asked()
+                && group.attached.as_ref() != Some(&program)
+            {
+                let attached = group.attach_program(&program);
                 group.settle_for(attached);
             }
         }
