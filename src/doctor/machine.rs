@@ -128,7 +128,7 @@ fn lend(trial: &io::Result<()>) -> Finding {
         Ok(()) => Finding::ok(SUBJECT, "`cutover run` can steer a program by a copy of its listener"),
         Err(error) => Finding::note(
             SUBJECT,
-            format!("refused ({error}): `cutover run` cannot steer, and loses nothing only with tcp_migrate_req"),
+            format!("refused ({error}): `cutover run` cannot steer, and needs tcp_migrate_req"),
             "docker run --cap-add SYS_PTRACE; in a unit SystemCallFilter=pidfd_getfd; or tcp_migrate_req, see there",
         ),
     }
@@ -137,9 +137,7 @@ fn lend(trial: &io::Result<()>) -> Finding {
 fn tcp_migrate_req(tier: Tier, set: Option<bool>) -> Finding {
     const SUBJECT: &str = "tcp_migrate_req";
     match (set, tier) {
-        (Some(true), _) => {
-            Finding::ok(SUBJECT, "1: a listener can be closed at once, its handshakes go to the next generation")
-        }
+        (Some(true), _) => Finding::ok(SUBJECT, "1: what waits at a closed listener goes to the next generation"),
         (Some(false), Tier::Steered) => Finding::ok(SUBJECT, "0, and not needed where steering works"),
         (None, Tier::Steered) => Finding::ok(SUBJECT, "not there, and not needed where steering works"),
         (Some(false), Tier::Migrating | Tier::BestEffort) => {

@@ -54,8 +54,10 @@ impl Retirement {
         let waits = match (why, tier) {
             _ if self.linger.is_zero() => false,
             (Close::ForGood, _) | (_, Tier::Migrating) => false,
-            (Close::ForSuccessor, Tier::Steered) => !super::groups::migrates(),
-            (Close::ForSuccessor, Tier::BestEffort) => true,
+            // Also where the kernel would migrate them: it resets a handshake that ends in the very moment of the close, for
+            // it has found the listener open and then finds it closed (`inet_csk_reqsk_queue_add` in
+            // net/ipv4/inet_connection_sock.c, Linux 6.18).
+            (Close::ForSuccessor, Tier::Steered | Tier::BestEffort) => true,
         };
         // Whether new handshakes still come here while it waits.
         let still_hit = match tier {
