@@ -104,6 +104,7 @@ impl Retirement {
                 tracing::warn!(%error, "the accept queue could not be emptied, closing");
                 return;
             }
+            // Nothing tells that a descriptor has become free.
             tokio::time::sleep(LOOK).await;
         }
     }
