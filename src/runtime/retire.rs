@@ -91,6 +91,13 @@ impl Retirement {
         // The table's share of the listener goes first: the close is the drop of the last one, here.
         let shared = Arc::downgrade(&door.listener);
         lock(&self.groups).let_go(inode);
+        // A process that was forked has it too, until it calls exec(2) at least, and the slots move when nobody has it. A
+        // supervisor has copies because it is to be closed when that one says so, and waits for all who have it.
+        if !lock(&self.groups).are_steered_elsewhere()
+            && let Err(error) = socket::stop_listening(&door.listener)
+        {
+            tracing::debug!(%error, "closed only by this process");
+        }
         drop(door);
         debug_assert_eq!(shared.strong_count(), 0, "somebody else holds the listener");
         lock(&self.groups).after_close(inode);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, accept_with};
+use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::ReadBuf;
 
@@ -77,6 +77,15 @@ impl BoundSocket {
     }
 }
 
+/// The listener leaves its group, and is closed to clients, whoever else has a descriptor of it: shutdown(2) does to it
+/// what the last close(2) does (`inet_shutdown` in net/ipv4/af_inet.c, `tcp_disconnect` in net/ipv4/tcp.c, Linux 6.18).
+///
+/// # Errors
+/// `ENOTCONN` if it does not listen.
+pub(crate) fn stop_listening(listener: impl AsFd) -> io::Result<()> {
+    rustix::net::shutdown(listener, Shutdown::Both).map_err(|e| during("shut a listener down", e))
+}
+
 /// The inode of a socket: its name in sock_diag and in /proc.
 pub(crate) fn inode(socket: impl AsFd) -> io::Result<Inode> {
     Ok(Inode(rustix::fs::fstat(socket)?.st_ino))
@@ -137,6 +146,17 @@ mod tests {
         let a = bind(loopback(), Sharing::Alone, Stack::Single).expect("a free port");
         let b = bind(loopback(), Sharing::Alone, Stack::Single).expect("another free port");
         assert_ne!(a.address.port(), b.address.port());
+    }
+
+    #[test]
+    fn it_listens_no_more_whoever_has_it_too() {
+        let listener = bind(loopback(), Sharing::Alone, Stack::Single).expect("bind").listen(16).expect("listen");
+        let (address, theirs) = (listener.local_addr().expect("bound"), listener.try_clone().expect("copied"));
+        drop(listener);
+        assert_eq!(crate::sys::diag::group(address).expect("sock_diag").len(), 1, "a close alone closes nothing");
+        stop_listening(&theirs).expect("listened");
+        assert!(crate::sys::diag::group(address).expect("sock_diag").is_empty());
+        assert_eq!(stop_listening(&theirs).expect_err("it does not listen").kind(), io::ErrorKind::NotConnected);
     }
 
     #[test]

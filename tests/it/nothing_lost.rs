@@ -3,6 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::Socket;
+
+use crate::support::group;
 use crate::support::load::{Mode, Plan, Report};
 use crate::support::process::{Instance, Start};
 
@@ -101,6 +105,36 @@ fn another_number_of_listeners_loses_nothing() {
     let report = load.stop();
     report.assert_nothing_lost();
     assert!(!server.log_contains("not steered"), "{}", server.log());
+}
+
+/// A process that the server's program has forked has its listeners as well, until it calls exec(2), or for as long as it
+/// lives: that they are closed by the server closes nothing then.
+#[test]
+fn somebody_else_who_has_the_listeners_too_loses_nothing() {
+    let server = Start::serve().args(["--listeners-per-address", "3"]).ready();
+    let load = Plan::new([server.addr()], CLIENTS, Mode::Close).start();
+    load.wait_answered(1000, SOON);
+    let mut live = server.first_pid();
+    for generation in 2..=5 {
+        let theirs = listeners_of(live);
+        assert_eq!(theirs.len(), 3);
+        live = server.reload();
+        load.wait_generation(generation, SOON);
+        load.wait_answered(300, SOON);
+        drop(theirs);
+    }
+    load.stop().assert_nothing_lost();
+    assert!(!server.log_contains("not steered"), "{}", server.log());
+}
+
+/// Copies of the listeners that a process has.
+fn listeners_of(pid: u32) -> Vec<Socket> {
+    let process = pidfd_open(group::pid_of(pid), PidfdFlags::empty()).expect("the process is there");
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there");
+    let numbers = descriptors.filter_map(|fd| fd.ok()?.file_name().to_str()?.parse().ok());
+    let copies = numbers.filter_map(|fd| pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok());
+    let is_tcp = |socket: &Socket| socket.local_addr().is_ok_and(|address| address.as_socket().is_some());
+    copies.map(Socket::from).filter(|socket| is_tcp(socket) && socket.is_listener().unwrap_or_default()).collect()
 }
 
 /// Without steering, without time for what is on its way: the restart that everybody knows. If the load does not see

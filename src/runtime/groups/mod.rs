@@ -308,6 +308,11 @@ impl Groups {
         refused.is_empty()
     }
 
+    /// Whether whoever has started this process steers.
+    pub(crate) fn are_steered_elsewhere(&self) -> bool {
+        self.steering == Steering::Elsewhere
+    }
+
     /// Drops the share that the groups have in a listener of ours, so that whoever else holds it closes it.
     pub(crate) fn let_go(&mut self, inode: Inode) {
         for group in &mut self.groups {
