@@ -139,8 +139,8 @@ async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Un
 #[derive(Debug, Clone)]
 pub(crate) struct ToBlue {
     stream: Arc<Mutex<StdStream>>,
-    /// Becomes true when blue holds no listener any more.
-    closed: watch::Receiver<bool>,
+    /// Becomes true when this generation has the groups from blue, which holds no listener any more.
+    taken_over: Arc<watch::Sender<bool>>,
 }
 
 impl ToBlue {
@@ -150,8 +150,8 @@ impl ToBlue {
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
         let mut read = BufReader::new(UnixStream::from_std(blue)?);
-        let (closed, closed_here) = watch::channel(false);
         tokio::spawn(async move {
+            let mut was_closed = false;
             loop {
                 let news = match read_line(&mut read).await {
                     Ok(Some(FromBlue::Live { draining, history })) => {
@@ -159,16 +159,11 @@ impl ToBlue {
                     }
                     Ok(Some(FromBlue::TakenBack)) => News::TakenBack { by },
                     Ok(Some(FromBlue::Closed { groups })) => {
-                        let sent = told.send(News::BlueClosed(groups)).await;
-                        closed.send_replace(true);
-                        if sent.is_err() {
-                            return;
-                        }
-                        continue;
+                        was_closed = true;
+                        News::BlueClosed(groups)
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     Ok(None) | Err(_) => {
-                        let was_closed = *closed.borrow();
                         if !was_closed {
                             // The end of this stream may come before that of its listeners.
                             if let Some(process) = &process {
@@ -177,7 +172,6 @@ impl ToBlue {
                             // Blue is gone without a word, and with it what it knew of the order.
                             let _ = told.send(News::BlueClosed(vec![])).await;
                         }
-                        closed.send_replace(true);
                         let _ = told.send(News::Live(None)).await;
                         return;
                     }
@@ -187,7 +181,7 @@ impl ToBlue {
                 }
             }
         });
-        Ok(ToBlue { stream: Arc::new(Mutex::new(writing)), closed: closed_here })
+        Ok(ToBlue { stream: Arc::new(Mutex::new(writing)), taken_over: Arc::new(watch::Sender::new(false)) })
     }
 
     /// Tells blue in which order the listeners joined. That blue is gone is learned elsewhere.
@@ -209,15 +203,20 @@ impl ToBlue {
         }
     }
 
-    /// Whether blue holds no listener any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+    /// This generation has taken over what blue steered: [`News::BlueClosed`] was acted on.
+    pub(crate) fn has_closed(&self) {
+        self.taken_over.send_replace(true);
     }
 
-    /// Waits until blue holds no listener any more. Cancel safe.
+    /// Whether blue holds no listener any more, and this generation steers.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.taken_over.borrow()
+    }
+
+    /// Waits until blue holds no listener any more, and this generation knows what it has told of the slots. Cancel safe.
     pub(crate) async fn closed(&self) {
-        // An error means that the reading task has ended, and with it blue.
-        let _ = self.closed.clone().wait_for(|closed| *closed).await;
+        // The sender is here.
+        let _ = self.taken_over.subscribe().wait_for(|taken_over| *taken_over).await;
     }
 }
 
@@ -241,6 +240,26 @@ mod tests {
         assert_eq!(stranger.read(&mut [0]).await.expect("an end"), 0);
         assert!(!waiting.is_finished());
         waiting.abort();
+    }
+
+    /// What steers next needs what blue has told last, and must not begin before it is known.
+    #[tokio::test]
+    async fn blue_has_closed_when_its_last_word_was_acted_on() {
+        let (blue, green) = StdStream::pair().expect("a pair");
+        let birth: Birth = serde_json::from_str(r#"{"generation":2,"blue":1,"blue_generation":1,"handover":"x"}"#)
+            .expect("the least that there is");
+        let (told, mut news) = mpsc::channel(1);
+        let to_blue = ToBlue::start(green, &birth, told).expect("connected");
+        blue.set_nonblocking(true).expect("set");
+        let mut blue = UnixStream::from_std(blue).expect("a stream");
+        blue.write_all(b"{\"kind\":\"closed\"}\n").await.expect("written");
+        assert!(matches!(news.recv().await, Some(News::BlueClosed(groups)) if groups.is_empty()));
+        let gate = to_blue.closed();
+        tokio::pin!(gate);
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut gate).await.is_err(), "nothing was done yet");
+        to_blue.has_closed();
+        gate.await;
+        assert!(to_blue.is_closed());
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use crate::runtime::retire::{LOOK, in_flight, lock};
 use crate::sys::diag;
 
 /// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
-const HELD: Duration = Duration::from_millis(10);
+const LOOK_AT_ALL: Duration = Duration::from_millis(10);
 
 /// For so long after it was told to stop it is expected to shut down all at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ async fn keep(
         });
         match look.await {
             Ok(Some(kept)) => return kept,
-            Ok(None) => tokio::time::sleep(HELD).await,
+            Ok(None) => tokio::time::sleep(LOOK_AT_ALL).await,
             Err(_) => return vec![],
         }
     }
@@ -142,7 +142,7 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>
             close_one(instance, one).await;
         }
         kept = still;
-        tokio::time::sleep(HELD).await;
+        tokio::time::sleep(LOOK_AT_ALL).await;
     }
     // What it had that could not be kept open, it has closed when it is gone.
     child.clone().gone().await;

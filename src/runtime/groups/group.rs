@@ -133,7 +133,7 @@ impl Group {
             if !self.untold.is_empty()
                 && let Some(found) = self.find_order()
             {
-                self.has_order(found);
+                self.take_order(found);
             }
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl Group {
         let found = found.filter(are_in).ok_or(
             "others have joined or left while the next generation started, and at which slots it stands is not known",
         )?;
-        self.has_order(found);
+        self.take_order(found);
         self.ambiguous = false;
         Ok(())
     }

@@ -19,6 +19,8 @@ const KNOCKS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
 const ROUNDS: usize = 3;
+/// A knock over loopback arrives within the call that sends it, or when ksoftirqd gets a processor: some milliseconds on a
+/// busy machine. One that has not come by then was dropped on the way.
 const ARRIVES: Duration = Duration::from_millis(50);
 
 impl Group {
@@ -51,7 +53,7 @@ impl Group {
         if self.slots.order().is_none()
             && let Some(found) = self.find_order()
         {
-            self.has_order(found);
+            self.take_order(found);
         }
     }
 
@@ -64,7 +66,7 @@ impl Group {
         self.learn_order();
     }
 
-    pub(super) fn has_order(&mut self, found: Slots) {
+    pub(super) fn take_order(&mut self, found: Slots) {
         self.slots = found;
         self.untold.clear();
     }

@@ -136,9 +136,13 @@ impl driver::Host for Host {
                 return Some(Event::Live);
             }
             News::TakenBack { by } => return Some(Event::TakenBack { by }),
-            // One that was sent away steers nothing any more, whatever becomes of blue.
-            News::BlueClosed(groups) if !rollout.is_leaving() => self.take_over_groups(&groups),
-            News::BlueClosed(_) => {}
+            News::BlueClosed(groups) => {
+                // One that was sent away steers nothing any more, whatever becomes of blue.
+                if !rollout.is_leaving() {
+                    self.take_over_groups(&groups);
+                }
+                self.to_blue.iter().for_each(ToBlue::has_closed);
+            }
         }
         None
     }
