@@ -19,7 +19,8 @@ pub(super) struct Group {
     pub(super) green: BTreeSet<Inode>,
     /// Listeners of an earlier green that was sent away and closes them as soon as nothing is on its way to them.
     pub(super) leaving: BTreeSet<Inode>,
-    /// So many of those that leave may be closed by whoever has them, at any moment, and nobody is led astray.
+    /// So many of those that leave, or that a next generation has which was given up, may be closed by whoever has them, at
+    /// any moment, and nobody is led astray.
     pub(super) closes: usize,
     pub(super) slots: Slots,
     /// What green gets of the new connections.
@@ -110,11 +111,15 @@ impl Group {
     }
 
     /// The slots of the live generation that are right whichever of those that leave are closed next; of as many closes
-    /// ahead as can be.
+    /// ahead as can be. As long as the next generation gets nothing, all that came with it may leave as well.
     pub(super) fn slots_throughout(&self) -> Option<Vec<u16>> {
         let own = self.own();
-        let ahead = (1..=self.closes.min(self.leaving.len())).rev();
-        ahead.map(|closes| self.slots.throughout(&own, &self.leaving, closes)).find(|slots| !slots.is_empty())
+        let mut closing = self.leaving.clone();
+        if self.share == Share::NONE {
+            closing.extend(self.slots.members_of(|inode| !own.contains(&inode) && !self.before.contains(&inode)));
+        }
+        let ahead = (1..=self.closes.min(closing.len())).rev();
+        ahead.map(|closes| self.slots.throughout(&own, &closing, closes)).find(|slots| !slots.is_empty())
     }
 
     /// Looks who is in the group before this generation is steered to.
@@ -130,9 +135,8 @@ impl Group {
         let own = self.own();
         let shown: BTreeSet<Inode> = shown.into_keys().collect();
         if self.slots.compare(&shown).is_ok() {
-            if !self.untold.is_empty()
-                && let Some(found) = self.find_order()
-            {
+            let is_known = self.untold.is_empty() && self.slots.of(&own).len() == own.len();
+            if !is_known && let Some(found) = self.find_order() {
                 self.take_order(found);
             }
             return Ok(());

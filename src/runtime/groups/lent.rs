@@ -105,7 +105,7 @@ impl Groups {
                 continue;
             }
             let (gone, come) = (mismatch.missing.len(), group.own.len() + group.green.len());
-            let steered = if group.green.is_empty() { group.attach(&group.own()) } else { group.direct() };
+            let steered = group.direct();
             tracing::info!(address = %group.address, gone, listeners = come, "listeners have come or gone, steered anew");
             group.settle_for(steered);
         }

@@ -127,7 +127,7 @@ impl Groups {
             group.green.clear();
             (group.share, group.source, group.closes) = (Share::NONE, None, 0);
             group.ambiguous = false;
-            let gated = group.look(steering).and_then(|()| group.attach(&group.own()));
+            let gated = group.look(steering).and_then(|()| group.direct());
             group.settle_for(gated);
         }
     }
@@ -248,8 +248,9 @@ impl Groups {
     pub(crate) fn steer_back(&mut self) {
         self.course = Course::Over;
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
-            (group.share, group.source) = (Share::NONE, None);
-            let back = group.attach(&group.own());
+            // It is about to close its listeners, or is gone, and who listens behind it moves then.
+            (group.share, group.source, group.closes) = (Share::NONE, None, usize::MAX);
+            let back = group.direct();
             group.settle_for(back);
         }
     }
@@ -269,8 +270,7 @@ impl Groups {
     /// Green's listeners are gone, because its process is.
     pub(crate) fn green_is_gone(&mut self) {
         for group in &mut self.groups {
-            // They stood behind ours, so none of ours has moved; where strangers stand now is looked at before it matters.
-            std::mem::take(&mut group.green).into_iter().for_each(|inode| group.slots.close(inode));
+            group.lose(&group.green.clone());
         }
     }
 

@@ -91,6 +91,30 @@ fn with_a_stranger() {
     assert!(!run.log_contains("not steered"), "{}", run.log());
 }
 
+/// One that came back stands behind all of the next generation, and is moved when that one is given up and dies.
+#[test]
+fn of_the_old_generation_and_the_new_one_is_given_up() {
+    let site = Site::new();
+    let run = site.start(&[]);
+    for _ in 0..3 {
+        let mark = run.mark();
+        run.hup();
+        run.wait_log_after(mark, "to=probing", SOON);
+        one_is_replaced(&site, &run);
+        let load = Plan::new([site.port.address], 8, Mode::Close).start();
+        load.wait_answered(300, SOON);
+        let mark = run.mark();
+        run.verb("rollback").run().with(0);
+        run.wait_log_after(mark, "rolled back", SOON);
+        run.wait_until("only one generation is left", || run.members().len() == 4);
+        load.wait_answered(300, SOON);
+        let report = load.stop();
+        report.assert_nothing_lost();
+        assert_eq!(report.generations, BTreeSet::from([1]), "{report}");
+    }
+    assert!(!run.log_contains("not steered"), "{}", run.log());
+}
+
 /// The next generation has all, and can still be had back.
 #[test]
 fn of_the_new_generation_in_the_soak() {

@@ -1,6 +1,5 @@
 //! The verbs, on a server in another language: they are the same as on one of ours.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -28,12 +27,8 @@ fn serving(args: &[&str]) -> Option<Serving> {
 }
 
 impl Serving {
-    fn folder(&self) -> PathBuf {
-        self.run.directory().join("run")
-    }
-
     fn verb(&self, verb: &str) -> Verb {
-        Verb::new(verb).within(&self.folder()).args(["--name", "it"])
+        self.run.verb(verb)
     }
 
     fn load(&self) -> Load {

@@ -11,6 +11,7 @@ use cutover::{Control, Status};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::{Instance, Start};
+use super::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks at something that wakes nobody.
@@ -71,6 +72,11 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let answer = runtime.block_on(async { tokio::time::timeout(SOON, control.status()).await });
         answer.expect("an answer in time").unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// Something that is said to it.
+    pub fn verb(&self, verb: &str) -> Verb {
+        Verb::new(verb).within(&self.directory().join("run")).args(["--name", "it"])
     }
 
     /// The first process of the live generation.
