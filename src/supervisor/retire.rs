@@ -16,7 +16,7 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Inode;
 use crate::model::steering::Tier;
-use crate::runtime::groups::{Holders, Kept};
+use crate::runtime::groups::Kept;
 use crate::runtime::retire::{LOOK, in_flight, lock};
 use crate::sys::diag;
 
@@ -125,27 +125,37 @@ async fn close_one(instance: &Arc<Instance>, kept: Kept) {
     }
 }
 
-/// Closes what was kept, one after the other, when the program has closed it or is gone.
+/// Sees to the close of all that it listens with: what was kept is closed one after the other, when the program has closed it
+/// or is gone, and of the rest it is known by then that it may be closed at any moment.
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
     let told = Instant::now();
-    while !kept.is_empty() {
+    loop {
         let (asked, groups) = (child.clone(), instance.groups.clone());
         let closes = if told.elapsed() < AT_ONCE { usize::MAX } else { 1 };
         let look = tokio::task::spawn_blocking(move || {
             lock(&groups).expect_closes(closes);
-            asked.holders()
+            let holders = asked.holders();
+            let leaves = lock(&groups).are_leaving(holders.as_ref()) && !asked.members().is_empty();
+            (holders.unwrap_or_default(), leaves)
         });
-        let Ok(holders) = look.await else { return };
-        let holders: Holders = holders.unwrap_or_default();
+        let Ok((holders, leaves)) = look.await else { return };
         let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
         for one in ours {
             close_one(instance, one).await;
         }
         kept = still;
+        if kept.is_empty() && !leaves {
+            break;
+        }
         tokio::time::sleep(LOOK_AT_ALL).await;
     }
-    // What it had that could not be kept open, it has closed when it is gone.
+    rest(instance).await;
     child.clone().gone().await;
+    rest(instance).await;
+}
+
+/// Leaves all to the kernel, where only the live generation listens.
+async fn rest(instance: &Arc<Instance>) {
     let groups = instance.groups.clone();
     let rested = tokio::task::spawn_blocking(move || {
         let mut groups = lock(&groups);

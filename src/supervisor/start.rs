@@ -64,8 +64,7 @@ impl Supervisor {
         let parts = Parts { name, settings, program, reaper, groups, addresses, voice, desk };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = lend::try_copy() {
-            tracing::warn!(%error, "the program's listeners cannot be copied, so that nothing is steered; what waits at a closed \
-                listener is kept where net.ipv4.tcp_migrate_req is 1");
+            tracing::info!(%error, "the program's listeners cannot be copied, it is steered by one more beside them");
         }
         let done = self.run_all(&instance, signals, watchdog).await;
         if let Some(path) = &self.config.pid_file {

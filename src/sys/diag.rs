@@ -11,6 +11,7 @@ use netlink_packet_sock_diag::inet::{
 };
 
 use super::netlink;
+use super::socket::Stack;
 use crate::model::identity::Inode;
 
 /// A listening socket, as sock_diag shows it.
@@ -39,6 +40,22 @@ pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listening>> {
 pub(crate) fn group(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
     let all = listeners(address.port())?;
     Ok(all.into_iter().filter(|l| l.address.ip() == address.ip()).map(|l| (l.inode, l.uid)).collect())
+}
+
+/// Whether the listeners of exactly this address take IPv4 too, if they are of IPv6 and all alike (INET_DIAG_SKV6ONLY,
+/// Linux 4.5). `None` where they differ, or one is bound to an interface: then they are no one group.
+pub(crate) fn stack(address: SocketAddr) -> io::Result<Option<Stack>> {
+    let mut found = BTreeSet::new();
+    dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::empty(), |row| {
+        if here(&row.header).ip() == address.ip() {
+            let only = row.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
+            found.insert((only, row.header.socket_id.interface_id));
+        }
+    })?;
+    Ok(match found.iter().copied().collect::<Vec<_>>()[..] {
+        [(only, 0)] => Some(if only { Stack::Single } else { Stack::Dual }),
+        _ => None,
+    })
 }
 
 /// How many connections wait in the accept queue of each listener on `port` (`sk_ack_backlog`, shown as the receive queue:
@@ -150,6 +167,7 @@ fn dump_with(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket;
     use std::net::TcpListener;
 
     #[test]
@@ -160,6 +178,16 @@ mod tests {
             let group = group(address).expect("sock_diag");
             assert_eq!(group.len(), 1, "{address}: {group:?}");
             assert_eq!(group.values().next(), Some(&rustix::process::geteuid().as_raw()));
+        }
+    }
+
+    #[test]
+    fn whether_ipv4_is_taken_too_is_seen() {
+        for (address, stack) in [("127.0.0.1:0", Stack::Dual), ("[::]:0", Stack::Dual), ("[::]:0", Stack::Single)] {
+            let bound = socket::bind(address.parse().expect("one"), socket::Sharing::Alone, stack).expect("bound");
+            let address = bound.address;
+            let _listener = bound.listen(1).expect("listens");
+            assert_eq!(super::stack(address).expect("sock_diag"), Some(stack));
         }
     }
 

@@ -1,17 +1,14 @@
 //! Finds out which listener a connection would come to, without making one.
 //!
-//! A SYN with a TCP-MD5 signature (RFC 2385) that the listener has no key for is dropped by it, and counted as its drop:
-//! there is no handshake, and its process sees nothing (`tcp_inbound_hash` in `tcp_v4_rcv`, net/ipv4/tcp_ipv4.c, Linux 6.18;
-//! `sk_drops` as SK_MEMINFO_DROPS, sock_diag(7)). Setting a key needs no privilege (TCP_MD5SIG, CONFIG_TCP_MD5SIG).
-#![allow(unsafe_code)]
+//! A SYN that is signed, at a listener that has no such key, is dropped by it, and counted as its drop (see
+//! [`super::signature`]): there is no handshake, and its process sees nothing.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::during;
+use super::{during, signature};
 
 /// A client that will never have a connection.
 #[derive(Debug)]
@@ -22,16 +19,8 @@ pub(crate) struct Knocker {
     pub(crate) source: SocketAddr,
 }
 
-/// `struct tcp_md5sig` (include/uapi/linux/tcp.h).
-#[repr(C)]
-struct Signature {
-    address: libc::sockaddr_storage,
-    flags: u8,
-    prefix_length: u8,
-    key_length: u16,
-    interface: libc::c_int,
-    key: [u8; 80],
-}
+/// Nobody else has a use for it.
+const KEY: &[u8] = b"cutover";
 
 impl Knocker {
     /// # Errors
@@ -43,7 +32,7 @@ impl Knocker {
         let mut source = to;
         source.set_port(0);
         socket.bind(&source.into()).map_err(|error| during(format_args!("bind {}", to.ip()), error))?;
-        sign(&socket, to).map_err(|error| during("sign (TCP_MD5SIG)", error))?;
+        signature::with_one(&socket, to, KEY).map_err(|error| during("sign (TCP_MD5SIG)", error))?;
         let source = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         Ok(Knocker { socket, to, source })
     }
@@ -57,25 +46,6 @@ impl Knocker {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(during("connect", error)),
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-}
-
-/// What it sends to this address is signed, with a key that nobody else has a use for.
-fn sign(socket: &Socket, to: SocketAddr) -> io::Result<()> {
-    const KEY: &[u8; 7] = b"cutover";
-    let mut key = [0; 80];
-    key[..KEY.len()].copy_from_slice(KEY);
-    let address = SockAddr::from(to);
-    // SAFETY: what it points to has the size and the alignment of a `sockaddr_storage`, and is zero behind the address.
-    let address = unsafe { address.as_ptr().cast::<libc::sockaddr_storage>().read() };
-    let signature = Signature { address, flags: 0, prefix_length: 0, key_length: KEY.len() as u16, interface: 0, key };
-    let length = libc::socklen_t::try_from(size_of::<Signature>()).map_err(io::Error::other)?;
-    let (fd, option) = (socket.as_raw_fd(), libc::TCP_MD5SIG);
-    // SAFETY: the descriptor is open; the value is a live structure of this length, which the kernel copies.
-    let result = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, (&raw const signature).cast(), length) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
 
 pub(crate) mod age;
+pub(crate) mod anchor;
 pub(crate) mod cgroup;
 pub(crate) mod control_folder;
 pub(crate) mod control_socket;
@@ -19,6 +20,7 @@ pub(crate) mod process;
 pub(crate) mod rcu;
 pub(crate) mod reaper;
 mod signals;
+mod signature;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod steering;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with};
@@ -63,6 +63,12 @@ pub(crate) fn bind(address: SocketAddr, sharing: Sharing, stack: Stack) -> io::R
         .as_socket()
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
     Ok(BoundSocket { socket, address })
+}
+
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl BoundSocket {

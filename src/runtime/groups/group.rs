@@ -9,6 +9,7 @@ use crate::model::message::GroupOrder;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, Tier};
+use crate::sys::anchor::Anchor;
 use crate::sys::{diag, owner, steering};
 
 /// The group of one address.
@@ -38,6 +39,8 @@ pub(super) struct Group {
     pub(super) attached: Option<Program>,
     /// Why it is not steered, if it is not.
     pub(super) unsteered: Option<String>,
+    /// A listener of this process that holds the group, where no copy of another one may be had.
+    pub(super) anchor: Option<Anchor>,
     /// Somebody joined while green did.
     pub(super) ambiguous: bool,
     /// Strangers that were named already.
@@ -62,6 +65,7 @@ impl Group {
             has_moved: false,
             attached: None,
             unsteered: None,
+            anchor: None,
             ambiguous: false,
             named: BTreeSet::new(),
         }
@@ -116,7 +120,9 @@ impl Group {
         let own = self.own();
         let mut closing = self.leaving.clone();
         if self.share == Share::NONE {
-            closing.extend(self.slots.members_of(|inode| !own.contains(&inode) && !self.before.contains(&inode)));
+            closing.extend(self.slots.members_of(|inode| {
+                ![&own, &self.before].iter().any(|known| known.contains(&inode)) && !self.is_anchor(inode)
+            }));
         }
         let ahead = (1..=self.closes.min(closing.len())).rev();
         ahead.map(|closes| self.slots.throughout(&own, &closing, closes)).find(|slots| !slots.is_empty())
@@ -132,8 +138,10 @@ impl Group {
             return Err("it is turned off by CUTOVER_STEERING".into());
         }
         self.name(&shown);
+        self.hold()?;
         let own = self.own();
-        let shown: BTreeSet<Inode> = shown.into_keys().collect();
+        let shown: BTreeSet<Inode> =
+            diag::group(self.address).map_err(|error| error.to_string())?.into_keys().collect();
         if self.slots.compare(&shown).is_ok() {
             let is_known = self.untold.is_empty() && self.slots.of(&own).len() == own.len();
             if !is_known && let Some(found) = self.find_order() {
@@ -144,14 +152,16 @@ impl Group {
         if !own.is_subset(&shown) {
             return Err("a listener of ours is gone".into());
         }
-        let alone = (shown == own).then(|| Slots::members(own.iter().copied().collect()));
-        if alone.is_some() {
+        if shown == own {
+            self.slots = Slots::members(own.into_iter().collect());
             self.untold.clear();
+        } else if let Some(mut slots) = self.slots.prefix(&own).filter(|_| self.anchor.is_none()) {
+            shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
+            self.slots = slots;
+        } else {
+            let found = if self.anchor.is_some() { self.find_order() } else { None };
+            self.take_order(found.ok_or("others listen there too, and who stands at which slot is not known")?);
         }
-        let known = alone.or_else(|| self.slots.prefix(&own));
-        let mut slots = known.ok_or("others listen there too, and who stands at which slot is not known")?;
-        shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
-        self.slots = slots;
         self.learn_order();
         Ok(())
     }
@@ -164,7 +174,8 @@ impl Group {
     ) -> Result<(), String> {
         let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
         let own = self.own();
-        let is_new = |inode: &Inode| ![&self.before, &own, &self.leaving].iter().any(|known| known.contains(inode));
+        let known = [&self.before, &own, &self.leaving];
+        let is_new = |inode: &Inode| !self.is_anchor(*inode) && !known.iter().any(|known| known.contains(inode));
         let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = shown.keys().copied().filter(is_new).partition(is_green);
         if green.is_empty() {
             return Err(format!("said that it is ready, but does not listen on {}", self.address));
@@ -217,7 +228,8 @@ impl Group {
     pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
         let own = self.own();
         for (&inode, &uid) in shown {
-            let known = own.contains(&inode) || self.green.contains(&inode) || self.leaving.contains(&inode);
+            let ours = own.contains(&inode) || self.green.contains(&inode) || self.is_anchor(inode);
+            let known = ours || self.leaving.contains(&inode);
             if !known && self.named.insert(inode) {
                 let who = owner::describe(inode, uid);
                 tracing::warn!(address = %self.address, "{who} has joined the group of {} by SO_REUSEPORT", self.address);
@@ -248,6 +260,11 @@ impl Group {
     }
 
     pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), String> {
+        if let Some(anchor) = &self.anchor {
+            steering::attach(anchor, program).map_err(|error| error.to_string())?;
+            self.attached = Some(program.clone());
+            return Ok(());
+        }
         let mut result = Err("no listener is left".to_owned());
         // Any listener of the group serves; one that somebody else has may be gone.
         for own in &self.own {
@@ -260,11 +277,16 @@ impl Group {
         result
     }
 
-    /// Takes the program away.
+    /// Takes the program away, and what the group was held by.
     pub(super) fn let_be(&mut self) {
         self.attached = None;
         // If it cannot be taken away there is none.
-        let _ = self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok());
+        let _ = match &self.anchor {
+            Some(anchor) => steering::detach(anchor).is_ok(),
+            None => self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok()),
+        };
+        // At once: without a program it is hashed to.
+        self.let_anchor_go();
     }
 
     /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.

@@ -44,7 +44,8 @@ impl Groups {
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
         for group in self.at_rest() {
             let shown = diag::group(group.address).unwrap_or_default();
-            group.own = shown.keys().filter_map(|inode| own_of(*inode, holders)).collect();
+            let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
+            group.own = others.filter_map(|inode| own_of(inode, holders)).collect();
         }
     }
 
@@ -68,10 +69,22 @@ impl Groups {
     pub(crate) fn rest(&mut self) {
         for group in self.at_rest() {
             let shown = diag::group(group.address).unwrap_or_default();
-            if shown.keys().copied().collect::<BTreeSet<_>>() == group.own() {
+            let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
+            if others.collect::<BTreeSet<_>>() == group.own() {
                 group.let_be();
             }
         }
+    }
+
+    /// Nobody will listen: whoever connects meanwhile is not to wait for a listener that accepts nothing.
+    pub(crate) fn stand_down(&mut self) {
+        self.groups.iter_mut().filter(|group| group.anchor.is_some()).for_each(Group::let_be);
+    }
+
+    /// Whether any of these processes, which leave, still listens; or anybody who leaves, if that is not known.
+    pub(crate) fn are_leaving(&mut self, holders: Option<&Holders>) -> bool {
+        let has = |inode| holders.is_none_or(|holders| holders.contains_key(inode));
+        !self.have_left() && self.groups.iter().any(|group| group.leaving.iter().any(has))
     }
 
     /// Those of which nothing is to be moved. Whoever asks may be of a generation that has just passed the office on, or is

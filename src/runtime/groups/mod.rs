@@ -3,6 +3,7 @@
 //! All calls here are system calls of some microseconds, and block.
 
 mod group;
+mod held;
 mod lent;
 mod order;
 mod own;
@@ -163,7 +164,12 @@ impl Groups {
         let sockets = sockets();
         for (group, shown) in self.groups.iter_mut().zip(shown) {
             match shown {
-                Ok(shown) => group.find_green(&shown, sockets.as_ref(), told)?,
+                Ok(shown) => {
+                    group.find_green(&shown, sockets.as_ref(), told)?;
+                    if let Err(why) = group.hold_from_behind() {
+                        group.settle_for(Err(why));
+                    }
+                }
                 // Green's word has to do.
                 Err(error) => group.settle_for(Err(error.to_string())),
             }

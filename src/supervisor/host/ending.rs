@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::SupervisedHost;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::driver::Host as _;
+use crate::runtime::retire::lock;
 use crate::supervisor::retire;
 
 /// How often its connections are counted: a number for people.
@@ -27,6 +28,7 @@ impl SupervisedHost {
             self.instance.voice().stopping();
         }
         retire::tell(&self.child, self.instance.stop_signal());
+        lock(&self.instance.groups).stand_down();
         self.send(Event::ListenersClosed);
     }
 

@@ -278,7 +278,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} requests answered on {} connections by generations {:?} (pids {:?}), {} failed ({} on a used connection): {:?}; \
-             latency in µs: median {}, 99 % {}, most {}{}",
+             latency in µs: median {}, 99 % {}, most {}, {} above a second{}",
             self.answered,
             self.connections,
             self.generations,
@@ -289,6 +289,7 @@ impl fmt::Display for Report {
             self.latency.value_at_quantile(0.5),
             self.latency.value_at_quantile(0.99),
             self.latency.max(),
+            self.latency.count_between(1_000_000, self.latency.high()),
             list(&self.examples),
         )
     }

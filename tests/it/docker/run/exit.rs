@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SOON, SYSCTL, run_serve};
+use super::{SOON, run_serve};
 use crate::support::docker::Engine;
 
 /// A program that did begin, whatever it does then.
@@ -74,7 +74,7 @@ fn a_deaf_program_is_killed_in_time() {
 fn each_signal_to_stop_stops_it() {
     let Some(engine) = Engine::running() else { return };
     for signal in ["TERM", "INT"] {
-        let Some(container) = run_serve(engine, SYSCTL, &[]) else { return };
+        let Some(container) = run_serve(engine, &[], &[]) else { return };
         container.kill(signal);
         assert_eq!(container.wait(Duration::from_secs(10)), 0, "{signal}: {}", container.logs());
     }

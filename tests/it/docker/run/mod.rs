@@ -14,8 +14,6 @@ use std::net::TcpStream;
 use super::SOON;
 use crate::support::docker::{Container, Engine};
 
-/// The way of a container to lose nothing that needs no rights.
-const SYSCTL: &[&str] = &["--sysctl", "net.ipv4.tcp_migrate_req=1"];
 /// What is given to the supervisor, in the order of its command line.
 const RUN: &[&str] = &["run", "--listen", "0.0.0.0:8080"];
 const PUBLISH: &[&str] = &["--publish", "8080"];

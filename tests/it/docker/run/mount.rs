@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{SOON, SYSCTL, folder, live, mount, reload_fails, reload_to};
+use super::{SOON, folder, live, mount, reload_fails, reload_to};
 use crate::support::docker::{Container, Engine};
 use crate::support::load::{Mode, Plan};
 
@@ -78,7 +78,7 @@ impl Release<'_> {
 }
 
 fn start(engine: &'static Engine, image: &str, options: &[&str], program: &str) -> Container {
-    let options = [&["--publish", "8080"], SYSCTL, options].concat();
+    let options = [&["--publish", "8080"], options].concat();
     let listen = ["--listen", "0.0.0.0:8080"];
     let words = [&["run"], &listen[..], &["--", program, "serve"], &listen].concat();
     live(engine.run(&options, image, &words))

@@ -1,6 +1,6 @@
 //! As process 1 it takes leave of all whose parents have died, and stays small.
 
-use super::{SOON, SYSCTL, reload_to, run_serve};
+use super::{SOON, reload_to, run_serve};
 use crate::support::docker::{Container, Engine, Process};
 
 const ORPHANS: usize = 1000;
@@ -55,7 +55,7 @@ fn a_thousand_orphans_leave_no_zombie() {
 #[test]
 fn it_stays_small() {
     let Some(engine) = Engine::running() else { return };
-    let Some(container) = run_serve(engine, SYSCTL, &[]) else { return };
+    let Some(container) = run_serve(engine, &[], &[]) else { return };
     let before = kilobytes(&container);
     for generation in 2..=21 {
         reload_to(&container, generation);

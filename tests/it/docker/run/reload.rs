@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{PUBLISH, RUN, SOON, SYSCTL, live, reload_to, run_perl, run_serve};
+use super::{PUBLISH, RUN, SOON, live, reload_to, run_perl, run_serve};
 use crate::support::docker::{Container, Engine};
 use crate::support::load::{Answer, Load, Mode, Plan, Report};
 use crate::support::systemd::said;
 
 const RELOADS: u64 = 20;
 const CLIENTS: usize = 8;
+const SYSCTL: &[&str] = &["--sysctl", "net.ipv4.tcp_migrate_req=1"];
 /// Docker's seccomp profile lets pidfd_getfd(2) through then, also for a user who has not got this right by it.
 const PTRACE: &[&str] = &["--cap-add", "SYS_PTRACE"];
 
@@ -42,63 +43,55 @@ fn steering(container: &Container) -> String {
 }
 
 #[track_caller]
-fn nothing_is_lost(engine: &'static Engine, container: &Container, answer: &Answer, way: &str) {
+fn nothing_is_lost(engine: &'static Engine, container: &Container, answer: &Answer) {
     reloads(engine, container, answer).iter().for_each(Report::assert_nothing_lost);
-    let (way_now, logs) = (steering(container), container.logs());
-    assert_eq!(way_now, way, "{logs}");
-    // It is said once, by each process that has tried.
-    let told = logs.matches(" not steered, working on without ").count();
-    assert_eq!(told, usize::from(way != "steered"), "{logs}");
+    let (way, logs) = (steering(container), container.logs());
+    assert_eq!(way, "steered", "{logs}");
+    assert!(!logs.contains(" not steered, "), "{logs}");
 }
 
+/// Docker's own seccomp profile, in which no listener of the server can be copied.
 #[test]
-fn with_the_sysctl_nothing_is_lost() {
-    let Some(engine) = Engine::running() else { return };
-    let Some(container) = run_serve(engine, SYSCTL, &[]) else { return };
-    nothing_is_lost(engine, &container, &Answer::CutoverPage, "migrating");
-}
-
-#[test]
-fn steered_nothing_is_lost() {
-    let Some(engine) = Engine::running() else { return };
-    let Some(container) = run_serve(engine, PTRACE, &[]) else { return };
-    nothing_is_lost(engine, &container, &Answer::CutoverPage, "steered");
-}
-
-#[test]
-fn with_the_sysctl_nothing_of_a_stranger_is_lost() {
-    let Some(engine) = Engine::running() else { return };
-    let Some(container) = run_perl(engine, SYSCTL) else { return };
-    nothing_is_lost(engine, &container, &Answer::Pid, "migrating");
-}
-
-#[test]
-fn steered_nothing_of_a_stranger_is_lost() {
-    let Some(engine) = Engine::running() else { return };
-    let Some(container) = run_perl(engine, PTRACE) else { return };
-    nothing_is_lost(engine, &container, &Answer::Pid, "steered");
-}
-
-/// No loss is promised here, nor that there is one: what is lost is told.
-#[test]
-fn with_neither_it_does_its_best() {
+fn in_dockers_own_profile_nothing_is_lost() {
     let Some(engine) = Engine::running() else { return };
     let Some(container) = run_serve(engine, &[], &[]) else { return };
-    reloads(engine, &container, &Answer::CutoverPage);
-    assert_eq!(steering(&container), "best effort", "{}", container.logs());
-    let Some(container) = run_perl(engine, &[]) else { return };
-    reloads(engine, &container, &Answer::Pid);
-    assert_eq!(steering(&container), "best effort", "{}", container.logs());
+    nothing_is_lost(engine, &container, &Answer::CutoverPage);
 }
 
-/// The negative control, which differs by the sysctl alone: a stranger that is steered nowhere, and is told to stop at once.
 #[test]
-fn the_sysctl_makes_the_difference() {
+fn in_dockers_own_profile_nothing_of_a_stranger_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_perl(engine, &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::Pid);
+}
+
+/// The kernel chooses who gets what waits at a close, and it may choose who accepts nothing: so nothing must wait.
+#[test]
+fn the_sysctl_does_no_harm() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_perl(engine, SYSCTL) else { return };
+    nothing_is_lost(engine, &container, &Answer::Pid);
+}
+
+#[test]
+fn by_copies_nothing_is_lost() {
+    let Some(engine) = Engine::running() else { return };
+    let Some(container) = run_serve(engine, PTRACE, &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::CutoverPage);
+    let Some(container) = run_perl(engine, PTRACE) else { return };
+    nothing_is_lost(engine, &container, &Answer::Pid);
+}
+
+/// The negative control: a stranger that is steered nowhere and told to stop at once, without and with the sysctl. With it a
+/// handshake is lost that ends in the very moment of the close, so it makes less of a loss, and not always none.
+#[test]
+fn without_steering_requests_are_lost_and_with_the_sysctl_fewer() {
     let Some(engine) = Engine::running() else { return };
     let Some(image) = engine.perl() else { return };
     let words = [RUN, &["--linger", "0s", "--", "/server.pl", "8080"]].concat();
-    let lost = |options: &[&str]| {
-        let container = live(engine.run(&[PUBLISH, options].concat(), image, &words));
+    let lost = |options: &[&str], way: &str| {
+        let options = [PUBLISH, &["--env", "CUTOVER_STEERING=off"], options].concat();
+        let container = live(engine.run(&options, image, &words));
         let plan = Plan { answer: Answer::Pid, ..Plan::new([container.published(8080)], 2 * CLIENTS, Mode::Close) };
         let load = engine.load(plan);
         load.wait_answered(100, SOON);
@@ -107,11 +100,12 @@ fn the_sysctl_makes_the_difference() {
             load.wait_answered(100, SOON);
         }
         let report = load.stop();
-        println!("{RELOADS} reloads, {options:?}: {report}");
+        println!("{RELOADS} reloads, {way}: {report}");
+        assert_eq!(steering(&container), way, "{}", container.logs());
         report.failures.total()
     };
-    assert!(lost(&[]) > 0);
-    assert_eq!(lost(SYSCTL), 0);
+    let (without, with) = (lost(&[], "best effort"), lost(SYSCTL, "migrating"));
+    assert!(with < without, "{with} with the sysctl, {without} without");
 }
 
 /// What a careful operator sets: no rights, and nothing to be written but the control socket.
@@ -120,9 +114,8 @@ fn hardened_nothing_is_lost() {
     let Some(engine) = Engine::running() else { return };
     let read_only = ["--read-only", "--tmpfs", "/run/cutover", "--user", "1234:1234"];
     let rights = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
-    let options = [SYSCTL, &read_only, &rights].concat();
-    let Some(container) = run_serve(engine, &options, &[]) else { return };
-    nothing_is_lost(engine, &container, &Answer::CutoverPage, "migrating");
+    let Some(container) = run_serve(engine, &[&read_only[..], &rights].concat(), &[]) else { return };
+    nothing_is_lost(engine, &container, &Answer::CutoverPage);
     engine.wait("one generation", SOON, || container.processes().len() == 2);
     let processes = container.processes();
     assert_eq!(processes.iter().map(|process| process.uid).collect::<Vec<_>>(), [1234, 1234]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Download, SOON, SYSCTL, folder_with_long, mount, reload_to, run_serve};
+use super::{Download, SOON, folder_with_long, mount, reload_to, run_serve};
 use crate::support::docker::{Container, Engine};
 
 /// More than it takes; Docker kills then.
@@ -28,7 +28,7 @@ fn a_slow_request_is_answered() {
     let Some(engine) = Engine::running() else { return };
     let folder = folder_with_long();
     let mount = mount(&folder);
-    let options = [PATIENCE, SYSCTL, &["--mount", &mount]].concat();
+    let options = [PATIENCE, &["--mount", &mount]].concat();
     let Some(container) = run_serve(engine, &options, &["/srv"]) else { return };
     let download = Download::begin(engine, &container);
     stops_after(engine, container, vec![download]);
@@ -39,7 +39,7 @@ fn slow_requests_of_older_generations_are_answered() {
     let Some(engine) = Engine::running() else { return };
     let folder = folder_with_long();
     let mount = mount(&folder);
-    let options = [PATIENCE, SYSCTL, &["--mount", &mount]].concat();
+    let options = [PATIENCE, &["--mount", &mount]].concat();
     let Some(container) = run_serve(engine, &options, &["/srv"]) else { return };
     let mut downloads = vec![Download::begin(engine, &container)];
     for generation in 2..=3 {
@@ -57,7 +57,7 @@ fn in_the_middle_of_a_rollout() {
     let Some(image) = engine.cutover() else { return };
     let folder = folder_with_long();
     let mount = mount(&folder);
-    let options = [&["--publish", "8080", "--mount", &mount], PATIENCE, SYSCTL].concat();
+    let options = [&["--publish", "8080", "--mount", &mount], PATIENCE].concat();
     let server = ["--", "/cutover", "serve", "--listen", "0.0.0.0:8080", "/srv"];
     let run = [&["run", "--listen", "0.0.0.0:8080", "--ready", "delay:3s"], &server[..]].concat();
     let container = engine.run(&options, image, &run);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{SOON, SYSCTL, folder, live, mount};
+use super::{SOON, folder, live, mount};
 use crate::support::docker::Engine;
 use crate::support::systemd::said;
 
@@ -14,7 +14,7 @@ fn reload_waits_and_says_how_it_went() {
     let server = root.path().join("server");
     fs::copy(engine.program(), &server).expect("copy the program");
     let words = ["run", "--listen", "0.0.0.0:8080", "--", "/srv/server", "serve", "--listen", "0.0.0.0:8080"];
-    let container = live(engine.run(&[SYSCTL, &["--mount", &mount(&root)]].concat(), image, &words));
+    let container = live(engine.run(&["--mount", &mount(&root)], image, &words));
 
     let done = container.exec(&["/cutover", "reload", "--drain"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));

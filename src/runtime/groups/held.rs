@@ -1,0 +1,91 @@
+//! How a group is held of whose listeners no copy may be had: by one more, to which no connection comes.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::group::Group;
+use crate::model::identity::Inode;
+use crate::model::slots::Slots;
+use crate::model::steering::Program;
+use crate::sys::anchor::{Anchor, Weighed};
+use crate::sys::diag;
+
+impl Group {
+    /// Sees to it that a program can be attached.
+    ///
+    /// # Errors
+    /// Why no listener of ours can be copied, if none can be added either.
+    pub(super) fn hold(&mut self) -> Result<(), String> {
+        let mut refused = None;
+        for own in self.own.iter().filter(|_| self.anchor.is_none()) {
+            match own.with(|_| Ok(())) {
+                Ok(()) => return Ok(()),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let Some(refused) = refused else { return Ok(()) };
+        self.anchor().map_err(|why| {
+            tracing::debug!(address = %self.address, reason = why, "no listener can be added");
+            refused.to_string()
+        })
+    }
+
+    /// Adds a listener, and looks whether it is this group that is held by it.
+    fn anchor(&mut self) -> Result<(), String> {
+        let shown = diag::group(self.address).map_err(said)?;
+        let before: BTreeSet<Inode> = shown.into_keys().collect();
+        let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
+        let all_others = Program::one_of(&slots).ok_or("there are too many")?;
+        if self.slots.compare(&before).is_err() {
+            self.slots = Slots::members(before.into_iter().collect());
+        }
+        let anchor = Weighed::new(self.address).map_err(said)?.join().map_err(said)?;
+        self.is_held_by(anchor);
+        let unknown = || "who stands at which slot cannot be found out".to_owned();
+        let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or_else(unknown));
+        if found.is_err() {
+            self.let_be();
+        }
+        self.take_order(found?);
+        tracing::debug!(address = %self.address, "steered by a listener that was added");
+        Ok(())
+    }
+
+    /// Has the listener that holds the group stand behind all others: a close moves the last one, and who is wanted should
+    /// not be moved. Until then all goes where it went.
+    ///
+    /// # Errors
+    /// Why it cannot be. The group may be held by nothing then.
+    pub(super) fn hold_from_behind(&mut self) -> Result<(), String> {
+        let Some(inode) = self.anchor.as_ref().map(|anchor| anchor.inode) else { return Ok(()) };
+        let it = BTreeSet::from([inode]);
+        if self.slots.last_are(1, &it) {
+            return Ok(());
+        }
+        let right = Program::one_of(&self.slots.throughout(&self.own(), &it, 1));
+        let next = Weighed::new(self.address).map_err(said)?;
+        self.attach_program(&right.ok_or("the slots are not known, or too many")?)?;
+        self.let_anchor_go();
+        self.is_held_by(next.join().map_err(said)?);
+        self.direct()
+    }
+
+    fn is_held_by(&mut self, anchor: Anchor) {
+        self.slots.listen(anchor.inode);
+        self.anchor = Some(anchor);
+    }
+
+    pub(super) fn let_anchor_go(&mut self) {
+        if let Some(anchor) = self.anchor.take() {
+            self.slots.close(anchor.inode);
+        }
+    }
+
+    pub(super) fn is_anchor(&self, inode: Inode) -> bool {
+        self.anchor.as_ref().is_some_and(|anchor| anchor.inode == inode)
+    }
+}
+
+fn said(error: io::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,78 @@
+//! A listener that is in a group only so that the group can be steered by it: no connection ever comes to it.
+//!
+//! A program that is attached to one listener is that of its whole group, whoever has the others. Where the hash leads a
+//! client to this one, as it does when no program is attached, the SYN is dropped, for it is not signed (see
+//! [`super::signature`]), and comes again a second later (RFC 6298): that client waits, and is not refused.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::socket::{BoundSocket, Sharing};
+use super::{diag, during, signature, socket};
+use crate::model::identity::Inode;
+
+/// Bound, and in no group yet.
+#[derive(Debug)]
+pub(crate) struct Weighed {
+    inode: Inode,
+    bound: BoundSocket,
+}
+
+/// One that is in the group, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    pub(crate) inode: Inode,
+    listener: TcpListener,
+}
+
+impl Weighed {
+    /// One that can join the listeners of this address.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if they are of another user, or do not share the port; `ENOPROTOOPT` from a kernel without signatures;
+    /// and that they are not all alike.
+    pub(crate) fn new(address: SocketAddr) -> io::Result<Weighed> {
+        // In another group than theirs it would swallow what is theirs.
+        let stack = diag::stack(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
+        let bound = socket::bind(address, Sharing::Group, stack)?;
+        let mut key = [0; 32];
+        rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())?;
+        let families: &[IpAddr] = match address {
+            SocketAddr::V4(_) => &[IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            SocketAddr::V6(_) => {
+                &[IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped())]
+            }
+        };
+        for family in families {
+            let signed = signature::with_all(&bound, *family, &key);
+            signed.map_err(|error| during("let nothing in (TCP_MD5SIG_EXT)", error))?;
+        }
+        Ok(Weighed { inode: socket::inode(&bound)?, bound })
+    }
+
+    /// Joins the group, behind all others. Until a program is attached, the hash leads to it too.
+    ///
+    /// # Errors
+    /// What listen(2) says.
+    pub(crate) fn join(self) -> io::Result<Anchor> {
+        Ok(Anchor { inode: self.inode, listener: self.bound.listen(0)? })
+    }
+}
+
+impl AsFd for Anchor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        // A process that was just forked has it too. If it cannot be shut down, it does not listen.
+        let _ = socket::stop_listening(&self.listener);
+    }
+}
+
+#[cfg(test)]
+#[path = "anchor_tests.rs"]
+mod tests;
