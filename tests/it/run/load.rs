@@ -9,6 +9,7 @@ use crate::support::load::{Answer, Load, Mode, Plan, Report};
 use crate::support::process::Start;
 use crate::support::programs::{Port, Program};
 use crate::support::run::Run;
+use crate::support::seccomp::Refused;
 use crate::support::verb::Verb;
 
 const RELOADS: u64 = 30;
@@ -73,12 +74,13 @@ fn plan(address: SocketAddr, mode: Mode) -> Plan {
 }
 
 /// Reloads, each time when the clients have seen some hundred answers more.
-fn reload_under_load(program: Program, modes: &[Mode], arguments: &[&str]) -> Vec<Report> {
+fn reload_under_load(program: Program, with: impl FnOnce(Run) -> Run) -> Vec<Report> {
     let port = Port::free();
     let Some(served) = program.at(port.address) else { return vec![] };
     let stop = name(served.stop_signal);
-    let run = Run::at(port.address, &served.command).args(["--stop-signal", &stop]).args(arguments).ready();
-    let loads: Vec<Load> = modes.iter().map(|mode| plan(port.address, *mode).start()).collect();
+    let run = with(Run::at(port.address, &served.command).args(["--stop-signal", &stop])).ready();
+    let loads: Vec<Load> =
+        [Mode::Close, Mode::KeepAlive].into_iter().map(|mode| plan(port.address, mode).start()).collect();
     let wait = || loads.iter().for_each(|load| load.wait_answered(100, SOON));
     wait();
     for generation in 2..=RELOADS + 1 {
@@ -98,13 +100,13 @@ fn reload_under_load(program: Program, modes: &[Mode], arguments: &[&str]) -> Ve
 
 /// Nothing at all fails: what keeps its connections ends them gently.
 fn nothing_fails(program: Program) {
-    let reports = reload_under_load(program, &[Mode::Close, Mode::KeepAlive], &[]);
+    let reports = reload_under_load(program, |run| run);
     reports.iter().for_each(Report::assert_nothing_lost);
 }
 
 /// It closes kept connections as it likes; of new ones none is lost.
 fn nothing_fails_but_on_kept_connections(program: Program) {
-    let reports = reload_under_load(program, &[Mode::Close, Mode::KeepAlive], &[]);
+    let reports = reload_under_load(program, |run| run);
     reports.iter().for_each(Report::assert_nothing_lost_but_on_reused);
     reports.iter().take(1).for_each(Report::assert_nothing_lost);
 }
@@ -117,6 +119,14 @@ fn python() {
 #[test]
 fn gunicorn_with_four_workers() {
     nothing_fails(Program::Gunicorn);
+}
+
+/// As in a container with Docker's own profile.
+#[test]
+fn gunicorn_with_four_workers_of_whose_listeners_no_copy_may_be_had() {
+    let refused = |run: Run| run.with(|start| start.refused(Refused::PidfdGetfd));
+    let reports = reload_under_load(Program::Gunicorn, refused);
+    reports.iter().for_each(Report::assert_nothing_lost);
 }
 
 #[test]

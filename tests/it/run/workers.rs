@@ -10,6 +10,7 @@ use crate::support::load::{Answer, Load, Mode, Plan};
 use crate::support::programs::Port;
 use crate::support::run::{Run, Running, children_of};
 use crate::support::script::Script;
+use crate::support::seccomp::Refused;
 
 const SOON: Duration = Duration::from_secs(30);
 const WORKERS: usize = 4;
@@ -84,12 +85,12 @@ struct Serving {
 
 impl Serving {
     fn start() -> Serving {
-        Serving::of(MASTER)
+        Serving::of(MASTER, |run| run)
     }
 
-    fn of(program: &str) -> Serving {
+    fn of(program: &str, with: impl FnOnce(Run) -> Run) -> Serving {
         let (port, script) = (Port::free(), Script::new(program));
-        let run = Run::at(port.address, script.at(port.address)).ready();
+        let run = with(Run::at(port.address, script.at(port.address))).ready();
         let plan = Plan::new([port.address], CLIENTS, Mode::Close);
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..plan }.start();
         load.wait_answered(100, SOON);
@@ -153,9 +154,7 @@ fn none_dies() {
 }
 
 /// Each close moves a listener of the live generation to another slot.
-#[test]
-fn they_shut_down_one_after_the_other() {
-    let server = Serving::of(SHUTTERS);
+fn reloaded(server: Serving) {
     for generation in 2..=6 {
         server.run.reload_to(generation);
         server.run.wait_log(&format!("gone generation={} ", generation - 1), SOON);
@@ -163,6 +162,16 @@ fn they_shut_down_one_after_the_other() {
     }
     assert!(!server.run.log_contains(" not steered, "), "{}", server.run.log());
     server.end();
+}
+
+#[test]
+fn they_shut_down_one_after_the_other() {
+    reloaded(Serving::of(SHUTTERS, |run| run));
+}
+
+#[test]
+fn they_shut_down_one_after_the_other_and_no_copy_may_be_had() {
+    reloaded(Serving::of(SHUTTERS, |run| run.with(|start| start.refused(Refused::PidfdGetfd))));
 }
 
 #[test]
