@@ -128,8 +128,8 @@ fn lend(trial: &io::Result<()>) -> Finding {
         Ok(()) => Finding::ok(SUBJECT, "`cutover run` can steer a program by a copy of its listener"),
         Err(error) => Finding::note(
             SUBJECT,
-            format!("refused ({error}): `cutover run` steers by one more listener, if it is of the program's user"),
-            "nothing, where it is; else docker run --cap-add SYS_PTRACE, in a unit SystemCallFilter=pidfd_getfd",
+            format!("refused ({error}): `cutover run` steers by one more listener, as root or as the program's user"),
+            "nothing, where it is one of them; else docker run --cap-add SYS_PTRACE, in a unit SystemCallFilter=pidfd_getfd",
         ),
     }
 }

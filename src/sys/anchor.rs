@@ -3,6 +3,7 @@
 //! A program that is attached to one listener is that of its whole group, whoever has the others. Where the hash leads a
 //! client to this one, as it does when no program is attached, the SYN is dropped, for it is not signed (see
 //! [`super::signature`]), and comes again a second later (RFC 6298): that client waits, and is not refused.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -30,12 +31,12 @@ impl Weighed {
     /// One that can join the listeners of this address.
     ///
     /// # Errors
-    /// `EADDRINUSE` if they are of another user, or do not share the port; `ENOPROTOOPT` from a kernel without signatures;
-    /// and that they are not all alike.
+    /// `EADDRINUSE` if they are of another user and this process has not CAP_SETUID, or do not share the port; `ENOPROTOOPT`
+    /// from a kernel without signatures; and that they are not all alike.
     pub(crate) fn new(address: SocketAddr) -> io::Result<Weighed> {
         // In another group than theirs it would swallow what is theirs.
-        let stack = diag::stack(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
-        let bound = socket::bind(address, Sharing::Group, stack)?;
+        let (stack, user) = diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
+        let bound = as_user(user, || socket::bind(address, Sharing::Group, stack))?;
         let mut key = [0; 32];
         rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())?;
         let families: &[IpAddr] = match address {
@@ -58,6 +59,22 @@ impl Weighed {
     pub(crate) fn join(self) -> io::Result<Anchor> {
         Ok(Anchor { inode: self.inode, listener: self.bound.listen(0)? })
     }
+}
+
+/// Has the sockets that are made meanwhile belong to this user (`sock_alloc` in net/socket.c, Linux 6.18), if that is allowed:
+/// only then they may share a port with others of that one. It changes this thread only: setfsuid(2).
+fn as_user<T>(user: u32, make: impl FnOnce() -> T) -> T {
+    struct Back(u32);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            // SAFETY: takes an integer only. A thread may always go back to its effective uid.
+            unsafe { libc::setfsuid(self.0) };
+        }
+    }
+    // SAFETY: takes an integer only; it is taken back before anything else is done by this thread.
+    let before = unsafe { libc::setfsuid(user) };
+    let _back = Back(before.cast_unsigned());
+    make()
 }
 
 impl AsFd for Anchor {

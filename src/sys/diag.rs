@@ -42,18 +42,19 @@ pub(crate) fn group(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
     Ok(all.into_iter().filter(|l| l.address.ip() == address.ip()).map(|l| (l.inode, l.uid)).collect())
 }
 
-/// Whether the listeners of exactly this address take IPv4 too, if they are of IPv6 and all alike (INET_DIAG_SKV6ONLY,
-/// Linux 4.5). `None` where they differ, or one is bound to an interface: then they are no one group.
-pub(crate) fn stack(address: SocketAddr) -> io::Result<Option<Stack>> {
+/// Whether the listeners of exactly this address take IPv4 too, if they are of IPv6 (INET_DIAG_SKV6ONLY, Linux 4.5), and
+/// whose they are. `None` where they differ, or one is bound to an interface: then they are no one group
+/// (`inet_reuseport_add_sock` in net/ipv4/inet_hashtables.c, Linux 6.18).
+pub(crate) fn kind(address: SocketAddr) -> io::Result<Option<(Stack, u32)>> {
     let mut found = BTreeSet::new();
     dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::empty(), |row| {
         if here(&row.header).ip() == address.ip() {
             let only = row.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
-            found.insert((only, row.header.socket_id.interface_id));
+            found.insert((only, row.header.uid, row.header.socket_id.interface_id));
         }
     })?;
     Ok(match found.iter().copied().collect::<Vec<_>>()[..] {
-        [(only, 0)] => Some(if only { Stack::Single } else { Stack::Dual }),
+        [(only, uid, 0)] => Some((if only { Stack::Single } else { Stack::Dual }, uid)),
         _ => None,
     })
 }
@@ -182,12 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn whether_ipv4_is_taken_too_is_seen() {
+    fn whether_ipv4_is_taken_too_is_seen_and_whose_it_is() {
+        let own = rustix::process::geteuid().as_raw();
         for (address, stack) in [("127.0.0.1:0", Stack::Dual), ("[::]:0", Stack::Dual), ("[::]:0", Stack::Single)] {
             let bound = socket::bind(address.parse().expect("one"), socket::Sharing::Alone, stack).expect("bound");
             let address = bound.address;
             let _listener = bound.listen(1).expect("listens");
-            assert_eq!(super::stack(address).expect("sock_diag"), Some(stack));
+            assert_eq!(kind(address).expect("sock_diag"), Some((stack, own)));
         }
     }
 

@@ -24,10 +24,7 @@ impl Group {
             }
         }
         let Some(refused) = refused else { return Ok(()) };
-        self.anchor().map_err(|why| {
-            tracing::debug!(address = %self.address, reason = why, "no listener can be added");
-            refused.to_string()
-        })
+        self.anchor().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
     }
 
     /// Adds a listener, and looks whether it is this group that is held by it.

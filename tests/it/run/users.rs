@@ -163,6 +163,37 @@ fn where_no_socket_can_be_copied() {
     run.wait_until("only the program listens", || ours() == 1);
 }
 
+/// Where it may not listen as that user either: it is said once, and left to the kernel.
+#[test]
+fn where_no_socket_of_another_user_can_be_copied() {
+    if !may_change_user() {
+        return;
+    }
+    for refused in [&[Refused::PidfdGetfd][..], &[Refused::PidfdGetfd, Refused::Setfsuid]] {
+        let (address, script) = (free(), Script::server());
+        readable(&script);
+        let setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"].map(ToOwned::to_owned);
+        let run = Run::at(address, [&setpriv[..], &script.at(address)].concat());
+        let run = run.with(|start| refused.iter().fold(start, |start, one| start.refused(*one))).ready();
+        if let [_] = refused {
+            reloads(&run, address);
+            assert_eq!(run.count_log("WARN"), 0, "{}", run.log());
+            continue;
+        }
+        for generation in 2..=4 {
+            let before = run.live();
+            run.reload_to(generation);
+            run.wait_reaped(before);
+            assert_eq!(pid_in(&http_get(address, "/").expect("an answer")), Some(run.live()));
+        }
+        let line = run.wait_log("not steered, working on without", SOON);
+        for word in ["may not be copied (pidfd_getfd)", "no other one can be added", &address.to_string()] {
+            assert!(line.contains(word), "`{word}` is not in: {line}");
+        }
+        assert_eq!(run.count_log("WARN"), 1, "{}", run.log());
+    }
+}
+
 /// So may a canary, and what is rolled back.
 #[test]
 fn where_no_socket_can_be_copied_and_a_canary_is_asked_for() {

@@ -15,6 +15,8 @@ pub enum Refused {
     Family(i32),
     /// pidfd_getfd(2).
     PidfdGetfd,
+    /// setfsuid(2).
+    Setfsuid,
 }
 
 // Offsets in struct seccomp_data (seccomp(2)), low halves on a little-endian machine.
@@ -35,6 +37,7 @@ impl Refused {
             Refused::SocketOption(option) => (libc::SYS_setsockopt, Some((THIRD_ARGUMENT, option.cast_unsigned()))),
             Refused::Membarrier => (libc::SYS_membarrier, None),
             Refused::PidfdGetfd => (libc::SYS_pidfd_getfd, None),
+            Refused::Setfsuid => (libc::SYS_setfsuid, None),
             Refused::Family(family) => (libc::SYS_socket, Some((FIRST_ARGUMENT, family.cast_unsigned()))),
         }
     }
