@@ -23,7 +23,7 @@ use crate::sys::diag;
 /// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
 const LOOK_AT_ALL: Duration = Duration::from_millis(10);
 
-/// For so long after it was told to stop it is expected to shut down all at once.
+/// For so long after it was told to stop it is expected to close all that it listens with.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Returns when it has been told to stop.
@@ -131,9 +131,9 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>
     let told = Instant::now();
     loop {
         let (asked, groups) = (child.clone(), instance.groups.clone());
-        let closes = if told.elapsed() < AT_ONCE { usize::MAX } else { 1 };
+        let soon = told.elapsed() < AT_ONCE;
         let look = tokio::task::spawn_blocking(move || {
-            lock(&groups).expect_closes(closes);
+            lock(&groups).expect_closes(soon);
             let holders = asked.holders();
             let leaves = lock(&groups).are_leaving(holders.as_ref()) && !asked.members().is_empty();
             (holders.unwrap_or_default(), leaves)

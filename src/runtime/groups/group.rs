@@ -39,8 +39,9 @@ pub(super) struct Group {
     pub(super) attached: Option<Program>,
     /// Why it is not steered, if it is not.
     pub(super) unsteered: Option<String>,
-    /// A listener of this process that holds the group, where no copy of another one may be had.
-    pub(super) anchor: Option<Anchor>,
+    /// Listeners of this process to which nothing comes: the group is steered by them where no copy of another one may be
+    /// had, and they stand in for those that would be moved by a close.
+    pub(super) anchors: Vec<Anchor>,
     /// Somebody joined while green did.
     pub(super) ambiguous: bool,
     /// Strangers that were named already.
@@ -65,7 +66,7 @@ impl Group {
             has_moved: false,
             attached: None,
             unsteered: None,
-            anchor: None,
+            anchors: Vec::new(),
             ambiguous: false,
             named: BTreeSet::new(),
         }
@@ -155,11 +156,11 @@ impl Group {
         if shown == own {
             self.slots = Slots::members(own.into_iter().collect());
             self.untold.clear();
-        } else if let Some(mut slots) = self.slots.prefix(&own).filter(|_| self.anchor.is_none()) {
+        } else if let Some(mut slots) = self.slots.prefix(&own).filter(|_| self.anchors.is_empty()) {
             shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
             self.slots = slots;
         } else {
-            let found = if self.anchor.is_some() { self.find_order() } else { None };
+            let found = if self.anchors.is_empty() { None } else { self.find_order() };
             self.take_order(found.ok_or("others listen there too, and who stands at which slot is not known")?);
         }
         self.learn_order();
@@ -260,7 +261,7 @@ impl Group {
     }
 
     pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), String> {
-        if let Some(anchor) = &self.anchor {
+        if let Some(anchor) = self.anchors.first() {
             steering::attach(anchor, program).map_err(|error| error.to_string())?;
             self.attached = Some(program.clone());
             return Ok(());
@@ -281,12 +282,12 @@ impl Group {
     pub(super) fn let_be(&mut self) {
         self.attached = None;
         // If it cannot be taken away there is none.
-        let _ = match &self.anchor {
+        let _ = match self.anchors.first() {
             Some(anchor) => steering::detach(anchor).is_ok(),
             None => self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok()),
         };
-        // At once: without a program it is hashed to.
-        self.let_anchor_go();
+        // At once: without a program they are hashed to.
+        self.let_anchors_go();
     }
 
     /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.

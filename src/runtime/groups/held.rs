@@ -17,7 +17,7 @@ impl Group {
     /// Why no listener of ours can be copied, if none can be added either.
     pub(super) fn hold(&mut self) -> Result<(), String> {
         let mut refused = None;
-        for own in self.own.iter().filter(|_| self.anchor.is_none()) {
+        for own in self.own.iter().filter(|_| self.anchors.is_empty()) {
             match own.with(|_| Ok(())) {
                 Ok(()) => return Ok(()),
                 Err(error) => refused = Some(error),
@@ -54,32 +54,55 @@ impl Group {
     /// # Errors
     /// Why it cannot be. The group may be held by nothing then.
     pub(super) fn hold_from_behind(&mut self) -> Result<(), String> {
-        let Some(inode) = self.anchor.as_ref().map(|anchor| anchor.inode) else { return Ok(()) };
-        let it = BTreeSet::from([inode]);
+        let [anchor] = &self.anchors[..] else { return Ok(()) };
+        let it = BTreeSet::from([anchor.inode]);
         if self.slots.last_are(1, &it) {
             return Ok(());
         }
         let right = Program::one_of(&self.slots.throughout(&self.own(), &it, 1));
         let next = Weighed::new(self.address).map_err(said)?;
         self.attach_program(&right.ok_or("the slots are not known, or too many")?)?;
-        self.let_anchor_go();
+        self.let_anchors_go();
         self.is_held_by(next.join().map_err(said)?);
         self.direct()
     }
 
     fn is_held_by(&mut self, anchor: Anchor) {
         self.slots.listen(anchor.inode);
-        self.anchor = Some(anchor);
+        self.anchors.push(anchor);
     }
 
-    pub(super) fn let_anchor_go(&mut self) {
-        if let Some(anchor) = self.anchor.take() {
+    /// Sees to it that so many of the live generation's slots stay right whichever of those that leave are closed next, and in
+    /// whichever order: a close moves the last one, so that others are added to be moved. `false` if that cannot be.
+    pub(super) fn add_stand_ins(&mut self, enough: usize) -> bool {
+        // Behind as many as leave everybody stays where he is.
+        for _ in 0..=self.leaving.len() {
+            if self.slots.throughout(&self.own(), &self.leaving, usize::MAX).len() >= enough {
+                return true;
+            }
+            // What would be added to slots that are not known?
+            if self.slots.order().is_none() {
+                return false;
+            }
+            match Weighed::new(self.address).and_then(Weighed::join) {
+                Ok(anchor) => self.is_held_by(anchor),
+                Err(error) => {
+                    tracing::debug!(address = %self.address, %error, "no listener can be added");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    pub(super) fn let_anchors_go(&mut self) {
+        for anchor in self.anchors.drain(..) {
             self.slots.close(anchor.inode);
         }
     }
 
     pub(super) fn is_anchor(&self, inode: Inode) -> bool {
-        self.anchor.as_ref().is_some_and(|anchor| anchor.inode == inode)
+        self.anchors.iter().any(|anchor| anchor.inode == inode)
     }
 }
 

@@ -78,7 +78,7 @@ impl Groups {
 
     /// Nobody will listen: whoever connects meanwhile is not to wait for a listener that accepts nothing.
     pub(crate) fn stand_down(&mut self) {
-        self.groups.iter_mut().filter(|group| group.anchor.is_some()).for_each(Group::let_be);
+        self.groups.iter_mut().filter(|group| !group.anchors.is_empty()).for_each(Group::let_be);
     }
 
     /// Whether any of these processes, which leave, still listens; or anybody who leaves, if that is not known.
@@ -145,6 +145,7 @@ impl Groups {
         let mut kept = Vec::new();
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             group.closes = usize::MAX;
+            group.add_stand_ins(1);
             let attached = group.direct();
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
@@ -157,13 +158,14 @@ impl Groups {
         kept
     }
 
-    /// Takes in what was shut down meanwhile, and is ready for so many more at once. The more these are, the fewer of the
-    /// live generation's listeners get all that comes.
-    pub(crate) fn expect_closes(&mut self, closes: usize) {
+    /// Takes in what was closed meanwhile, and is ready for more. What leaves and is not closed soon must not have all that
+    /// comes go to a few of the live generation's listeners: then each gets its part, or one close is expected at a time.
+    pub(crate) fn expect_closes(&mut self, soon: bool) {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none() && !group.leaving.is_empty()) {
-            group.closes = closes;
             group.reconcile();
             group.learn_order();
+            let all = group.slots.of(&group.own()).len();
+            group.closes = if soon || group.add_stand_ins(all) { usize::MAX } else { 1 };
             // As long as it is not known who has moved where, what was right for many closes is the best there is.
             if let Some(program) = group.asked()
                 && group.attached.as_ref() != Some(&program)

@@ -80,7 +80,7 @@ struct Serving {
     run: Running,
     load: Load,
     killed: usize,
-    _script: Script,
+    script: Script,
 }
 
 impl Serving {
@@ -94,7 +94,7 @@ impl Serving {
         let plan = Plan::new([port.address], CLIENTS, Mode::Close);
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..plan }.start();
         load.wait_answered(100, SOON);
-        Serving { port, run, load, killed: 0, _script: script }
+        Serving { port, run, load, killed: 0, script }
     }
 
     /// The workers of the live generation, when it has all of them.
@@ -172,6 +172,57 @@ fn they_shut_down_one_after_the_other() {
 #[test]
 fn they_shut_down_one_after_the_other_and_no_copy_may_be_had() {
     reloaded(Serving::of(SHUTTERS, |run| run.with(|start| start.refused(Refused::PidfdGetfd))));
+}
+
+/// Four, then one, then four: whoever is the only one is moved by each close of the others.
+fn reloaded_with_fewer(with: impl FnOnce(Run) -> Run) {
+    let server = Serving::of(SHUTTERS, with);
+    for generation in 2..=7 {
+        let (delays, workers) = if generation % 2 == 0 { ("0.05,", 1) } else { ("0.06, 0, 0.09, 0.03", WORKERS) };
+        server.script.deploy(&SHUTTERS.replace("0.06, 0, 0.09, 0.03", delays));
+        server.run.reload_to(generation);
+        server.run.wait_log(&format!("gone generation={} ", generation - 1), SOON);
+        assert_eq!(children_of(server.run.live()).len(), workers);
+        server.load.wait_answered(100, SOON);
+    }
+    assert!(!server.run.log_contains(" not steered, "), "{}", server.run.log());
+    server.end();
+}
+
+#[test]
+fn fewer_follow() {
+    reloaded_with_fewer(|run| run);
+}
+
+#[test]
+fn fewer_follow_and_no_copy_may_be_had() {
+    reloaded_with_fewer(|run| run.with(|start| start.refused(Refused::PidfdGetfd)));
+}
+
+/// They take their time, and then close all at once. Until then each of the new ones gets its part.
+fn reloaded_late(with: impl FnOnce(Run) -> Run) {
+    let late = SHUTTERS.replace("0.06, 0, 0.09, 0.03", "1.5, 1.5, 1.5, 1.5");
+    let server = Serving::of(&late, with);
+    for generation in 2..=4 {
+        let before = children_of(server.run.live());
+        server.run.reload_to(generation);
+        server.all_answer(server.run.live());
+        assert!(before.is_subset(&server.run.members()), "they listen still");
+        server.run.wait_log(&format!("gone generation={} ", generation - 1), SOON);
+        server.load.wait_answered(100, SOON);
+    }
+    assert!(!server.run.log_contains(" not steered, "), "{}", server.run.log());
+    server.end();
+}
+
+#[test]
+fn they_shut_down_late() {
+    reloaded_late(|run| run);
+}
+
+#[test]
+fn they_shut_down_late_and_no_copy_may_be_had() {
+    reloaded_late(|run| run.with(|start| start.refused(Refused::PidfdGetfd)));
 }
 
 #[test]
