@@ -32,7 +32,7 @@ impl Group {
         let shown = diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
         let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
-        let all_others = Program::one_of(&slots).ok_or("there are too many")?;
+        let all_others = Program::one_of(&slots).ok_or_else(|| format!("{} listen there", before.len()))?;
         if self.slots.compare(&before).is_err() {
             self.slots = Slots::members(before.into_iter().collect());
         }
