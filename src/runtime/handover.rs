@@ -203,8 +203,8 @@ impl ToBlue {
         }
     }
 
-    /// This generation has taken over what blue steered: [`News::BlueClosed`] was acted on.
-    pub(crate) fn has_closed(&self) {
+    /// Says that [`News::BlueClosed`] was acted on: this generation has taken over what blue steered.
+    pub(crate) fn mark_taken_over(&self) {
         self.taken_over.send_replace(true);
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let gate = to_blue.closed();
         tokio::pin!(gate);
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut gate).await.is_err(), "nothing was done yet");
-        to_blue.has_closed();
+        to_blue.mark_taken_over();
         gate.await;
         assert!(to_blue.is_closed());
     }

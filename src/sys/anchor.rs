@@ -15,7 +15,7 @@ use crate::model::identity::Inode;
 
 /// Bound, and in no group yet.
 #[derive(Debug)]
-pub(crate) struct Weighed {
+pub(crate) struct BoundAnchor {
     inode: Inode,
     bound: BoundSocket,
 }
@@ -27,16 +27,17 @@ pub(crate) struct Anchor {
     listener: TcpListener,
 }
 
-impl Weighed {
+impl BoundAnchor {
     /// One that can join the listeners of this address.
     ///
     /// # Errors
     /// `EADDRINUSE` if they are of another user and this process has not CAP_SETUID, or do not share the port; `ENOPROTOOPT`
     /// from a kernel without signatures; and that they are not all alike.
-    pub(crate) fn new(address: SocketAddr) -> io::Result<Weighed> {
+    pub(crate) fn new(address: SocketAddr) -> io::Result<BoundAnchor> {
         // In another group than theirs it would swallow what is theirs.
         let (stack, user) = diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
         let bound = as_user(user, || socket::bind(address, Sharing::Group, stack))?;
+        // One that nobody has, so that no knock of ours passes either.
         let mut key = [0; 32];
         rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())?;
         let families: &[IpAddr] = match address {
@@ -49,7 +50,7 @@ impl Weighed {
             let signed = signature::with_all(&bound, *family, &key);
             signed.map_err(|error| during("let nothing in (TCP_MD5SIG_EXT)", error))?;
         }
-        Ok(Weighed { inode: socket::inode(&bound)?, bound })
+        Ok(BoundAnchor { inode: socket::inode(&bound)?, bound })
     }
 
     /// Joins the group, behind all others. Until a program is attached, the hash leads to it too.

@@ -23,7 +23,7 @@ fn it_steers_the_listeners_of_others_and_gets_nothing() {
         let at = theirs.local_addr().expect("bound");
         let mut to = clients(at.port(), stack);
         to.retain(|client| at.is_ipv6() || client.is_ipv4());
-        let anchor = Weighed::new(at).expect("the same user").join().expect("joins");
+        let anchor = BoundAnchor::new(at).expect("the same user").join().expect("joins");
         assert_eq!(diag::group(at).expect("sock_diag").len(), 2);
         steering::attach(&anchor, &Program::one_of(&[0]).expect("one")).expect("attached");
         for client in to.iter().cycle().take(40) {
@@ -45,7 +45,7 @@ fn it_steers_the_listeners_of_others_and_gets_nothing() {
 fn what_it_drops_comes_again() {
     let theirs = listen("127.0.0.1:0", Stack::Single);
     let at = theirs.local_addr().expect("bound");
-    let anchor = Weighed::new(at).expect("the same user").join().expect("joins");
+    let anchor = BoundAnchor::new(at).expect("the same user").join().expect("joins");
     steering::attach(&anchor, &Program::one_of(&[1]).expect("one")).expect("attached");
     let client = std::thread::spawn(move || TcpStream::connect(at));
     let dropped = || diag::drops(at).expect("sock_diag").values().sum::<u32>();
@@ -59,6 +59,6 @@ fn what_it_drops_comes_again() {
 #[test]
 fn where_a_port_is_not_shared_it_does_not_join() {
     let alone = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let error = Weighed::new(alone.local_addr().expect("bound")).expect_err("not shared");
+    let error = BoundAnchor::new(alone.local_addr().expect("bound")).expect_err("not shared");
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }

@@ -1,4 +1,5 @@
-//! How a group is held of whose listeners no copy may be had: by one more, to which no connection comes.
+//! Listeners of this process in a group of others, to which no connection comes: by one of them a group is steered of whose
+//! listeners no copy may be had, and others are moved by a close in the place of those that are wanted.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,7 +8,7 @@ use super::group::Group;
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
 use crate::model::steering::Program;
-use crate::sys::anchor::{Anchor, Weighed};
+use crate::sys::anchor::{Anchor, BoundAnchor};
 use crate::sys::diag;
 
 impl Group {
@@ -24,11 +25,11 @@ impl Group {
             }
         }
         let Some(refused) = refused else { return Ok(()) };
-        self.anchor().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
+        self.add_anchor().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
     }
 
     /// Adds a listener, and looks whether it is this group that is held by it.
-    fn anchor(&mut self) -> Result<(), String> {
+    fn add_anchor(&mut self) -> Result<(), String> {
         let shown = diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
         let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
@@ -36,7 +37,7 @@ impl Group {
         if self.slots.compare(&before).is_err() {
             self.slots = Slots::members(before.into_iter().collect());
         }
-        let anchor = Weighed::new(self.address).map_err(said)?.join().map_err(said)?;
+        let anchor = BoundAnchor::new(self.address).map_err(said)?.join().map_err(said)?;
         self.is_held_by(anchor);
         let unknown = || "who stands at which slot cannot be found out".to_owned();
         let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or_else(unknown));
@@ -53,14 +54,14 @@ impl Group {
     ///
     /// # Errors
     /// Why it cannot be. The group may be held by nothing then.
-    pub(super) fn hold_from_behind(&mut self) -> Result<(), String> {
+    pub(super) fn move_anchor_last(&mut self) -> Result<(), String> {
         let [anchor] = &self.anchors[..] else { return Ok(()) };
         let it = BTreeSet::from([anchor.inode]);
         if self.slots.last_are(1, &it) {
             return Ok(());
         }
         let right = Program::one_of(&self.slots.throughout(&self.own(), &it, 1));
-        let next = Weighed::new(self.address).map_err(said)?;
+        let next = BoundAnchor::new(self.address).map_err(said)?;
         self.attach_program(&right.ok_or("the slots are not known, or too many")?)?;
         self.let_anchors_go();
         self.is_held_by(next.join().map_err(said)?);
@@ -84,7 +85,7 @@ impl Group {
             if self.slots.order().is_none() {
                 return false;
             }
-            match Weighed::new(self.address).and_then(Weighed::join) {
+            match BoundAnchor::new(self.address).and_then(BoundAnchor::join) {
                 Ok(anchor) => self.is_held_by(anchor),
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "no listener can be added");

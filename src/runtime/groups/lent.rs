@@ -165,7 +165,10 @@ impl Groups {
             group.reconcile();
             group.learn_order();
             let all = group.slots.of(&group.own()).len();
-            group.closes = if soon || group.add_stand_ins(all) { usize::MAX } else { 1 };
+            // Where nobody can stand in once, that is not tried at each look.
+            if !soon && group.closes > 1 && !group.add_stand_ins(all) {
+                group.closes = 1;
+            }
             // As long as it is not known who has moved where, what was right for many closes is the best there is.
             if let Some(program) = group.asked()
                 && group.attached.as_ref() != Some(&program)

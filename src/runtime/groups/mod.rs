@@ -166,7 +166,7 @@ impl Groups {
             match shown {
                 Ok(shown) => {
                     group.find_green(&shown, sockets.as_ref(), told)?;
-                    if let Err(why) = group.hold_from_behind() {
+                    if let Err(why) = group.move_anchor_last() {
                         group.settle_for(Err(why));
                     }
                 }

@@ -141,7 +141,7 @@ impl driver::Host for Host {
                 if !rollout.is_leaving() {
                     self.take_over_groups(&groups);
                 }
-                self.to_blue.iter().for_each(ToBlue::has_closed);
+                self.to_blue.iter().for_each(ToBlue::mark_taken_over);
             }
         }
         None

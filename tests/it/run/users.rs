@@ -1,4 +1,4 @@
-//! Programs of another user, and a sandbox that lets nobody copy a socket: a reload works as well as it can.
+//! Programs of another user, and a sandbox that lets nobody copy a socket.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -194,7 +194,7 @@ fn where_no_socket_of_another_user_can_be_copied() {
     }
 }
 
-/// So may a canary, and what is rolled back.
+/// A canary, which needs steering, works there too, and is taken back.
 #[test]
 fn where_no_socket_can_be_copied_and_a_canary_is_asked_for() {
     let (port, script) = (Port::free(), Script::server());
