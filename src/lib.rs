@@ -16,6 +16,9 @@
 //!
 //! Linux only. The process must keep the path that it was started by (its argv 0), and must not ignore SIGCHLD.
 
+// What may wait for somebody else: clippy.toml.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
+
 mod client;
 mod config;
 pub mod doctor;
@@ -33,6 +36,7 @@ pub use model::event::{Event, Outcome, Phase};
 pub use model::identity::{Generation, Pid};
 pub use model::share::Share;
 pub use model::steering::Tier;
+pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
 pub use server::events::Events;
 pub use server::handle::Handle;

@@ -158,6 +158,7 @@ fn no_instance(path: &Path, why: &str) -> ControlError {
 }
 
 /// What tells one file from another that was renamed over it.
+#[expect(clippy::disallowed_methods, reason = "a client waits for its own folders only")]
 fn file(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

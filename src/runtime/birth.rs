@@ -11,17 +11,20 @@ use crate::sys::{credentials, spawn};
 
 /// The variable in which green finds its [`Birth`], as JSON.
 pub(crate) const BIRTH: &str = "CUTOVER_BIRTH";
-/// The service manager's own NOTIFY_SOCKET, for when green is the main process.
-pub(crate) const MANAGER: &str = "CUTOVER_NOTIFY_SOCKET";
+/// The variable in which green finds where the generation before wants to hear READY=1, in the form of NOTIFY_SOCKET
+/// (sd_notify(3)). NOTIFY_SOCKET itself is the service manager's in each generation.
+pub(crate) const NOTIFY: &str = "CUTOVER_NOTIFY_SOCKET";
 /// Set by systemd to the pid of the process that it has started itself: systemd.exec(5), since 248.
 const EXEC_PID: &str = "SYSTEMD_EXEC_PID";
 /// By this a process knows which generation of `cutover run` it belongs to: the supervisor's pid, and the number.
 pub(crate) const SUPERVISED: &str = "CUTOVER_RUN";
 /// So many processes may stand between the supervisor and a server: shells and launchers.
 const ANCESTORS: usize = 16;
-/// Variables that belong to the process that has them and never reach the next one: sd_notify(3), sd_listen_fds(3).
-pub(crate) const OWN: [&str; 7] =
-    [BIRTH, MANAGER, "NOTIFY_SOCKET", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+/// Variables that name one process, or descriptors of one process, so that the next generation never gets them: sd_notify(3),
+/// sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, NOTIFY_SOCKET above all, have the same
+/// value in each generation, because the application may use them.
+pub(crate) const OWN: [&str; 8] =
+    [BIRTH, NOTIFY, EXEC_PID, "WATCHDOG_PID", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// How this process came to be.
 #[derive(Debug)]
@@ -38,6 +41,10 @@ pub(crate) enum Role {
 
 impl Role {
     /// Finds out. A process that has inherited the variables of its parent without being meant is a first generation.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "before the server begins; the generation before waits, with a deadline"
+    )]
     pub(crate) fn find(origin: &Origin) -> Role {
         let told =
             origin.variable(BIRTH).and_then(|text| text.to_str()).and_then(|text| serde_json::from_str(text).ok());

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::groups::Groups;
+use super::groups::lock;
+use super::offload;
 use super::probe;
-use super::retire::lock;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::probe::Target;
 use crate::model::rollout::{Asked, Effect, Turn};
+use crate::model::share::Share;
 
 /// How often it is looked whether a generation that was sent away still listens: there is nothing to wait on for it.
 const LOOK: Duration = Duration::from_millis(5);
@@ -29,9 +31,9 @@ impl Probe {
     ///
     /// # Errors
     /// Says which address did not pass, and why.
-    pub(crate) async fn ask(&self, groups: &Arc<Mutex<Groups>>) -> Result<(), String> {
+    pub(crate) async fn ask(&self, groups: &Arc<Mutex<Groups>>, green: Generation) -> Result<(), String> {
         for &address in &self.addresses {
-            let steer = |source| lock(groups).probe(address, source);
+            let steer = |source| lock(groups).probe(green, address, source);
             probe::pass(&self.target, address, self.timeout, steer).await?;
         }
         Ok(())
@@ -44,17 +46,18 @@ impl Probe {
 /// Only if the rollout needs steering: names the group that cannot be steered.
 pub(crate) async fn gate(
     groups: Arc<Mutex<Groups>>,
+    green: Generation,
     needs_steering: bool,
-    look: impl FnOnce(&mut Groups) + Send + 'static,
+    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
 ) -> Result<(), String> {
-    let left = |groups: Arc<Mutex<Groups>>| tokio::task::spawn_blocking(move || lock(&groups).have_left());
+    let left = |groups: Arc<Mutex<Groups>>| offload::run(move || lock(&groups).have_left());
     while !left(groups.clone()).await.unwrap_or(true) {
         tokio::time::sleep(LOOK).await;
     }
-    let gated = tokio::task::spawn_blocking(move || {
+    let gated = offload::run(move || {
+        look(&groups);
         let mut groups = lock(&groups);
-        look(&mut groups);
-        groups.gate();
+        groups.gate(green);
         // What cannot be steered was said. A plain reload works on, left to the kernel.
         if needs_steering { groups.all_steered() } else { Ok(()) }
     });
@@ -62,16 +65,40 @@ pub(crate) async fn gate(
     result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"))
 }
 
-/// All new connections to green.
+/// A part of the new connections to green, after `look`.
+///
+/// # Errors
+/// See [`Groups::share`].
+pub(crate) async fn share(
+    groups: Arc<Mutex<Groups>>,
+    green: Generation,
+    share: Share,
+    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
+) -> Result<(), String> {
+    let shared = offload::run(move || {
+        look(&groups);
+        lock(&groups).share(green, share)
+    });
+    shared.await.unwrap_or_else(|stalled| Err(stalled.to_string()))
+}
+
+/// All new connections to green, after `look`.
 ///
 /// # Errors
 /// See [`Groups::cut_over`].
-pub(crate) fn cut_over(groups: &Mutex<Groups>, green: Generation, turn: Turn) -> Result<(), String> {
-    let result = lock(groups).cut_over(turn);
-    if let Ok(tier) = &result {
-        tracing::info!(generation = %green, %tier, "new connections go to the next generation");
-    }
-    result.map(drop)
+pub(crate) async fn cut_over(
+    groups: Arc<Mutex<Groups>>,
+    green: Generation,
+    turn: Turn,
+    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
+) -> Result<(), String> {
+    let moved = offload::run(move || {
+        look(&groups);
+        lock(&groups).cut_over(green, turn)
+    });
+    let tier = moved.await.unwrap_or_else(|stalled| Err(stalled.to_string()))?;
+    tracing::info!(generation = %green, %tier, "new connections go to the next generation");
+    Ok(())
 }
 
 /// What those who watch are told of an effect, and the log: when it is so for the machine as well, so that whoever asks for

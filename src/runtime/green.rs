@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +13,11 @@ use tokio::net::{UnixDatagram, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::birth::{BIRTH, MANAGER, OWN};
+use super::birth::{BIRTH, NOTIFY, OWN};
 use super::driver::Input;
 use super::handover::{self, ToGreen};
 use super::host::News;
+use super::offload;
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, FromBlue};
 use crate::model::notify::{self, Notification};
@@ -31,8 +31,6 @@ use crate::sys::spawn;
 pub(crate) struct Plan {
     pub(crate) origin: Arc<Origin>,
     pub(crate) birth: Birth,
-    /// The service manager's socket, for later.
-    pub(crate) manager: Option<OsString>,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) news: mpsc::Sender<News>,
 }
@@ -63,22 +61,21 @@ impl Newborn {
     ///
     /// # Errors
     /// What could not be made, or executed.
-    pub(crate) async fn spawn(plan: Plan, path: impl AsRef<Path> + Send + 'static) -> io::Result<Newborn> {
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(crate) async fn spawn(plan: Plan) -> io::Result<Newborn> {
         let green = plan.birth.generation;
         let notify_name = notify_socket::unique_name("notify")?;
         let notify = notify_socket::bind(&notify_name)?;
         let handover = handover::bind(&plan.birth.handover)?;
         let birth = serde_json::to_string(&plan.birth).map_err(io::Error::from)?;
-        let mut added: Vec<(&str, OsString)> =
-            vec![(BIRTH, birth.into()), ("NOTIFY_SOCKET", format!("@{notify_name}").into())];
-        if let Some(manager) = plan.manager {
-            added.push((MANAGER, manager));
-        }
+        let added: [(&str, OsString); 2] = [(BIRTH, birth.into()), (NOTIFY, format!("@{notify_name}").into())];
         let (origin, parent) = (plan.origin.clone(), plan.birth.manager);
-        // fork copies the page tables of a process that may be large, and exec may wait for a disk.
-        let process = tokio::task::spawn_blocking(move || spawn::spawn(&origin, path.as_ref(), &OWN, &added, parent))
-            .await
-            .map_err(|error| io::Error::other(format!("spawn: {error}")))??;
+        // The look-up of the file and exec may wait for a disk.
+        let spawned = offload::run(move || {
+            let path = origin.executable().map_err(io::Error::other)?;
+            spawn::spawn(&origin, &path, &OWN, &added, parent)
+        });
+        let process = spawned.await.map_err(|stalled| io::Error::other(format!("spawn: {stalled}")))??;
         let (pid, ended) = (process.pid, process.end()?);
         let source = Source { green, pid, inputs: plan.inputs, news: plan.news };
         Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })

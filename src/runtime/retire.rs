@@ -5,14 +5,15 @@
 //! the list of the handshakes in flight, accept until none of *those* is in flight any more, empty the queue, close.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::accept::{Acceptors, Door};
-use super::groups::Groups;
+use super::groups::{Groups, lock};
+use super::offload;
 use crate::model::steering::Tier;
 use crate::sys::diag::{self, Knock};
 use crate::sys::{rcu, socket};
@@ -29,11 +30,6 @@ pub(crate) enum Close {
     ForSuccessor,
     /// Nobody will listen.
     ForGood,
-}
-
-/// Locks the groups; a panic elsewhere leaves them as usable as they were.
-pub(crate) fn lock(groups: &Mutex<Groups>) -> std::sync::MutexGuard<'_, Groups> {
-    groups.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The end of the listeners of one generation.
@@ -144,7 +140,7 @@ pub(crate) async fn in_flight(
 
 /// Waits until every lookup that uses an earlier program has ended.
 async fn settle() {
-    let settled = tokio::task::spawn_blocking(rcu::settle).await;
+    let settled = offload::run(rcu::settle).await;
     if !matches!(settled, Ok(Ok(()))) {
         tokio::time::sleep(LOOKUP_MAX).await;
     }
@@ -160,7 +156,7 @@ async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<Knock> {
             .collect::<std::io::Result<Vec<_>>>()
             .map(|found| found.into_iter().flatten().collect())
     };
-    match tokio::task::spawn_blocking(dump).await {
+    match offload::run(dump).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             tracing::warn!(%error, "handshakes in flight cannot be seen, closing without waiting for them");

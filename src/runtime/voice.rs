@@ -1,13 +1,12 @@
 //! What the service manager is told by whoever has the office: that it lives, how it stands, and that it needs more time
 //! (sd_notify(3)).
 
-use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use super::beat::BEAT;
 use super::service_manager::{Notifier, NotifyState};
 use crate::model::event::Phase;
-use crate::model::identity::{Generation, Pid};
+use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
 
 /// For so long each beat asks for more time, while a rollout or a drain is under way: a few beats may come late.
@@ -40,14 +39,9 @@ impl Voice {
         Voice { manager, watchdog, told: String::new() }
     }
 
-    /// The value of NOTIFY_SOCKET, to be handed on.
-    pub(crate) fn name(&self) -> Option<&OsStr> {
-        self.manager.name()
-    }
-
     /// Whether there is somebody who listens.
     pub(crate) fn is_heard(&self) -> bool {
-        self.manager.name().is_some()
+        self.manager.is_some()
     }
 
     /// A reload begins: in one datagram, as systemd wants it (sd_notify(3), RELOADING=1).
@@ -67,8 +61,9 @@ impl Voice {
         self.manager.send(&[NotifyState::Stopping]);
     }
 
-    pub(crate) fn main_pid(&self, pid: Pid) {
-        self.manager.send(&[NotifyState::MainPid(pid.number())]);
+    /// The way to the service manager alone.
+    pub(crate) fn manager(&self) -> Notifier {
+        self.manager.clone()
     }
 
     /// The loop lives, which is what the watchdog wants to know.

@@ -104,6 +104,10 @@ impl Server {
     }
 
     /// One more address.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "names are resolved before the server begins, and signals end the process as ever"
+    )]
     pub fn and_bind(mut self, address: impl ToSocketAddrs) -> Server {
         self.addresses.push(address.to_socket_addrs().map(Iterator::collect));
         self

@@ -32,6 +32,10 @@ impl Server {
 
     /// Offers `GET /metrics` on this address, in the text format of OpenMetrics. It moves from generation to generation
     /// as every address does. Default: only on the control socket.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "names are resolved before the server begins, and signals end the process as ever"
+    )]
     pub fn metrics(mut self, address: impl ToSocketAddrs) -> Server {
         self.config.metrics = Some(address.to_socket_addrs().map(Iterator::collect));
         self

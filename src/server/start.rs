@@ -15,22 +15,23 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::message::History;
 use crate::model::rollout::Rollout;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
-use crate::runtime::birth::{MANAGER, Role};
+use crate::runtime::birth::{NOTIFY, Role};
 use crate::runtime::connections::Connections;
-use crate::runtime::control::{Asks, Counts, Desk, metrics_service};
+use crate::runtime::control::{Asks, Counts, Desk, looks, metrics_service};
 use crate::runtime::course::Probe;
 use crate::runtime::driver::{Driver, QUEUE};
+use crate::runtime::groups::lock;
 use crate::runtime::groups::{Groups, Own, Steering};
 use crate::runtime::handover::ToBlue;
 use crate::runtime::host::{Host, Office};
+use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
-use crate::runtime::retire::lock;
 use crate::runtime::service_manager::{Notifier, NotifyState};
 use crate::runtime::voice::Voice;
 use crate::runtime::{beat, plan, signals, watch_groups};
 
-/// Where whoever started this process wants to hear READY=1 (sd_notify(3)).
-const OF_STARTER: &str = "NOTIFY_SOCKET";
+/// Where the service manager wants to hear from the service (sd_notify(3)).
+const MANAGER: &str = "NOTIFY_SOCKET";
 
 /// How much longer than linger and drain a next generation that was sent away may take, before it is killed.
 const RELEASE_MORE: Duration = Duration::from_secs(15);
@@ -92,6 +93,7 @@ impl Server {
             events: self.events.clone(),
             counts: Counts::Own(connections.clone()),
             passed_on: passed_on.subscribe(),
+            looks: looks(),
         };
         let desk = Desk::of(asks);
         // Before it listens: a second one by the same name takes nothing from the first.
@@ -111,18 +113,18 @@ impl Server {
         let (release, needs_steering) = (plan.linger + plan.drain + RELEASE_MORE, plan.needs_steering());
         let asked: Vec<SocketAddr> = addresses[..offered].iter().map(|address| address.bound).collect();
         let timeout = self.config.probe_timeout;
-        // The starter of a first generation is the service manager; that of any other is the generation before.
-        let starter = Notifier::new(self.origin.variable(OF_STARTER));
-        let of_manager = || Notifier::new(self.origin.variable(MANAGER));
+        let manager = Notifier::new(self.origin.variable(MANAGER));
+        let blue_hears = Notifier::new(self.origin.variable(NOTIFY));
         let parent = role.manager(&self.origin);
-        let (rollout, manager, to_blue) = match role {
-            Role::First | Role::Supervised { .. } => (Rollout::serving(generation, pid, plan), starter.clone(), None),
-            Role::Orphan { .. } => (Rollout::serving(generation, pid, plan), of_manager(), None),
+        let (rollout, to_blue) = match role {
+            Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {
+                (Rollout::serving(generation, pid, plan), None)
+            }
             Role::Green { birth, blue } => {
                 let to_blue = ToBlue::start(blue, &birth, news.clone());
                 let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
                 to_blue.listening(groups.joined());
-                (Rollout::standby(generation, pid, plan), of_manager(), Some(to_blue))
+                (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
         };
         let mut host = Host {
@@ -140,7 +142,7 @@ impl Server {
             supervised,
             probe: target.map(|target| Probe { target, timeout, addresses: asked }),
             probing: None,
-            pid_file: self.config.pid_file,
+            pid_file: self.config.pid_file.map(PidFile::new),
             control,
             before_reload: self.before_reload,
             groups: Arc::new(Mutex::new(groups)),
@@ -161,10 +163,13 @@ impl Server {
             passing_on: None,
         };
         match host.to_blue {
-            Some(_) => starter.send(&[NotifyState::Ready]),
+            Some(_) => blue_hears.send(&[NotifyState::Ready]),
             None => {
-                lock(&host.groups).gate();
+                lock(&host.groups).steer_here();
+                // Before the service manager is told: whoever hears of READY=1 may look for the files.
+                let files = host.files().await;
                 host.become_live();
+                host.has_files(files);
             }
         }
         let (ended, gone) = watch::channel(false);

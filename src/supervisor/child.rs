@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,14 +19,18 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
+use crate::runtime::offload::{LOOK_MAX, Lane, Stalled};
 use crate::runtime::status::Processes;
 use crate::sys::process::{Process, Stranger};
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{diag, notify_socket, owner, tree};
 
-/// Of systemd, and meant for the process that has them: sd_notify(3), systemd.exec(5).
-const OF_MANAGER: [&str; 2] = ["SYSTEMD_EXEC_PID", SUPERVISED];
+/// What a program gets anew: it speaks to this process, and the service manager is not its business.
+const REPLACED: [&str; 2] = ["NOTIFY_SOCKET", SUPERVISED];
+/// How long a killed generation may take to be gone, before it is left behind: one whose process hangs in the kernel (state D,
+/// proc_pid_stat(5)) is not gone before the kernel has let it go.
+pub(super) const KILL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -57,6 +61,9 @@ pub(super) struct Child {
     /// It was ready once.
     was_ready: AtomicBool,
     listening: Mutex<Option<AbortHandle>>,
+    open: Arc<AtomicUsize>,
+    /// For looks at its processes that are repeated: one that hangs is not joined by others.
+    pub(super) lane: Lane,
 }
 
 impl Newborn {
@@ -64,13 +71,17 @@ impl Newborn {
     ///
     /// # Errors
     /// What could not be found, made, or executed.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn spawn(instance: &Instance, generation: Generation) -> io::Result<Newborn> {
         let program = &instance.program;
         let path = program.executable().map_err(io::Error::other)?;
         let name = notify_socket::unique_name("notify")?;
         let notify = UnixDatagram::from_std(notify_socket::bind(&name)?)?;
         let mark = format!("{SUPERVISED}={}/{generation}", std::process::id());
-        let is_handed_on = |name: &OsString| !OWN.iter().chain(&OF_MANAGER).any(|own| name == own);
+        let is_handed_on = |name: &OsString| !OWN.iter().chain(&REPLACED).any(|own| name == own);
         let mut environment: Vec<(OsString, OsString)> =
             program.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
         environment.push(("NOTIFY_SOCKET".into(), format!("@{name}").into()));
@@ -102,6 +113,8 @@ impl Newborn {
             pings: AtomicBool::new(false),
             was_ready: AtomicBool::new(false),
             listening: Mutex::new(None),
+            open: Arc::default(),
+            lane: Lane::new(2),
         };
         Ok(Newborn { child, notify })
     }
@@ -117,6 +130,10 @@ impl Newborn {
     }
 
     /// Ends it before anything was heard of it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn kill(self) {
         self.child.kill();
     }
@@ -124,6 +141,10 @@ impl Newborn {
 
 impl Child {
     /// The living processes of this generation.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn members(&self) -> BTreeSet<Pid> {
         // Asked before: one that ends while it is looked may have left what was not seen.
         let has_ended = self.has_ended().is_some();
@@ -140,6 +161,10 @@ impl Child {
     }
 
     /// Their sockets, and who has each; `None` if not one of them may be looked at.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn holders(&self) -> Option<Holders> {
         let mut holders: Holders = BTreeMap::new();
         let mut seen = false;
@@ -154,17 +179,31 @@ impl Child {
     }
 
     /// The addresses on which it listens.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
         let holders = self.holders().unwrap_or_default();
         let all = diag::all_listeners().unwrap_or_default();
         all.into_iter().filter(|listener| holders.contains_key(&listener.inode)).map(|l| l.address).collect()
     }
 
-    /// How many connections to these ports it has.
-    pub(super) fn connections(&self, ports: &BTreeSet<u16>) -> usize {
+    /// Counts its connections to these ports, for [`Child::open`]. Blocks.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
+    pub(super) fn count_connections(&self, ports: &BTreeSet<u16>) {
         let holders = self.holders().unwrap_or_default();
         let connected = ports.iter().filter_map(|&port| diag::connections(port).ok()).flatten();
-        connected.filter(|inode| holders.contains_key(inode)).count()
+        let open = connected.filter(|inode| holders.contains_key(inode)).count();
+        self.open.store(open, Ordering::Relaxed);
+    }
+
+    /// Its connections, as they were counted last.
+    pub(super) fn open(&self) -> &Arc<AtomicUsize> {
+        &self.open
     }
 
     /// Sends its first process a signal.
@@ -175,6 +214,10 @@ impl Child {
     }
 
     /// Sends what its first process has left behind a signal, and lets it go on if it is stopped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) fn signal_left(&self, signal: Signal) {
         for left in self.members().into_iter().filter_map(Stranger::hold) {
             left.signal(signal);
@@ -182,11 +225,22 @@ impl Child {
         }
     }
 
-    /// Kills all of it. Blocks for some milliseconds.
-    pub(super) fn kill(&self) {
-        if self.has_ended().is_none() {
+    /// Kills its first process, which needs no look at others; `false` if that has ended.
+    pub(super) fn kill_first(&self) -> bool {
+        let lives = self.has_ended().is_none();
+        if lives {
             self.process.kill();
         }
+        lives
+    }
+
+    /// Kills all of it. Blocks for some milliseconds.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
+    pub(super) fn kill(&self) {
+        self.kill_first();
         tree::kill(|| self.members());
     }
 
@@ -203,13 +257,17 @@ impl Child {
     }
 
     /// Waits until nothing of it is left. Cancel safe.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     pub(super) async fn gone(self: Arc<Child>) {
         self.end().await;
         loop {
             let child = self.clone();
-            let left = tokio::task::spawn_blocking(move || !child.members().is_empty()).await;
-            if !matches!(left, Ok(true)) {
-                return;
+            match self.lane.run_within(LOOK_MAX, move || child.members().is_empty()).await {
+                Ok(false) | Err(Stalled::Late(_)) => {}
+                Ok(true) | Err(Stalled::Panicked) => return,
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -241,6 +299,10 @@ impl Child {
 }
 
 impl Processes for Child {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever calls it is asked instead: each of these is disallowed itself"
+    )]
     fn living(&self) -> BTreeSet<Pid> {
         self.members()
     }

@@ -1,5 +1,6 @@
 //! The first generation: started, waited for until it is ready, and its end if it never was.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
-use super::child::{Child, Newborn};
+use super::child::{Child, KILL_MAX, Newborn};
 use super::instance::Instance;
 use super::settings::Ready;
 use super::{ready, retire};
@@ -18,6 +19,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
 use crate::model::rollout::Event;
 use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::offload;
 use crate::runtime::probe;
 use crate::sys::reaper::Ended;
 
@@ -31,7 +33,10 @@ pub(super) enum First {
 /// Starts the first generation, and waits until it is ready.
 pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
     let (inputs, mut received) = mpsc::channel(QUEUE);
-    let newborn = Newborn::spawn(instance, Generation::FIRST);
+    let newborn = tokio::select! {
+        spawned = spawn(instance.clone()) => spawned,
+        code = stop_signal(signals) => return Ok(First::Over(code)),
+    };
     let newborn = newborn.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
     let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
     let (generation, pid) = (child.generation, child.pid);
@@ -94,6 +99,27 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
     }
 }
 
+/// Exec may wait for a disk, and signals are to be heard meanwhile.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+async fn spawn(instance: Arc<Instance>) -> io::Result<Newborn> {
+    let handle = tokio::runtime::Handle::current();
+    let spawned = offload::run(move || {
+        let _context = handle.enter();
+        Newborn::spawn(&instance, Generation::FIRST)
+    });
+    spawned.await.unwrap_or_else(|stalled| Err(io::Error::other(stalled)))
+}
+
+/// Waits for a signal that stops the whole, and says the exit code for it. Others have no one to go to yet.
+async fn stop_signal(signals: &mut Signals) -> u8 {
+    while let Some(signal) = signals.next().await {
+        if matches!(signal, SIGTERM | SIGINT | SIGQUIT) {
+            return 128 + u8::try_from(signal).unwrap_or_default();
+        }
+    }
+    std::future::pending().await
+}
+
 type Probing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Asks the first generation on each address; `None` if that is not wanted.
@@ -121,10 +147,11 @@ fn named(signal: i32) -> Signal {
     Signal::from_named_raw(signal).unwrap_or(Signal::TERM)
 }
 
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn kill(child: &Arc<Child>) {
     let child = child.clone();
-    // A panic in it would leave the processes to whoever ends this one.
-    let _ = tokio::task::spawn_blocking(move || child.kill()).await;
+    // What cannot be killed in that time hangs in the kernel, and is left to whoever ends this process.
+    let _ = offload::run_within(KILL_MAX, move || child.kill()).await;
 }
 
 async fn give_up(child: &Arc<Child>, why: String) -> Result<First, Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -15,7 +15,7 @@ use crate::model::event::Event as Told;
 use crate::model::identity::Generation;
 use crate::model::message::History;
 use crate::model::rollout::{Event, Rollout};
-use crate::runtime::control::{Asks, Counts};
+use crate::runtime::control::{Asks, Counts, looks};
 use crate::runtime::driver::{Driver, Input, QUEUE};
 use crate::runtime::groups::Groups;
 use crate::runtime::predecessors::MAX;
@@ -106,14 +106,13 @@ impl Instance {
 
     /// Tells how the live generation stands.
     pub(super) fn with_standing(&self, failed: Option<&str>, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
-        // Not counted for nobody.
         if !self.voice().is_heard() {
             return;
         }
         let Some(Live { child, .. }) = self.live() else { return };
         let draining = self.draining().iter().map(|child| child.generation).collect();
         let says = child.says();
-        let connections = child.connections(&self.ports());
+        let connections = child.open().load(Ordering::Relaxed);
         let standing = Standing { generation: child.generation, connections, draining, failed, says: says.as_deref() };
         tell(&mut self.voice(), &standing);
     }
@@ -257,7 +256,7 @@ pub(super) fn nobody() -> Asks {
     let (inputs, _) = mpsc::channel(1);
     let (_, passed_on) = watch::channel(false);
     let counts = Counts::Watched(Arc::new(AtomicUsize::new(0)));
-    Asks { inputs, events: events(), counts, passed_on }
+    Asks { inputs, events: events(), counts, passed_on, looks: looks() }
 }
 
 pub(super) fn events() -> broadcast::Sender<Told> {

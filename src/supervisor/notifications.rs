@@ -14,6 +14,7 @@ use crate::model::identity::Pid;
 use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
+use crate::runtime::offload::LOOK_MAX;
 use crate::runtime::service_manager::NotifyState;
 use crate::sys::notify_socket;
 
@@ -57,13 +58,14 @@ pub(super) async fn read(
 }
 
 /// Whether it comes from a process of this generation. One that has ended meanwhile cannot be known, but as the first.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn is_of(child: &Arc<Child>, sender: Option<Pid>) -> bool {
     let Some(sender) = sender else { return false };
     if sender == child.pid {
         return true;
     }
-    let child = child.clone();
-    tokio::task::spawn_blocking(move || child.members().contains(&sender)).await.unwrap_or(false)
+    let (lane, child) = (child.lane.clone(), child.clone());
+    lane.run_within(LOOK_MAX, move || child.members().contains(&sender)).await.unwrap_or(false)
 }
 
 fn take(child: &Child, instance: &Instance, notification: Notification) -> Option<Event> {

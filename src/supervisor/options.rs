@@ -11,6 +11,7 @@ use crate::config::ControlSocket;
 
 impl Supervisor {
     /// One more address on which the program listens. Default: wherever it is found to listen when a reload begins.
+    #[expect(clippy::disallowed_methods, reason = "names are resolved before the program is started")]
     pub fn listen(mut self, address: impl ToSocketAddrs) -> Supervisor {
         self.listen.push(address.to_socket_addrs().map(Iterator::collect));
         self
@@ -61,6 +62,7 @@ impl Supervisor {
     }
 
     /// Offers `GET /metrics` on this address. Default: only on the control socket.
+    #[expect(clippy::disallowed_methods, reason = "names are resolved before the program is started")]
     pub fn metrics(mut self, address: impl ToSocketAddrs) -> Supervisor {
         self.config.metrics = Some(address.to_socket_addrs().map(Iterator::collect));
         self

@@ -9,7 +9,8 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Pid;
 use crate::runtime::birth::SUPERVISED;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
+use crate::runtime::offload;
 use crate::sys::process::Process;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
@@ -20,9 +21,10 @@ const NOBODY: Pid = Pid::new(u32::MAX);
 
 /// # Errors
 /// Says what is missing, or in the way.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<(), String> {
     let looking = instance.clone();
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = offload::run(move || {
         looking.program.executable()?;
         find_addresses(&looking, &child);
         looking.addresses().into_iter().try_for_each(can_be_shared)
@@ -35,6 +37,7 @@ pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<
 }
 
 /// Where it was not said where the program listens: wherever it does now.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 fn find_addresses(instance: &Instance, child: &Child) {
     if instance.settings.addresses.is_some() {
         return;
@@ -64,25 +67,25 @@ pub(super) const HOW: &str = "set it (gunicorn: reuse_port = True; nginx: listen
      reusePort: true }); Python: setsockopt(SOL_SOCKET, SO_REUSEPORT, 1) before bind; Go: net.ListenConfig.Control; Java: \
      StandardSocketOptions.SO_REUSEPORT)";
 
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), String> {
     let check = instance.program.running(words.to_vec());
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let path = check.executable().map_err(|why| format!("has no preflight check: {why}"))?;
     let mark = format!("{SUPERVISED}={}/preflight", std::process::id());
     // It is nobody's service: what it says to a service manager would be taken for our word.
     let is_handed_on = |name: &OsString| name != SUPERVISED && name != "NOTIFY_SOCKET";
     let mut environment: Vec<_> = check.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
     environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
-    let program = Program {
-        path: &path,
-        arguments: check.arguments(),
-        environment,
-        directory: check.directory(),
-        group: Group::Own,
-    };
-    let started = instance.reaper.spawn(|| spawn::program(&program));
-    let (process, end) = started.map_err(|error| format!("has no preflight check: {error}"))?;
-    let running = Check { process, mark };
+    let reaper = instance.reaper.clone();
+    let started = offload::run(move || {
+        let path = check.executable()?;
+        let (arguments, directory, group) = (check.arguments(), check.directory(), Group::Own);
+        let program = Program { path: &path, arguments, environment, directory, group };
+        let (process, end) = reaper.spawn(|| spawn::program(&program)).map_err(|error| error.to_string())?;
+        Ok((Check { process, mark }, end))
+    });
+    let started: Result<_, String> = started.await.unwrap_or_else(|stalled| Err(stalled.to_string()));
+    let (running, end) = started.map_err(|why| format!("has no preflight check: {why}"))?;
     let ended = end.await.map_err(|_| "was not checked: nobody has waited for that".to_owned())?;
     drop(running);
     match ended.code() {
@@ -94,15 +97,16 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
 /// A check, killed with all that came of it when this is dropped: it has said its word, or nobody waits for it any more.
 struct Check {
     process: Process,
+    /// By it the processes are known that the check has left, and the supervisor has adopted.
     mark: String,
 }
 
 impl Drop for Check {
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn drop(&mut self) {
         // Held by a pidfd: one that has ended gets nothing, whoever has its number now.
         self.process.kill();
-        // What it has left is adopted, and known by its mark. Not in the background, where nothing is done any more when the
-        // supervisor itself is about to end.
-        tree::kill(|| tree::living(NOBODY, self.mark.as_bytes(), None).unwrap_or_default());
+        let mark = std::mem::take(&mut self.mark);
+        offload::detach(move || tree::kill(|| tree::living(NOBODY, mark.as_bytes(), None).unwrap_or_default()));
     }
 }

@@ -13,6 +13,7 @@ use super::settings::Ready;
 use crate::model::identity::Pid;
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
+use crate::runtime::offload::{self, LOOK_MAX};
 use crate::sys::diag;
 use crate::sys::reaper::Ended;
 
@@ -42,6 +43,7 @@ pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: m
 
 /// Waits until it listens on each address, by as many sockets as the live generation has there, or by a number that does
 /// not change any more: programs of many processes open them one by one. `false` if it is gone before.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
     let mut since = (Instant::now(), vec![]);
     loop {
@@ -61,7 +63,7 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
             let wanted = live.filter(|_| !own.contains(&0)).map_or_else(Vec::new, |live| count(&live.child));
             (own, wanted)
         };
-        let Ok((own, wanted)) = tokio::task::spawn_blocking(look).await else { return false };
+        let Ok((own, wanted)) = offload::run(look).await else { return false };
         if own != since.1 {
             since = (Instant::now(), own.clone());
         }
@@ -74,9 +76,10 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
 }
 
 /// On which addresses it does not listen, and where it does instead; nothing if there are none.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn elsewhere(instance: &Arc<Instance>, child: &Arc<Child>) -> String {
     let child = child.clone();
-    let listens = tokio::task::spawn_blocking(move || child.addresses()).await.unwrap_or_default();
+    let listens = offload::run_within(LOOK_MAX, move || child.addresses()).await.unwrap_or_default();
     let list = |addresses: Vec<String>| addresses.join(" and ");
     let missing = instance.addresses().into_iter().filter(|address| !listens.contains(address));
     let missing = list(missing.map(|address| address.to_string()).collect());
@@ -88,11 +91,11 @@ pub(super) async fn elsewhere(instance: &Arc<Instance>, child: &Arc<Child>) -> S
     }
 }
 
-/// What is left of a generation whose first process has ended.
+/// What is left of a generation whose first process has ended; nothing, if /proc does not answer.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn left(child: &Arc<Child>) -> BTreeSet<Pid> {
     let child = child.clone();
-    // A panic in it finds nothing.
-    tokio::task::spawn_blocking(move || child.members()).await.unwrap_or_default()
+    offload::run_within(LOOK_MAX, move || child.members()).await.unwrap_or_default()
 }
 
 /// How a generation has ended, and what that means if it was not ready.

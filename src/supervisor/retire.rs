@@ -16,8 +16,9 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Inode;
 use crate::model::steering::Tier;
-use crate::runtime::groups::Kept;
-use crate::runtime::retire::{LOOK, in_flight, lock};
+use crate::runtime::groups::{Kept, lock};
+use crate::runtime::offload::{self, LOOK_MAX, Stalled};
+use crate::runtime::retire::{LOOK, in_flight};
 use crate::sys::diag;
 
 /// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
@@ -28,6 +29,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Returns when it has been told to stop.
 pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
+    renew(instance).await;
     let linger = instance.settings.plan.linger;
     let deadline = Instant::now() + linger;
     let tier = lock(&instance.groups).tier();
@@ -52,12 +54,27 @@ pub(super) fn tell(child: &Child, signal: Signal) {
     child.signal(Signal::CONT);
 }
 
+/// Sees which processes of the live generation have its listeners by now.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+async fn renew(instance: &Arc<Instance>) {
+    let Some(live) = instance.live() else { return };
+    let groups = instance.groups.clone();
+    let look = move || {
+        if let Some(holders) = live.child.holders() {
+            lock(&groups).renew(&holders);
+        }
+    };
+    // What is not known anew stays as it was known.
+    let _ = offload::run_within(LOOK_MAX, look).await;
+}
+
 /// Waits until it has accepted what waits, and has heard a first word on each connection.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instant, at_once: &watch::Receiver<bool>) {
     let mut silent: Option<BTreeSet<Inode>> = None;
     while Instant::now() < deadline && !*at_once.borrow() && child.has_ended().is_none() {
-        let (child, ports) = (child.clone(), instance.ports());
-        let look = tokio::task::spawn_blocking(move || {
+        let (told, child, ports) = (child.clone(), child.clone(), instance.ports());
+        let look = offload::run_within(LOOK_MAX, move || {
             let holders = child.holders().unwrap_or_default();
             let mine = |inode: &Inode| holders.contains_key(inode);
             let queues = ports.iter().filter_map(|&port| diag::queues(port).ok()).flatten();
@@ -65,7 +82,10 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
             let unheard = ports.iter().filter_map(|&port| diag::unheard(port).ok()).flatten();
             (waits, unheard.filter(mine).collect::<BTreeSet<_>>())
         });
-        let Ok((waits, now)) = look.await else { return };
+        let (waits, now) = match look.await {
+            Ok(seen) => seen,
+            Err(stalled) => return cannot_look(&told, stalled),
+        };
         if !waits {
             // Those that come later come from nowhere: it is steered away. Where it is not, they are waited for no longer.
             let still: BTreeSet<Inode> = match &silent {
@@ -81,7 +101,13 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
     }
 }
 
+fn cannot_look(child: &Child, stalled: Stalled) {
+    let (generation, pid) = (child.generation, child.pid);
+    tracing::warn!(%generation, %pid, "its processes cannot be looked at, told to stop without that: {stalled}");
+}
+
 /// Keeps its listeners open, when it is known where they stand.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn keep(
     instance: &Arc<Instance>,
     child: &Arc<Child>,
@@ -89,9 +115,9 @@ async fn keep(
     at_once: &watch::Receiver<bool>,
 ) -> Vec<Kept> {
     loop {
-        let (groups, child) = (instance.groups.clone(), child.clone());
+        let (groups, told, child) = (instance.groups.clone(), child.clone(), child.clone());
         let is_over = Instant::now() >= deadline || *at_once.borrow();
-        let look = tokio::task::spawn_blocking(move || {
+        let look = offload::run_within(LOOK_MAX, move || {
             let holders = child.holders().unwrap_or_default();
             let mut groups = lock(&groups);
             (groups.place(&holders) || is_over).then(|| groups.keep(&holders))
@@ -99,7 +125,10 @@ async fn keep(
         match look.await {
             Ok(Some(kept)) => return kept,
             Ok(None) => tokio::time::sleep(LOOK_AT_ALL).await,
-            Err(_) => return vec![],
+            Err(stalled) => {
+                cannot_look(&told, stalled);
+                return vec![];
+            }
         }
     }
 }
@@ -110,7 +139,7 @@ async fn close_one(instance: &Arc<Instance>, kept: Kept) {
     let mut kept = Some(kept);
     loop {
         let (groups, last) = (groups.clone(), kept.take());
-        let look = tokio::task::spawn_blocking(move || {
+        let look = offload::run(move || {
             let mut groups = lock(&groups);
             if let Some(kept) = last {
                 groups.before_kept_closes(&kept);
@@ -127,18 +156,26 @@ async fn close_one(instance: &Arc<Instance>, kept: Kept) {
 
 /// Sees to the close of all that it listens with: what was kept is closed one after the other, when the program has closed it
 /// or is gone, and of the rest it is known by then that it may be closed at any moment.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
     let told = Instant::now();
     loop {
         let (asked, groups) = (child.clone(), instance.groups.clone());
         let soon = told.elapsed() < AT_ONCE;
-        let look = tokio::task::spawn_blocking(move || {
+        let look = offload::run_within(LOOK_MAX, move || {
             lock(&groups).expect_closes(soon);
             let holders = asked.holders();
-            let leaves = lock(&groups).are_leaving(holders.as_ref()) && !asked.members().is_empty();
-            (holders.unwrap_or_default(), leaves)
+            let leaves = lock(&groups).are_leaving(holders.as_ref());
+            (holders.unwrap_or_default(), leaves && !asked.members().is_empty())
         });
-        let Ok((holders, leaves)) = look.await else { return };
+        let Ok((holders, leaves)) = look.await else {
+            // It cannot be seen what the program has closed: what is kept is closed when the program has ended.
+            child.end().await;
+            for one in kept {
+                close_one(instance, one).await;
+            }
+            break;
+        };
         let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
         for one in ours {
             close_one(instance, one).await;
@@ -157,7 +194,7 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>
 /// Leaves all to the kernel, where only the live generation listens.
 async fn rest(instance: &Arc<Instance>) {
     let groups = instance.groups.clone();
-    let rested = tokio::task::spawn_blocking(move || {
+    let rested = offload::run(move || {
         let mut groups = lock(&groups);
         if groups.have_left() {
             groups.rest();

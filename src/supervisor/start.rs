@@ -8,6 +8,7 @@ use signal_hook_tokio::Signals;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use super::child::Child;
 use super::first::{First, begin, kill};
 use super::instance::{Instance, Parts, nobody};
 use super::settings::{Ready, Settings};
@@ -16,11 +17,14 @@ use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
 use crate::model::identity::Pid;
 use crate::runtime::control::{Control, Desk};
+use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Steering};
 use crate::runtime::instance::{self, Naming};
+use crate::runtime::offload::{self, LOOK_MAX};
+use crate::runtime::pid_file::PidFile;
 use crate::runtime::service_manager::Notifier;
 use crate::runtime::voice::Voice;
-use crate::runtime::{beat, neighbours, pid_file, plan, watch_groups};
+use crate::runtime::{beat, neighbours, plan, watch_groups};
 use crate::sys::{age, lend, reaper};
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -32,6 +36,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// If it cannot begin: see [`ErrorKind`].
+    #[expect(clippy::disallowed_methods, reason = "before the program is started")]
     pub(super) async fn supervise(mut self) -> Result<u8, Error> {
         let settings = self.settings()?;
         let program = self.origin.running(self.words.clone());
@@ -66,9 +71,10 @@ impl Supervisor {
         if let Err(error) = lend::try_copy() {
             tracing::info!(%error, "the program's listeners cannot be copied, it is steered by one more beside them");
         }
-        let done = self.run_all(&instance, signals, watchdog).await;
-        if let Some(path) = &self.config.pid_file {
-            pid_file::remove(path, pid);
+        let pid_file = self.config.pid_file.take().map(PidFile::new);
+        let done = self.run_all(&instance, signals, watchdog, pid_file.as_ref()).await;
+        if let Some(pid_file) = &pid_file {
+            pid_file.remove(pid).await;
         }
         if let Some(metrics) = metrics {
             metrics.abort();
@@ -87,6 +93,7 @@ impl Supervisor {
         instance: &Arc<Instance>,
         mut signals: Signals,
         watchdog: Option<std::time::Duration>,
+        pid_file: Option<&PidFile>,
     ) -> Result<u8, Error> {
         let child = match begin(instance, &mut signals).await? {
             First::Ready(child) => child,
@@ -94,18 +101,18 @@ impl Supervisor {
         };
         let mut over = instance.over.subscribe();
         instance.enter(child);
-        if let Some(path) = &self.config.pid_file
-            && let Err(error) = pid_file::write(path, Pid::new(std::process::id()))
-        {
-            tracing::warn!(%error, "ignoring");
+        if let Some(pid_file) = pid_file {
+            pid_file.write(Pid::new(std::process::id())).await;
         }
         instance.is_ready();
-        instance.beat(watchdog);
+        instance.beat(watchdog, pid_file.cloned());
         let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
         // The sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         passing.abort();
         instance.end_draining().await;
+        // Whatever is just being killed: nothing is done any more when this process has ended.
+        offload::finished(LOOK_MAX).await;
         Ok(code.unwrap_or_default())
     }
 
@@ -151,8 +158,19 @@ impl Instance {
         }
     }
 
+    /// Counts the connections anew, for the next beat: this one does not wait for the count.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    fn count(&self, child: &Arc<Child>) {
+        let (child, ports) = (child.clone(), self.ports());
+        tokio::spawn(async move {
+            let counting = child.clone();
+            // What cannot be counted keeps its number.
+            let _ = child.lane.run_within(LOOK_MAX, move || counting.count_connections(&ports)).await;
+        });
+    }
+
     /// Begins to beat: for whichever generation is live.
-    fn beat(self: &Arc<Self>, watchdog: Option<std::time::Duration>) {
+    fn beat(self: &Arc<Self>, watchdog: Option<std::time::Duration>, pid_file: Option<PidFile>) {
         let (inputs, mut beats) = mpsc::channel(1);
         beat::start(inputs.clone(), watchdog);
         watch_groups::start(inputs);
@@ -161,7 +179,13 @@ impl Instance {
             while let Some(input) = beats.recv().await {
                 // Whatever was missed.
                 instance.reaper.reap();
+                if let Some(pid_file) = pid_file.clone().filter(PidFile::is_due) {
+                    tokio::spawn(async move { pid_file.write(Pid::new(std::process::id())).await });
+                }
                 if let Some(live) = instance.live() {
+                    if matches!(input, Input::Beat) {
+                        instance.count(&live.child);
+                    }
                     let _ = live.inputs.send(input).await;
                 }
             }

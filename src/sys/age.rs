@@ -1,4 +1,5 @@
 //! How long a process lives (proc(5)).
+#![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::io;
 use std::time::Duration;

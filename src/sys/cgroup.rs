@@ -1,4 +1,5 @@
 //! How much memory the cgroup of a process may have, and has (cgroups(7), version 1 and 2).
+#![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
 use std::io;

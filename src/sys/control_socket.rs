@@ -1,4 +1,8 @@
 //! The control socket's file: claimed by one instance, and handed on by renaming over it, so that it never vanishes.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "whoever calls it is asked instead: `claim`, `take_over` and `remove` are disallowed themselves"
+)]
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;

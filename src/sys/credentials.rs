@@ -1,4 +1,5 @@
 //! Who a process is, as /proc/PID/status shows it to everybody (proc_pid_status(5)).
+#![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
 //! Settings of the kernel, as /proc/sys shows them in this network namespace (proc_sys_net(5), ip-sysctl).
+#![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
 

@@ -1,4 +1,5 @@
 //! How this process was started, so that the next generation can be started the same way.
+#![expect(clippy::disallowed_methods, reason = "whoever calls it is asked instead: `executable` is disallowed itself")]
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,8 @@
 //! Which process has a socket: by the links in /proc/PID/fd (proc(5)).
+#![expect(
+    clippy::disallowed_methods,
+    reason = "procfs answers from the memory of the kernel, and `owners` is disallowed itself"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use rustix::process::{WaitOptions, WaitStatus, getpid, set_child_subreaper, wait};
+use rustix::process::{WaitOptions, WaitStatus, getpid, set_child_subreaper, wait, waitpid};
 use tokio::sync::oneshot;
 
 use super::during;
@@ -52,13 +53,22 @@ impl fmt::Display for Ended {
 
 /// Who is told of which end. Clones are the same one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reaper(Arc<Mutex<HashMap<Pid, oneshot::Sender<Ended>>>>);
+pub(crate) struct Reaper(Arc<Children>);
+
+#[derive(Debug, Default)]
+struct Children {
+    /// Held while a child is being spawned. Exec may wait for a disk, for as long as that likes.
+    spawning: Mutex<()>,
+    /// It was to be reaped while a child was being spawned.
+    missed: AtomicBool,
+    asked: Mutex<HashMap<Pid, oneshot::Sender<Ended>>>,
+}
 
 impl Reaper {
-    /// Spawns a child, and says later how it has ended.
+    /// Spawns a child, and says later how it has ended. Blocks until exec has happened; other children are told meanwhile.
     ///
-    /// Nothing is reaped in between, so that a child which ends at once is not missed, and one that posix_spawn(3) waits for
-    /// itself, because it could not exec, is not taken away from it.
+    /// No unknown child is reaped in between, so that a child which ends at once is not missed, and one that posix_spawn(3)
+    /// waits for itself, because it could not exec, is not taken away from it.
     ///
     /// # Errors
     /// Those of `spawn`.
@@ -66,36 +76,83 @@ impl Reaper {
         &self,
         spawn: impl FnOnce() -> io::Result<Process>,
     ) -> io::Result<(Process, oneshot::Receiver<Ended>)> {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = spawn()?;
-        let (tell, end) = oneshot::channel();
-        asked.insert(process.pid, tell);
-        Ok((process, end))
+        let spawned = {
+            let _spawning = self.0.spawning.lock().unwrap_or_else(PoisonError::into_inner);
+            spawn().map(|process| {
+                let (tell, end) = oneshot::channel();
+                self.asked().insert(process.pid, tell);
+                (process, end)
+            })
+        };
+        if self.0.missed.swap(false, Ordering::SeqCst) {
+            self.reap();
+        }
+        spawned
     }
 
     /// Whether this is a child that was spawned, and has not been reaped.
     pub(crate) fn has_spawned(&self, pid: Pid) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&pid)
+        self.asked().contains_key(&pid)
     }
 
     /// Reaps all that have ended, and says how many. To be called at each SIGCHLD, and once when the handler is there: what
-    /// had ended before that sends none any more.
+    /// had ended before that sends none any more. Does not block: while a child is being spawned only those are reaped that
+    /// were spawned before, and the others afterwards.
     ///
     /// An adopted child is waited for like an own one: its exit signal becomes SIGCHLD (`reparent_leader` in kernel/exit.c,
     /// Linux 6.18).
     pub(crate) fn reap(&self) -> usize {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(_idle) = self.not_spawning() {
+            return self.reap_all();
+        }
+        self.0.missed.store(true, Ordering::SeqCst);
+        // It may have been spawned just before that was said, and then nobody would look.
+        match self.not_spawning() {
+            Some(_idle) => self.reap_all(),
+            None => self.reap_known(),
+        }
+    }
+
+    fn not_spawning(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.0.spawning.try_lock() {
+            Ok(idle) => Some(idle),
+            Err(TryLockError::Poisoned(idle)) => Some(idle.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<Pid, oneshot::Sender<Ended>>> {
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reap_all(&self) -> usize {
         let mut count = 0;
         // An error is that there is no child (any more).
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             count += 1;
-            let pid = Pid::new(pid.as_raw_nonzero().get().unsigned_abs());
-            if let Some(tell) = asked.remove(&pid) {
-                // Who has dropped the other end does not want to know.
-                let _ = tell.send(Ended::of(status));
+            self.tell(Pid::new(pid.as_raw_nonzero().get().unsigned_abs()), status);
+        }
+        count
+    }
+
+    fn reap_known(&self) -> usize {
+        let known: Vec<Pid> = self.asked().keys().copied().collect();
+        let mut count = 0;
+        for pid in known {
+            let Some(raw) = i32::try_from(pid.number()).ok().and_then(rustix::process::Pid::from_raw) else { continue };
+            if let Ok(Some((_, status))) = waitpid(Some(raw), WaitOptions::NOHANG) {
+                count += 1;
+                self.tell(pid, status);
             }
         }
         count
+    }
+
+    fn tell(&self, pid: Pid, status: WaitStatus) {
+        if let Some(tell) = self.asked().remove(&pid) {
+            // Who has dropped the other end does not want to know.
+            let _ = tell.send(Ended::of(status));
+        }
     }
 }
 

@@ -61,7 +61,7 @@ async fn ends_are_told(reaper: &Reaper) {
     drop(end);
     unasked.gone().await;
     assert_eq!(reaper.reap(), 1);
-    assert!(reaper.0.lock().expect("not poisoned").is_empty());
+    assert!(reaper.asked().is_empty());
 }
 
 fn what_cannot_begin_is_not_waited_for(reaper: &Reaper) {
@@ -70,7 +70,7 @@ fn what_cannot_begin_is_not_waited_for(reaper: &Reaper) {
     let error = reaper.spawn(|| spawn::program(&program)).expect_err("there is none");
     assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
     assert_eq!(reaper.reap(), 0, "posix_spawn(3) has waited for it");
-    assert!(reaper.0.lock().expect("not poisoned").is_empty());
+    assert!(reaper.asked().is_empty());
 }
 
 async fn an_orphan_is_reaped(reaper: &Reaper) {

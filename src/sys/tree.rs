@@ -1,4 +1,8 @@
 //! Who descends from whom: the processes of a program that is supervised, its orphans included.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "whoever calls it is asked instead: `living` and `kill` are disallowed themselves"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

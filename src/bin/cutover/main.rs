@@ -1,5 +1,7 @@
 //! The program `cutover`: argv becomes a command, one file a verb.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
+
 mod doctor;
 mod exit;
 mod human;
@@ -18,9 +20,13 @@ mod stop;
 mod table;
 mod target;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use cutover::LogWriter;
 
 use exit::{BUG, USAGE};
 
@@ -64,7 +70,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    start_log();
+    let log = start_log();
     let done = std::panic::catch_unwind(|| match command.verb {
         Verb::Serve(serve) => serve.run(),
         Verb::Run(run) => run.run(),
@@ -75,11 +81,17 @@ fn main() -> ExitCode {
         Verb::Stop(stop) => exit::run(stop.run()),
         Verb::Doctor(doctor) => exit::run(doctor.run()),
     });
+    if let Some(log) = log {
+        log.flush_within(FLUSH);
+    }
     done.unwrap_or(ExitCode::from(BUG))
 }
 
-/// To stderr, where systemd and containers collect it.
-fn start_log() {
+/// How long the last lines of the log are waited for, where nobody reads them.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// To stderr, where systemd and containers collect it, by a thread of its own: they may not read it.
+fn start_log() -> Option<LogWriter> {
     use std::io::IsTerminal as _;
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
@@ -87,8 +99,16 @@ fn start_log() {
 
     // Not EnvFilter, which takes a good part of the start of a process to build its regular expressions.
     let wanted = std::env::var("CUTOVER_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let log = LogWriter::stderr();
+    let to = log.as_ref().ok().cloned();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || -> Box<dyn Write> {
+            match &to {
+                Some(log) => Box::new(log.clone()),
+                // No thread could be started.
+                None => Box::new(std::io::stderr()),
+            }
+        })
         .with_ansi(std::io::stderr().is_terminal())
         // Nobody reads stderr any more: that is no reason to panic.
         .log_internal_errors(false)
@@ -97,4 +117,13 @@ fn start_log() {
         .with(lines)
         .with(wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)))
         .init();
+    // The hook of the standard library writes to stderr itself, and would wait.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            tracing::error!("{backtrace}");
+        }
+    }));
+    log.ok()
 }

@@ -45,6 +45,7 @@ pub(crate) struct Rollout {
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses(pub(crate) Vec<SocketAddr>);
 
+#[expect(clippy::disallowed_methods, reason = "names are resolved before anything begins")]
 pub(crate) fn address(text: &str) -> Result<Addresses, String> {
     let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
     if found.is_empty() { Err("it has no IP address".into()) } else { Ok(Addresses(found)) }

@@ -24,6 +24,7 @@ use crate::model::event::Event as Told;
 use crate::model::rollout::Event;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Ask, Input, Refused};
+use crate::runtime::offload::{LOOK_MAX, Lane};
 use crate::runtime::status::Depth;
 
 /// What another user gets.
@@ -41,6 +42,13 @@ pub(crate) struct Asks {
     pub(crate) events: broadcast::Sender<Told>,
     pub(crate) counts: Counts,
     pub(crate) passed_on: watch::Receiver<bool>,
+    /// For what is looked up of other processes: see [`looks`].
+    pub(crate) looks: Lane,
+}
+
+/// How many status requests may look at other processes at once.
+pub(crate) fn looks() -> Lane {
+    Lane::new(8)
 }
 
 /// The open connections of a generation.
@@ -140,12 +148,15 @@ impl Asks {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     async fn status(&self, depth: Depth) -> Result<Status, Refused> {
         let (reply, status) = oneshot::channel();
         let asked = self.inputs.send(Input::Ask(Ask::Status { depth, reply })).await;
         asked.map_err(|_| Refused::gone())?;
         let draft = status.await.map_err(|_| Refused::gone())??;
-        tokio::task::spawn_blocking(move || draft.finish()).await.map_err(|_| Refused::gone())
+        // Where the kernel does not answer, what this process knows is told.
+        let known = draft.status.clone();
+        Ok(self.looks.run_within(LOOK_MAX, move || draft.finish()).await.unwrap_or(known))
     }
 
     async fn ask(&self, event: Event) -> Result<Option<RolloutStatus>, Refused> {

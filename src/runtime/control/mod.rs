@@ -24,9 +24,10 @@ use tokio::sync::watch;
 
 use self::clients::{Client, Clients};
 use super::accept::EXHAUSTED;
+use super::offload::{self, LOOK_MAX};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
-pub(crate) use answer::{Asks, Counts, Desk, metrics_service};
+pub(crate) use answer::{Asks, Counts, Desk, looks, metrics_service};
 
 /// How long a client may take to send a request, and how long it may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +42,13 @@ pub(crate) struct Control {
     path: PathBuf,
     desk: Desk,
     open: Option<Open>,
+}
+
+/// A name that was taken over, on which nobody answers yet.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    socket: ControlSocket,
+    listener: StdListener,
 }
 
 #[derive(Debug)]
@@ -60,6 +68,7 @@ impl Control {
     ///
     /// # Errors
     /// [`Refused::Taken`] if a living process has the name.
+    #[expect(clippy::disallowed_methods, reason = "before the server begins")]
     pub(crate) fn claim(path: &Path, desk: Desk) -> Result<Control, Refused> {
         let (socket, listener) = control_socket::claim(path)?;
         let open = serve(socket, listener, desk.clone())?;
@@ -70,22 +79,38 @@ impl Control {
         self.path.clone()
     }
 
-    /// Takes the name over, if that is not done yet. Without it signals still work.
-    pub(crate) fn open(&mut self) {
-        if self.open.is_some() {
-            return;
+    /// Takes the name over, if that is not done yet: for [`Control::open`]. Waits for the folder for [`LOOK_MAX`] at most.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(crate) fn take_over(&self) -> impl Future<Output = Option<Taken>> + Send + use<> {
+        let path = self.open.is_none().then(|| self.path.clone());
+        async move {
+            let path = path?;
+            let taken = offload::run_within(LOOK_MAX, move || control_socket::take_over(&path)).await;
+            match taken.unwrap_or_else(|stalled| Err(io::Error::other(stalled))) {
+                Ok((socket, listener)) => Some(Taken { socket, listener }),
+                Err(error) => {
+                    tracing::warn!(%error, "no control socket; signals still work");
+                    None
+                }
+            }
         }
-        let taken = control_socket::take_over(&self.path);
-        match taken.and_then(|(socket, listener)| serve(socket, listener, self.desk.clone())) {
+    }
+
+    /// Begins to answer.
+    pub(crate) fn open(&mut self, taken: Taken) {
+        match serve(taken.socket, taken.listener, self.desk.clone()) {
             Ok(open) => self.open = Some(open),
             Err(error) => tracing::warn!(%error, "no control socket; signals still work"),
         }
     }
 
     /// Answers those who have come already, lets followers hear the end, and removes the file if it is still ours.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn close(self) {
         let Some(Open { socket, end, ended }) = self.open else { return };
-        socket.remove();
+        if let Err(stalled) = offload::run_within(LOOK_MAX, move || socket.remove()).await {
+            tracing::warn!("cannot remove the control socket, ignoring: {stalled}");
+        }
         end.send_replace(true);
         let task = ended.abort_handle();
         if tokio::time::timeout(FAREWELL, ended).await.is_err() {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::{Own, Steering, migrates};
+use super::{Holders, Own, Steering, migrates};
 use crate::model::identity::Inode;
 use crate::model::message::GroupOrder;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, Tier};
+use crate::runtime::offload;
 use crate::sys::anchor::Anchor;
 use crate::sys::{diag, owner, steering};
 
@@ -170,10 +171,10 @@ impl Group {
     pub(super) fn find_green(
         &mut self,
         shown: &BTreeMap<Inode, u32>,
-        sockets: Option<&BTreeSet<Inode>>,
+        sockets: Option<&Holders>,
         told: &[GroupOrder],
     ) -> Result<(), String> {
-        let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains(inode));
+        let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains_key(inode));
         let own = self.own();
         let known = [&self.before, &own, &self.leaving];
         let is_new = |inode: &Inode| !self.is_anchor(*inode) && !known.iter().any(|known| known.contains(inode));
@@ -226,14 +227,18 @@ impl Group {
         Ok(())
     }
 
+    /// Names each stranger once, in the log. Who has a socket is looked up among all processes, which takes its time: not here.
     pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
         let own = self.own();
         for (&inode, &uid) in shown {
             let ours = own.contains(&inode) || self.green.contains(&inode) || self.is_anchor(inode);
             let known = ours || self.leaving.contains(&inode);
             if !known && self.named.insert(inode) {
-                let who = owner::describe(inode, uid);
-                tracing::warn!(address = %self.address, "{who} has joined the group of {} by SO_REUSEPORT", self.address);
+                let address = self.address;
+                offload::detach(move || {
+                    let who = owner::describe(inode, uid);
+                    tracing::warn!(%address, "{who} has joined the group of {address} by SO_REUSEPORT");
+                });
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::group::Group;
-use super::{Course, Groups, Own, Steering};
+use super::{Course, Groups, Own, Shown, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
 use crate::model::steering::Program;
@@ -25,7 +25,7 @@ impl Groups {
     /// Groups of these addresses, of whose listeners nothing is known yet.
     pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Groups {
         let groups = addresses.iter().map(|&address| Group::new(address, vec![])).collect();
-        Groups { groups, steering, course: Course::Over }
+        Groups { groups, steering, course: Course::Over, green: None }
     }
 
     /// From now on these are the addresses.
@@ -49,17 +49,28 @@ impl Groups {
         }
     }
 
-    /// Green is the live generation. The listeners of the one before leave; nothing new comes to them.
-    pub(crate) fn pass_on(&mut self, holders: Option<&Holders>) {
+    /// Green, as it was seen last, is the live generation. The listeners of the one before leave; nothing new comes to them.
+    pub(crate) fn pass_on(&mut self) {
         self.course = Course::Over;
+        let green = self.green.take();
         for group in &mut self.groups {
             let before: Vec<Inode> = group.own.iter().map(|own| own.inode).collect();
             group.leaving.extend(before);
-            group.own = std::mem::take(&mut group.green).into_iter().filter_map(|i| own_of(i, holders)).collect();
+            group.own =
+                std::mem::take(&mut group.green).into_iter().filter_map(|i| own_of(i, green.as_ref())).collect();
             (group.share, group.source, group.closes) = (Share::NONE, None, 0);
             if group.unsteered.is_none() {
                 let attached = group.direct();
                 group.settle_for(attached);
+            }
+        }
+    }
+
+    /// Takes which processes of the live generation have its listeners by now: some may have died since it was seen.
+    pub(crate) fn renew(&mut self, holders: &Holders) {
+        for own in self.groups.iter_mut().flat_map(|group| &mut group.own) {
+            if let Some(who) = holders.get(&own.inode) {
+                *own = Own::lent(own.inode, who.clone());
             }
         }
     }
@@ -94,14 +105,22 @@ impl Groups {
         self.groups.iter_mut().filter(move |group| is_over && group.leaving.is_empty() && group.green.is_empty())
     }
 
-    /// Takes in that processes of either generation have died, or come, in the middle of a rollout; `holders` says what
-    /// they have, of blue and of green, and is asked only if anything has changed.
-    pub(crate) fn follow(&mut self, holders: impl Fn() -> (Option<Holders>, Option<Holders>)) {
+    /// Whether listeners have come or gone that [`Groups::follow`] would take in.
+    pub(crate) fn have_changed(&self) -> bool {
+        let mut steered = self.groups.iter().filter(|group| group.unsteered.is_none());
+        steered.any(|group| {
+            let shown = diag::group(group.address);
+            shown.is_ok_and(|shown| group.slots.compare(&shown.into_keys().collect()).is_err())
+        })
+    }
+
+    /// Takes in that processes of either generation have died, or come, in the middle of a rollout; `blue` and `green` say
+    /// what they have: see [`with_a_look`](super::with_a_look).
+    pub(crate) fn follow(&mut self, shown: &Shown, blue: Option<Holders>, green: Option<Holders>) {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
-            let Ok(shown) = diag::group(group.address) else { continue };
-            let shown: BTreeSet<Inode> = shown.into_keys().collect();
+            let Ok(shown) = shown.of(group.address) else { continue };
+            let shown: BTreeSet<Inode> = shown.keys().copied().collect();
             let Err(mismatch) = group.slots.compare(&shown) else { continue };
-            let (blue, green) = holders();
             let has = |of: &Option<Holders>, inode| of.as_ref().is_some_and(|holders| holders.contains_key(&inode));
             let (of_blue, others): (Vec<Inode>, Vec<Inode>) =
                 mismatch.strangers.iter().partition(|&&inode| has(&blue, inode));
@@ -121,6 +140,9 @@ impl Groups {
             let steered = group.direct();
             tracing::info!(address = %group.address, gone, listeners = come, "listeners have come or gone, steered anew");
             group.settle_for(steered);
+        }
+        if green.is_some() {
+            self.green = green;
         }
     }
 

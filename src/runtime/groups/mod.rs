@@ -8,10 +8,11 @@ mod lent;
 mod order;
 mod own;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::model::identity::Inode;
+use crate::model::identity::{Generation, Inode};
 use crate::model::message::GroupOrder;
 use crate::model::rollout::Turn;
 use crate::model::share::Share;
@@ -52,14 +53,83 @@ pub(crate) struct Groups {
     groups: Vec<Group>,
     steering: Steering,
     course: Course,
+    /// What the next generation has, as it was seen last.
+    green: Option<Holders>,
 }
 
-/// Whether a probe may still change what is steered where.
+/// Which rollout may still change what is steered where: a step of it may come late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
-    Open,
-    /// It was rolled back, or is about to retire.
+    /// The rollout of this generation.
+    Open(Generation),
+    /// None: it was rolled back, or is about to retire.
     Over,
+}
+
+impl Course {
+    fn check(self, green: Generation) -> Result<(), String> {
+        match self {
+            Course::Open(now) if now == green => Ok(()),
+            Course::Open(_) | Course::Over => Err("the rollout is over".into()),
+        }
+    }
+}
+
+/// Who listens on each address, by inode, with the uid; or why the kernel does not tell.
+#[derive(Debug)]
+pub(crate) struct Shown(BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, String>>);
+
+impl Shown {
+    fn of(&self, address: SocketAddr) -> Result<&BTreeMap<Inode, u32>, String> {
+        match self.0.get(&address) {
+            Some(Ok(shown)) => Ok(shown),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err(format!("it was not looked who listens on {address}")),
+        }
+    }
+
+    /// Whether no listener is here that is not in `earlier`.
+    fn adds_nothing_to(&self, earlier: &Shown) -> bool {
+        self.0.iter().all(|(&address, shown)| match (shown, earlier.of(address)) {
+            (Ok(now), Ok(before)) => now.keys().all(|inode| before.contains_key(inode)),
+            (Ok(_), Err(_)) => false,
+            (Err(_), _) => true,
+        })
+    }
+}
+
+/// So many times it is looked again where listeners come meanwhile.
+const LOOKS: usize = 10;
+
+/// Has `act` use what the kernel shows of the groups together with what `look` finds of the processes that may listen there.
+///
+/// The look may take long, and no lock is held meanwhile. The look begins after the kernel was asked, so that the owner of
+/// each listener is found; where a listener has come since, the look is repeated. Blocks.
+pub(crate) fn with_a_look<L, T>(
+    groups: &Mutex<Groups>,
+    look: impl Fn() -> L,
+    act: impl FnOnce(&mut Groups, &Shown, L) -> T,
+) -> T {
+    let mut before = lock(groups).shown();
+    for _ in 1..LOOKS {
+        let found = look();
+        let mut groups = lock(groups);
+        let now = groups.shown();
+        if now.adds_nothing_to(&before) {
+            return act(&mut groups, &now, found);
+        }
+        before = now;
+    }
+    let found = look();
+    act(&mut lock(groups), &before, found)
+}
+
+/// Locks the groups; a panic elsewhere leaves them as usable as they were.
+///
+/// What is done while they are locked asks only the kernel and this process: microseconds, or a second at the most for
+/// finding the order of the slots.
+pub(crate) fn lock(groups: &Mutex<Groups>) -> MutexGuard<'_, Groups> {
+    groups.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Groups {
@@ -69,7 +139,7 @@ impl Groups {
         if steering == Steering::Elsewhere {
             groups.iter_mut().for_each(|group| group.unsteered = Some("that is done elsewhere".into()));
         }
-        Groups { groups, steering, course: Course::Over }
+        Groups { groups, steering, course: Course::Over, green: None }
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -118,12 +188,11 @@ impl Groups {
     }
 
     /// Steers every group to this generation, attaching anew: a program of before may lead elsewhere.
-    pub(crate) fn gate(&mut self) {
+    pub(crate) fn steer_here(&mut self) {
         let steering = self.steering;
         if steering == Steering::Elsewhere {
             return;
         }
-        self.course = Course::Open;
         for group in &mut self.groups {
             group.green.clear();
             (group.share, group.source, group.closes) = (Share::NONE, None, 0);
@@ -131,6 +200,13 @@ impl Groups {
             let gated = group.look(steering).and_then(|()| group.direct());
             group.settle_for(gated);
         }
+    }
+
+    /// Begins the rollout of this generation: until it is over, its steps may change what is steered where.
+    pub(crate) fn gate(&mut self, green: Generation) {
+        self.course = Course::Open(green);
+        self.green = None;
+        self.steer_here();
     }
 
     /// Whether somebody else listens on each address too.
@@ -150,38 +226,40 @@ impl Groups {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Looks whether green listens on each address, and at which slots. Which sockets it has, as far as that may be known,
-    /// is asked after it was looked who listens: so none of those is missing that listened then.
+    /// Looks whether green listens on each address, and at which slots. `green` says which sockets green has, as far as that
+    /// may be known: see [`with_a_look`].
     ///
     /// # Errors
     /// Names the address on which it does not listen.
-    pub(crate) fn verify(
-        &mut self,
-        sockets: impl FnOnce() -> Option<BTreeSet<Inode>>,
-        told: &[GroupOrder],
-    ) -> Result<(), String> {
-        let shown: Vec<_> = self.groups.iter().map(|group| diag::group(group.address)).collect();
-        let sockets = sockets();
-        for (group, shown) in self.groups.iter_mut().zip(shown) {
-            match shown {
+    pub(crate) fn verify(&mut self, shown: &Shown, green: Option<Holders>, told: &[GroupOrder]) -> Result<(), String> {
+        self.green = green;
+        for group in &mut self.groups {
+            match shown.of(group.address) {
                 Ok(shown) => {
-                    group.find_green(&shown, sockets.as_ref(), told)?;
+                    group.find_green(shown, self.green.as_ref(), told)?;
                     if let Err(why) = group.move_anchor_last() {
                         group.settle_for(Err(why));
                     }
                 }
                 // Green's word has to do.
-                Err(error) => group.settle_for(Err(error.to_string())),
+                Err(why) => group.settle_for(Err(why)),
             }
         }
         Ok(())
     }
 
+    /// What the kernel shows of each address.
+    fn shown(&self) -> Shown {
+        let of = |group: &Group| (group.address, diag::group(group.address).map_err(|error| error.to_string()));
+        Shown(self.groups.iter().map(of).collect())
+    }
+
     /// Steers a part of the new connections of every group to green.
     ///
     /// # Errors
-    /// Names the group that cannot be steered; others may be steered already then.
-    pub(crate) fn share(&mut self, share: Share) -> Result<(), String> {
+    /// That the rollout is over; or names the group that cannot be steered; others may be steered already then.
+    pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
+        self.course.check(green)?;
         for group in &mut self.groups {
             group.is_steered()?;
             let shared = group.check().and_then(|()| {
@@ -198,14 +276,19 @@ impl Groups {
     /// # Errors
     /// If the group of `address` cannot be steered, or the rollout is over; and at the end, that nobody can say any more who
     /// has got the connection, because a listener was closed meanwhile and another one has moved.
-    pub(crate) fn probe(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> Result<(), String> {
+    pub(crate) fn probe(
+        &mut self,
+        green: Generation,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<(), String> {
         let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
-        match (self.course, source) {
+        match (self.course.check(green), source) {
             // Nobody's program is touched any more.
-            (Course::Over, None) => return Ok(()),
-            (Course::Over, Some(_)) => return Err("the rollout is over".into()),
-            (Course::Open, None) if group.source.is_none() => return Ok(()),
-            (Course::Open, _) => {}
+            (Err(_), None) => return Ok(()),
+            (Err(over), Some(_)) => return Err(over),
+            (Ok(()), None) if group.source.is_none() => return Ok(()),
+            (Ok(()), _) => {}
         }
         group.is_steered()?;
         let ends = source.is_none();
@@ -221,11 +304,12 @@ impl Groups {
     /// Steers all new connections of every group to green.
     ///
     /// # Errors
-    /// Only of a turn that is to be revocable: names the group that cannot be steered. In a final one such a group is left
-    /// to the kernel, which hashes over both.
-    pub(crate) fn cut_over(&mut self, turn: Turn) -> Result<Tier, String> {
+    /// That the rollout is over; and of a turn that is to be revocable, names the group that cannot be steered. In a final
+    /// one such a group is left to the kernel, which hashes over both.
+    pub(crate) fn cut_over(&mut self, green: Generation, turn: Turn) -> Result<Tier, String> {
+        self.course.check(green)?;
         match turn {
-            Turn::Revocable => self.share(Share::ALL)?,
+            Turn::Revocable => self.share(green, Share::ALL)?,
             Turn::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
                     let moved = group.check().and_then(|()| group.attach_green());

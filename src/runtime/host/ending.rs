@@ -1,5 +1,7 @@
 //! The end: listeners are closed, connections finished, and nothing is left behind.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Host, Office};
@@ -7,8 +9,11 @@ use crate::model::message::FromBlue;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
 use crate::runtime::driver::Host as _;
-use crate::runtime::pid_file;
-use crate::runtime::retire::{Close, Retirement, lock};
+use crate::runtime::groups::lock;
+use crate::runtime::retire::{Close, Retirement};
+
+/// How long a generation that has finished waits for a service manager that does not read.
+const HEARD: Duration = Duration::from_secs(10);
 
 impl Host {
     pub(super) fn retire(&mut self) {
@@ -72,14 +77,18 @@ impl Host {
 
     /// The end of this generation.
     pub(super) async fn end(&mut self) {
-        if let Some(path) = &self.pid_file {
-            pid_file::remove(path, self.pid);
+        // The next generation renames its own control socket over this one's: until then nobody else would answer.
+        if let Some(passing_on) = self.passing_on.take() {
+            let _ = passing_on.await;
+            // The service ends with its main process: that this is another one now should be known by then.
+            if tokio::time::timeout(HEARD, self.voice.manager().delivered()).await.is_err() {
+                tracing::warn!(generation = %self.generation, "the service manager does not read that the main process is another one");
+            }
+        }
+        if let Some(pid_file) = &self.pid_file {
+            pid_file.remove(self.pid).await;
         }
         if let Some(control) = self.control.take() {
-            // The next generation renames its own socket over this one: until then nobody else would answer.
-            if let Some(passing_on) = self.passing_on.take() {
-                let _ = passing_on.await;
-            }
             control.close().await;
         }
         tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");

@@ -1,26 +1,30 @@
 //! The way forward: green is started, looked at, tried, and given its share.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Host, News};
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::{Birth, PROTOCOL};
 use crate::model::rollout::{Event, Turn};
+use crate::model::share::Share;
 use crate::runtime::control::Control;
 use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::green::{Newborn, Plan};
-use crate::runtime::retire::lock;
+use crate::runtime::groups::{Groups, Shown, with_a_look};
+use crate::runtime::offload;
 use crate::sys::notify_socket::unique_name;
 use crate::sys::owner;
 
 impl Host {
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn preflight(&self, green: Generation) {
         self.voice.reloading();
         tracing::info!(generation = %self.generation, green = %green, "reloading");
         let (origin, hook) = (self.origin.clone(), self.before_reload.clone());
         self.in_background(async move {
-            let asked = tokio::task::spawn_blocking(move || {
+            let asked = offload::run(move || {
                 origin.executable()?;
                 hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
             });
@@ -36,7 +40,7 @@ impl Host {
             if let Some(blue) = to_blue {
                 blue.closed().await;
             }
-            let result = course::gate(groups, needs_steering, |_| {}).await;
+            let result = course::gate(groups, green, needs_steering, |_| {}).await;
             Event::Gated { green, result }
         });
     }
@@ -46,10 +50,8 @@ impl Host {
         let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
         let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
-        let manager = self.voice.name().map(ToOwned::to_owned);
         tokio::spawn(async move {
             let spawned = async {
-                let path = origin.executable().map_err(std::io::Error::other)?;
                 let handover = unique_name("handover")?;
                 let (protocol, generation) = (PROTOCOL, green);
                 let birth = Birth {
@@ -62,7 +64,7 @@ impl Host {
                     addresses,
                     control,
                 };
-                Newborn::spawn(Plan { origin, birth, manager, inputs, news: news.clone() }, path).await
+                Newborn::spawn(Plan { origin, birth, inputs, news: news.clone() }).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again, and it would take over one day.
@@ -94,8 +96,12 @@ impl Host {
             let result = match known {
                 Some((pid, told)) => {
                     let told = told.await;
-                    let verify = move || lock(&groups).verify(|| owner::sockets_of(pid).ok(), &told);
-                    let looked = tokio::task::spawn_blocking(verify).await;
+                    let sockets = move || {
+                        let sockets = owner::sockets_of(pid).ok()?;
+                        Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
+                    };
+                    let verify = move |groups: &mut Groups, shown: &Shown, green| groups.verify(shown, green, &told);
+                    let looked = offload::run(move || with_a_look(&groups, sockets, verify)).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }
                 None => Err("is gone".into()),
@@ -110,7 +116,7 @@ impl Host {
         self.probing = Some(self.in_background(async move {
             // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
-            Event::Probed { green, result: probe.ask(&groups).await }
+            Event::Probed { green, result: probe.ask(&groups, green).await }
         }));
     }
 
@@ -120,8 +126,19 @@ impl Host {
         }
     }
 
+    pub(super) fn share(&self, green: Generation, share: Share) {
+        let groups = self.groups.clone();
+        self.in_background(async move {
+            let result = course::share(groups, green, share, |_| {}).await;
+            Event::Shared { green, result }
+        });
+    }
+
     pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
-        let result = course::cut_over(&self.groups, green, turn);
-        self.send(Event::CutOver { green, result });
+        let groups = self.groups.clone();
+        self.in_background(async move {
+            let result = course::cut_over(groups, green, turn, |_| {}).await;
+            Event::CutOver { green, result }
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Host, Office};
 use crate::model::rollout::Rollout;
+use crate::runtime::pid_file::PidFile;
 use crate::runtime::voice::{Standing, Voice};
 
 impl Host {
@@ -9,6 +10,15 @@ impl Host {
         if self.office == Office::Held {
             self.voice.watchdog();
             self.with_standing(|voice, standing| voice.beat(rollout, standing));
+            self.write_what_is_due();
+        }
+    }
+
+    /// The disk of the PID file may answer again.
+    fn write_what_is_due(&self) {
+        if let Some(pid_file) = self.pid_file.clone().filter(PidFile::is_due) {
+            let pid = self.pid;
+            tokio::spawn(async move { pid_file.write(pid).await });
         }
     }
 

@@ -6,7 +6,6 @@ mod manager;
 mod office;
 mod status;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,14 +14,15 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::accept::Acceptors;
 use super::connections::Connections;
-use super::control::Control;
+use super::control::{Control, Taken};
 use super::course::Probe;
 use super::driver::{self, Input};
 use super::green::{Green, Newborn};
 use super::groups::Groups;
+use super::groups::lock;
 use super::handover::ToBlue;
+use super::pid_file::PidFile;
 use super::predecessors::Predecessors;
-use super::retire::lock;
 use super::status::{Depth, Draft};
 use super::voice::Voice;
 use crate::model::addresses::Bound;
@@ -63,7 +63,7 @@ pub(crate) struct Host {
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
     pub(crate) probing: Option<AbortHandle>,
-    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Control>,
     pub(crate) before_reload: Option<BeforeReload>,
     pub(crate) groups: Arc<Mutex<Groups>>,
@@ -96,10 +96,19 @@ pub(crate) enum News {
     GreenStatus { green: Generation, text: String },
     /// The generation before passes the office on, with what it knew; or it is gone without a word.
     Live(Option<Inheritance>),
+    /// What goes with the office was taken over.
+    Files(Files),
     /// The generation before has taken everything back.
     TakenBack { by: Generation },
     /// The generation before has closed its listeners; the order of the slots.
     BlueClosed(Vec<GroupOrder>),
+}
+
+/// What goes with the office, and lies on disks.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// The control socket, unless this generation has it already, or gets none.
+    control: Option<Taken>,
 }
 
 /// What goes from the live generation to the next.
@@ -135,6 +144,7 @@ impl driver::Host for Host {
                 }
                 return Some(Event::Live);
             }
+            News::Files(files) => self.has_files(files),
             News::TakenBack { by } => return Some(Event::TakenBack { by }),
             News::BlueClosed(groups) => {
                 // One that was sent away steers nothing any more, whatever becomes of blue.
@@ -181,10 +191,7 @@ impl driver::Host for Host {
             Effect::Spawn { green } => self.spawn(green),
             Effect::Verify { green } => self.verify(green),
             Effect::Probe { green, after } => self.probe(green, after),
-            Effect::Share { green, share } => {
-                let result = lock(&self.groups).share(share);
-                self.send(Event::Shared { green, result });
-            }
+            Effect::Share { green, share } => self.share(green, share),
             Effect::CutOver { green, turn } => self.cut_over(green, turn),
             Effect::SteerBack => {
                 self.end_probing();
@@ -204,7 +211,12 @@ impl driver::Host for Host {
             Effect::CloseIdle => self.close_idle(),
             Effect::Hammer => self.hammer(),
             Effect::HammerPredecessors => self.predecessors.hammer(),
-            Effect::BecomeLive => self.become_live(),
+            Effect::BecomeLive => {
+                self.become_live();
+                let (files, news) = (self.files(), self.news.clone());
+                // The driver is gone only when nobody asks it any more.
+                tokio::spawn(async move { news.send(News::Files(files.await)).await });
+            }
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
             Effect::GreenLost { green, how } => {
                 tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);

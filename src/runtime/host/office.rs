@@ -2,53 +2,80 @@
 
 use std::time::Duration;
 
-use super::{Host, Office};
+use super::{Files, Host, Office};
 use crate::model::event::{Event as Told, Outcome};
-use crate::model::identity::{Generation, Pid};
+use crate::model::identity::Generation;
 use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
+use crate::runtime::control::Control;
 use crate::runtime::course;
 use crate::runtime::driver::Host as _;
+use crate::runtime::groups::lock;
 use crate::runtime::handover::ToBlue;
-use crate::runtime::pid_file;
-use crate::runtime::retire::lock;
+
+/// How long green waits for its office where the service manager does not read that green is the main process. Longer helps
+/// nobody: a manager that reads takes microseconds.
+const HEARD: Duration = Duration::from_millis(200);
 
 impl Host {
-    /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks.
+    /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks. They may
+    /// not answer, and green is told all the same.
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(pid) = self.with_green(green, |process| process.pid) else { return };
         self.end_probing();
         lock(&self.groups).begin_to_retire();
-        self.write_pid_file(pid);
-        self.voice.main_pid(pid);
         self.office = Office::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
         history.add(Outcome::Done { generation: green, pid, took }, course::now());
-        let passed_on = self.passed_on.clone();
+        let (passed_on, pid_file, manager) = (self.passed_on.clone(), self.pid_file.clone(), self.voice.manager());
         self.passing_on = self.with_green(green, |process| {
-            process.handover.send(&FromBlue::Live { draining, history });
-            // Any other program than this one does not answer.
-            let live = process.handover.is_heard().then(|| process.handover.live());
+            let handover = process.handover.clone();
             tokio::spawn(async move {
-                if let Some(live) = live {
-                    live.await;
+                if let Some(pid_file) = pid_file {
+                    pid_file.write(pid).await;
+                }
+                manager.main_pid(pid);
+                let _ = tokio::time::timeout(HEARD, manager.delivered()).await;
+                handover.send(&FromBlue::Live { draining, history });
+                // Any other program than this one does not answer.
+                if handover.is_heard() {
+                    handover.live().await;
                 }
                 passed_on.send_replace(true);
             })
         });
     }
 
+    /// Takes the office: who asks is answered by this generation from now on.
     pub(crate) fn become_live(&mut self) {
-        let (generation, pid) = (self.generation, self.pid);
         self.office = Office::Held;
-        if let Some(control) = &mut self.control {
-            control.open();
-        }
-        self.write_pid_file(pid);
         self.tell_ready();
         // At once: the time of the generation before runs on for this one.
         self.voice.watchdog();
-        tracing::info!(%generation, %pid, "live");
+    }
+
+    /// Takes the control socket over, and writes the PID file.
+    pub(crate) fn files(&self) -> impl Future<Output = Files> + Send + use<> {
+        let (pid, pid_file) = (self.pid, self.pid_file.clone());
+        let control = self.control.as_ref().map(Control::take_over);
+        let control = async { control?.await };
+        async move {
+            let written = async {
+                if let Some(pid_file) = pid_file {
+                    pid_file.write(pid).await;
+                }
+            };
+            let (control, ()) = tokio::join!(control, written);
+            Files { control }
+        }
+    }
+
+    /// The generation before needs its own no longer.
+    pub(crate) fn has_files(&mut self, files: Files) {
+        if let (Some(control), Some(taken)) = (&mut self.control, files.control) {
+            control.open(taken);
+        }
+        tracing::info!(generation = %self.generation, pid = %self.pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }
 
@@ -62,7 +89,7 @@ impl Host {
     pub(super) fn take_over_groups(&self, told: &[GroupOrder]) {
         let mut groups = lock(&self.groups);
         groups.learn(told);
-        groups.gate();
+        groups.steer_here();
     }
 
     /// Users are steered back, and what green has of them it finishes.
@@ -86,12 +113,5 @@ impl Host {
             }
         }
         self.tell(Told::Reload(outcome));
-    }
-
-    fn write_pid_file(&self, pid: Pid) {
-        let Some(path) = &self.pid_file else { return };
-        if let Err(error) = pid_file::write(path, pid) {
-            tracing::warn!(%error, "ignoring");
-        }
     }
 }

@@ -8,7 +8,7 @@ use crate::model::control::{GenerationStatus, Status};
 use crate::model::event::Phase;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
 use crate::runtime::status::{Depth, Draft, count, generation};
 
 impl Host {

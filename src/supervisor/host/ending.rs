@@ -1,12 +1,13 @@
 //! The end of a generation: nothing new comes to it, it is told to stop, and waited for.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::SupervisedHost;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::driver::Host as _;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
+use crate::runtime::offload::{self, LOOK_MAX};
+use crate::supervisor::child::KILL_MAX;
 use crate::supervisor::retire;
 
 /// How often its connections are counted: a number for people.
@@ -32,15 +33,17 @@ impl SupervisedHost {
         self.send(Event::ListenersClosed);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn await_connections(&mut self, whose: Whose) {
         tracing::info!(generation = %self.generation(), "draining");
-        let (child, open, ports) = (self.child.clone(), self.open.clone(), self.instance.ports());
+        let (child, ports) = (self.child.clone(), self.instance.ports());
         let gone = self.gone();
         tokio::spawn(async move {
             while !*gone.borrow() {
                 let (child, ports) = (child.clone(), ports.clone());
-                let Ok(count) = tokio::task::spawn_blocking(move || child.connections(&ports)).await else { return };
-                open.store(count, Ordering::Relaxed);
+                if offload::run(move || child.count_connections(&ports)).await.is_err() {
+                    return;
+                }
                 tokio::time::sleep(COUNT).await;
             }
         });
@@ -53,9 +56,8 @@ impl SupervisedHost {
             child.end().await;
             // A shell, say, that does not pass on what it is told: its children are orphans now, and have heard nothing.
             let left = child.clone();
-            let told = tokio::task::spawn_blocking(move || left.signal_left(signal));
-            // A panic in it leaves them to the deadline.
-            let _ = told.await;
+            // What cannot be told that is left to the deadline.
+            let _ = offload::run_within(LOOK_MAX, move || left.signal_left(signal)).await;
             child.gone().await;
             if let Some(others) = others {
                 others.await;
@@ -64,31 +66,40 @@ impl SupervisedHost {
         });
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn hammer(&self) {
         let child = self.child.clone();
-        tokio::task::spawn_blocking(move || {
-            if child.members().is_empty() {
-                return;
+        offload::detach(move || {
+            // First, and without a look: /proc may not answer.
+            if child.kill_first() || !child.members().is_empty() {
+                tracing::warn!(generation = %child.generation, pid = %child.pid, "has not ended in its time, killing it");
+                child.kill();
             }
-            tracing::warn!(generation = %child.generation, pid = %child.pid, "has not ended in its time, killing it");
-            child.kill();
         });
     }
 
     /// Nothing of it is left behind.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) async fn end(&mut self) {
         let child = self.child.clone();
-        let left = tokio::task::spawn_blocking(move || {
+        let left = offload::run_within(KILL_MAX, move || {
             let left = child.members().len();
             child.kill();
             left
         });
-        let left = left.await.unwrap_or_default();
+        let left = left.await.unwrap_or_else(|stalled| {
+            let (generation, pid) = (self.generation(), self.child.pid);
+            tracing::warn!(%generation, %pid, "its processes cannot be looked at, killing only the first one: {stalled}");
+            self.child.kill_first();
+            0
+        });
         if left > 0 {
             tracing::warn!(generation = %self.generation(), processes = left, "killed what it has left behind");
         }
-        // An exit code needs the reaper's word: what was killed here is told in a moment.
-        self.child.end().await;
+        // An exit code needs the reaper's word: what was killed here is told in a moment, unless it hangs in the kernel.
+        if tokio::time::timeout(KILL_MAX, self.child.end()).await.is_err() {
+            tracing::error!(generation = %self.generation(), pid = %self.child.pid, "is killed, and not gone: it hangs in the kernel");
+        }
         let how = self.child.has_ended().map(|ended| ended.to_string());
         tracing::info!(generation = %self.generation(), pid = %self.child.pid, how, "gone");
         self.gone.send_replace(true);

@@ -1,20 +1,38 @@
 //! The way forward: the next generation is started, looked at, and tried.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{News, SupervisedHost};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::Event;
+use crate::model::rollout::{Event, Turn};
+use crate::model::share::Share;
 use crate::runtime::course::{self, Probe};
 use crate::runtime::driver::Host as _;
 use crate::runtime::driver::Input;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
+use crate::runtime::offload;
 use crate::supervisor::child::{Child, Newborn};
 use crate::supervisor::{preflight, ready};
 
 /// There is no event for a listener that was closed, or has come.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Takes what the live generation listens with now. Blocks.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+fn see(groups: &Mutex<Groups>, live: &Child) {
+    let holders = live.holders();
+    lock(groups).see(holders.as_ref());
+}
+
+/// Takes in which listeners of either generation have come or gone. Blocks.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+fn follow(groups: &Mutex<Groups>, blue: &Child, green: Option<&Child>) {
+    if lock(groups).have_changed() {
+        let holders = || (blue.holders(), green.and_then(Child::holders));
+        with_a_look(groups, holders, |groups, shown, (blue, green)| groups.follow(shown, blue, green));
+    }
+}
 
 impl SupervisedHost {
     pub(super) fn preflight(&mut self, green: Generation) {
@@ -27,35 +45,38 @@ impl SupervisedHost {
         }));
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn gate(&self, green: Generation) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
         self.in_background(async move {
             let (groups, needs) = (instance.groups.clone(), instance.settings.plan.needs_steering());
-            let result = course::gate(groups, needs, move |groups| groups.see(child.holders().as_ref())).await;
+            let result = course::gate(groups, green, needs, move |groups| see(groups, &child)).await;
             Event::Gated { green, result }
         });
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn spawn(&self, green: Generation) {
         let (instance, news) = (self.instance.clone(), self.news.clone());
         let handle = tokio::runtime::Handle::current();
         tokio::spawn(async move {
-            let spawned = tokio::task::spawn_blocking(move || {
+            let spawned = offload::run(move || {
                 let _context = handle.enter();
                 Newborn::spawn(&instance, green)
             });
-            let spawned = spawned.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            let spawned = spawned.await.unwrap_or_else(|stalled| Err(std::io::Error::other(stalled)));
             let result = spawned.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again.
             if let Err(unsent) = news.send(News::Spawned { green, result }).await
                 && let News::Spawned { result: Ok(newborn), .. } = unsent.0
             {
-                newborn.kill();
+                offload::detach(|| newborn.kill());
             }
         });
     }
 
     /// Takes a new process on, and begins to listen to it, and to look whether it is ready.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn adopt(&mut self, newborn: Newborn) -> Pid {
         let green = newborn.listen_to(&Arc::downgrade(&self.instance), self.inputs.clone());
         let (generation, pid) = (green.generation, green.pid);
@@ -64,7 +85,7 @@ impl SupervisedHost {
         tokio::spawn(ready::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
         match &self.green {
             // One that was given up long ago, and comes when another attempt has its process already.
-            Some(_) => drop(tokio::task::spawn_blocking(move || green.kill())),
+            Some(_) => offload::detach(move || green.kill()),
             None => {
                 self.green = Some(green);
                 self.follow();
@@ -90,14 +111,14 @@ impl SupervisedHost {
         });
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn verify(&self, green: Generation) {
         let (groups, child) = (self.instance.groups.clone(), self.green(green));
         self.in_background(async move {
             let result = match child {
                 Some(child) => {
-                    let sockets = move || child.holders().map(|holders| holders.into_keys().collect());
-                    let verify = move || lock(&groups).verify(sockets, &[]);
-                    let looked = tokio::task::spawn_blocking(verify).await;
+                    let verify = |groups: &mut Groups, shown: &Shown, green| groups.verify(shown, green, &[]);
+                    let looked = offload::run(move || with_a_look(&groups, || child.holders(), verify)).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }
                 None => Err("is gone".into()),
@@ -116,20 +137,18 @@ impl SupervisedHost {
         self.probing = Some(self.in_background(async move {
             // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
-            Event::Probed { green, result: probe.ask(&groups).await }
+            Event::Probed { green, result: probe.ask(&groups, green).await }
         }));
     }
 
     /// Looks again and again, for as long as a program is attached that names slots.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn follow(&mut self) {
         let (groups, blue, green) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
         let task = tokio::spawn(async move {
             loop {
                 let (groups, blue, green) = (groups.clone(), blue.clone(), green.clone());
-                let look = move || {
-                    lock(&groups).follow(|| (blue.holders(), green.as_ref().and_then(|green| green.holders())));
-                };
-                if tokio::task::spawn_blocking(look).await.is_err() {
+                if offload::run(move || follow(&groups, &blue, green.as_deref())).await.is_err() {
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -139,10 +158,26 @@ impl SupervisedHost {
         self.following = Some(task.abort_handle());
     }
 
-    /// What has come or gone since the last look must not be in the way.
-    pub(super) fn follow_now(&self) {
-        let green = || self.green.as_ref().and_then(|green| green.holders());
-        lock(&self.instance.groups).follow(|| (self.child.holders(), green()));
+    /// Steers after another look: listeners that have come or gone since the last one would be in the way.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(super) fn share(&self, green: Generation, share: Share) {
+        let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+        self.in_background(async move {
+            let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
+            let result = course::share(groups, green, share, look).await;
+            Event::Shared { green, result }
+        });
+    }
+
+    /// See [`SupervisedHost::share`].
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
+        let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+        self.in_background(async move {
+            let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
+            let result = course::cut_over(groups, green, turn, look).await;
+            Event::CutOver { green, result }
+        });
     }
 
     pub(super) fn end_following(&mut self) {
@@ -164,9 +199,10 @@ impl SupervisedHost {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn kill(&self, green: Generation) {
         if let Some(child) = self.green(green) {
-            tokio::task::spawn_blocking(move || child.kill());
+            offload::detach(move || child.kill());
         }
     }
 }

@@ -6,7 +6,6 @@ mod office;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -16,10 +15,10 @@ use super::instance::{Instance, events};
 use crate::model::event::{Event as Told, Phase};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Event, Rollout};
-use crate::runtime::control::{Asks, Counts};
-use crate::runtime::course;
+use crate::runtime::control::{Asks, Counts, looks};
 use crate::runtime::driver::{Host, Input};
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
+use crate::runtime::offload::{self, Lane};
 use crate::runtime::status::{Depth, Draft};
 
 /// What comes to a generation that is supervised only.
@@ -41,11 +40,10 @@ pub(super) struct SupervisedHost {
     inputs: mpsc::Sender<Input>,
     news: mpsc::Sender<News>,
     events: broadcast::Sender<Told>,
-    /// Its open connections, as they were counted last.
-    open: Arc<AtomicUsize>,
     /// What became of the last rollout, if it was rolled back.
     failed: Option<String>,
     close_now: watch::Sender<bool>,
+    looks: Lane,
     /// Becomes true when the next generation has the office.
     passed_on: watch::Sender<bool>,
     gone: watch::Sender<bool>,
@@ -75,9 +73,9 @@ impl SupervisedHost {
             inputs,
             news,
             events: events(),
-            open: Arc::default(),
             failed: None,
             close_now: watch::Sender::new(false),
+            looks: looks(),
             passed_on: watch::Sender::new(false),
             gone: watch::Sender::new(false),
         }
@@ -88,8 +86,9 @@ impl SupervisedHost {
         Asks {
             inputs: self.inputs.clone(),
             events: self.events.clone(),
-            counts: Counts::Watched(self.open.clone()),
+            counts: Counts::Watched(self.child.open().clone()),
             passed_on: self.passed_on.subscribe(),
+            looks: self.looks.clone(),
         }
     }
 
@@ -138,9 +137,10 @@ impl Host for SupervisedHost {
     fn log_status(&mut self, _: Phase) {}
 
     /// Its own processes come and go, too: whatever listens gets its part when nothing is to be moved.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn look_for_strangers(&mut self) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
-        tokio::task::spawn_blocking(move || {
+        offload::detach(move || {
             let holders = child.holders();
             let mut groups = lock(&instance.groups);
             if !instance.is_live(child.generation) {
@@ -167,16 +167,8 @@ impl Host for SupervisedHost {
             Effect::Spawn { green } => self.spawn(green),
             Effect::Verify { green } => self.verify(green),
             Effect::Probe { green, after } => self.probe(green, after),
-            Effect::Share { green, share } => {
-                self.follow_now();
-                let result = lock(&self.instance.groups).share(share);
-                self.send(Event::Shared { green, result });
-            }
-            Effect::CutOver { green, turn } => {
-                self.follow_now();
-                let result = course::cut_over(&self.instance.groups, green, turn);
-                self.send(Event::CutOver { green, result });
-            }
+            Effect::Share { green, share } => self.share(green, share),
+            Effect::CutOver { green, turn } => self.cut_over(green, turn),
             Effect::SteerBack => {
                 self.end_probing();
                 self.end_following();

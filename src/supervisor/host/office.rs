@@ -8,7 +8,8 @@ use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
 use crate::runtime::course;
 use crate::runtime::driver::Host as _;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
+use crate::runtime::offload;
 use crate::runtime::voice::{Standing, Voice};
 
 impl SupervisedHost {
@@ -19,7 +20,7 @@ impl SupervisedHost {
         self.end_following();
         self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, course::now());
         // Before green's own machine can steer anything.
-        lock(&self.instance.groups).pass_on(child.holders().as_ref());
+        lock(&self.instance.groups).pass_on();
         self.instance.give_terminal(&child);
         // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
         // one may be more than the watchdog waits.
@@ -41,6 +42,7 @@ impl SupervisedHost {
         tokio::spawn(async move { instance.send_away(green, by).await });
     }
 
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
         course::end(self.generation(), &outcome, serves_on);
         if let Outcome::RolledBack { generation, reason, .. } = &outcome {
@@ -52,7 +54,7 @@ impl SupervisedHost {
             self.end_checking();
             if let Some(green) = self.green.take() {
                 // Its first process has ended; what that has left behind goes with it.
-                tokio::task::spawn_blocking(move || green.kill());
+                offload::detach(move || green.kill());
             }
             self.instance.history().add(outcome.clone(), course::now());
             self.failed = Some(format!("generation {generation} failed: {reason}"));

@@ -9,7 +9,7 @@ use crate::model::event::Phase;
 use crate::model::identity::Pid;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
-use crate::runtime::retire::lock;
+use crate::runtime::groups::lock;
 use crate::runtime::status::{Depth, Draft, Processes, generation};
 
 impl SupervisedHost {

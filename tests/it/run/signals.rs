@@ -14,7 +14,8 @@ const SOON: Duration = Duration::from_secs(20);
 const LISTENER: &str = "
 listener = listen(sys.argv[1])
 def got(number, _):
-    print('generation got', signal.Signals(number).name, flush=True)
+    # At once: a log line of the supervisor may come between two writes.
+    print(f'generation got {signal.Signals(number).name}', flush=True)
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         code.append(40 + number)
         listener.shutdown(socket.SHUT_RDWR)

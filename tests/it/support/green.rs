@@ -61,7 +61,7 @@ fn listen_beside_blue() -> socket2::Socket {
 }
 
 fn blue() -> SocketAddr {
-    let name = std::env::var("NOTIFY_SOCKET").expect("blue's socket");
+    let name = std::env::var("CUTOVER_NOTIFY_SOCKET").expect("blue's socket");
     SocketAddr::from_abstract_name(name.strip_prefix('@').expect("an abstract name")).expect("a name")
 }
 
