@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::groups::Groups;
 use super::groups::lock;
-use super::offload;
+use super::offload::{self, LOOK_MAX};
 use super::probe;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
@@ -43,7 +43,7 @@ impl Probe {
 /// Waits until nobody who was sent away listens any more, and steers every group to the live generation, after `look`.
 ///
 /// # Errors
-/// Only if the rollout needs steering: names the group that cannot be steered.
+/// If the look does not end; and if the rollout needs steering, names the group that cannot be steered.
 pub(crate) async fn gate(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
@@ -54,8 +54,10 @@ pub(crate) async fn gate(
     while !left(groups.clone()).await.unwrap_or(true) {
         tokio::time::sleep(LOOK).await;
     }
+    let looking = groups.clone();
+    let looked = offload::run_within(LOOK_MAX, move || look(&looking)).await;
+    looked.map_err(|stalled| format!("was not started, for the live processes cannot be looked at: {stalled}"))?;
     let gated = offload::run(move || {
-        look(&groups);
         let mut groups = lock(&groups);
         groups.gate(green);
         // What cannot be steered was said. A plain reload works on, left to the kernel.

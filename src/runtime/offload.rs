@@ -16,6 +16,10 @@ use tokio::task::JoinHandle;
 /// microseconds, and some milliseconds on a busy machine.
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(2);
 
+/// How long a generation that goes or comes waits for the disks of its files (PID file, control socket). A reload may have to
+/// wait for this twice.
+pub(crate) const FILES_MAX: Duration = Duration::from_secs(1);
+
 /// How many threads may hang at once; further work waits for one of them.
 const THREADS: usize = 256;
 

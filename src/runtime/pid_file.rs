@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::offload::{LOOK_MAX, Lane, Stalled};
+use super::offload::{FILES_MAX, Lane, Stalled};
 use crate::model::identity::Pid;
 use crate::sys::during;
 
@@ -27,11 +27,11 @@ impl PidFile {
         PidFile { path: path.into(), lane: Lane::new(1), is_due: Arc::default() }
     }
 
-    /// Writes `pid` to the file, which at no moment is missing or half written. Waits for the disk for [`LOOK_MAX`] at most. What
+    /// Writes `pid` to the file, which at no moment is missing or half written. Waits for the disk for [`FILES_MAX`] at most. What
     /// goes wrong is logged.
     pub(crate) async fn write(&self, pid: Pid) {
         let path = self.path.clone();
-        match self.lane.run_within(LOOK_MAX, move || write(&path, pid)).await {
+        match self.lane.run_within(FILES_MAX, move || write(&path, pid)).await {
             Ok(Ok(())) => self.is_due.store(false, Ordering::Relaxed),
             Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => tracing::warn!(%error, "ignoring"),
             Ok(Err(_)) | Err(Stalled::Late(_) | Stalled::Panicked) => {
@@ -51,10 +51,10 @@ impl PidFile {
     }
 
     /// Removes the file if it still names `pid`: another generation may have written its own since. Waits for the disk for
-    /// [`LOOK_MAX`] at most.
+    /// [`FILES_MAX`] at most.
     pub(crate) async fn remove(&self, pid: Pid) {
         let path = self.path.clone();
-        match self.lane.run_within(LOOK_MAX, move || remove(&path, pid)).await {
+        match self.lane.run_within(FILES_MAX, move || remove(&path, pid)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "ignoring"),
             Err(stalled) => tracing::warn!("cannot remove the PID file {}, ignoring: {stalled}", self.path.display()),
@@ -69,7 +69,7 @@ fn write(path: &Path, pid: Pid) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    let in_time = || if began.elapsed() < LOOK_MAX { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
+    let in_time = || if began.elapsed() < FILES_MAX { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
     let written = std::fs::write(&beside, format!("{pid}\n"));
     let written = written.and_then(|()| in_time()).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| {

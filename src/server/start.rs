@@ -167,9 +167,9 @@ impl Server {
             None => {
                 lock(&host.groups).steer_here();
                 // Before the service manager is told: whoever hears of READY=1 may look for the files.
-                let files = host.files().await;
+                host.take_files().await;
                 host.become_live();
-                host.has_files(files);
+                host.has_files();
             }
         }
         let (ended, gone) = watch::channel(false);

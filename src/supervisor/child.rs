@@ -24,6 +24,7 @@ use crate::runtime::status::Processes;
 use crate::sys::process::{Process, Stranger};
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
+use crate::sys::tree::Orphans;
 use crate::sys::{diag, notify_socket, owner, tree};
 
 /// What a program gets anew: it speaks to this process, and the service manager is not its business.
@@ -151,8 +152,8 @@ impl Child {
         // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
         let since = self.born.filter(|_| has_ended || !self.was_ready());
         let is_spawned = |pid| self.reaper.has_spawned(pid);
-        let wiped = since.map(|since| tree::Wiped { since, is_spawned: &is_spawned });
-        let mut members = tree::living(self.pid, self.mark.as_bytes(), wiped).unwrap_or_default();
+        let orphans = Orphans { is_spawned: &is_spawned, wiped_since: since };
+        let mut members = tree::living(self.pid, self.mark.as_bytes(), orphans).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
         if has_ended {
             members.remove(&self.pid);

@@ -18,6 +18,7 @@ use crate::model::rollout::{Event, Rollout};
 use crate::runtime::control::{Asks, Counts, looks};
 use crate::runtime::driver::{Driver, Input, QUEUE};
 use crate::runtime::groups::Groups;
+use crate::runtime::offload::Lane;
 use crate::runtime::predecessors::MAX;
 use crate::runtime::voice::{Standing, Voice};
 use crate::sys::origin::Origin;
@@ -44,6 +45,8 @@ pub(super) struct Instance {
     pub(super) stop_with: Mutex<Option<Signal>>,
     /// Who is asked by the control socket.
     pub(super) desk: watch::Sender<Asks>,
+    /// For looks at processes that are repeated until a generation is ready.
+    pub(super) looks: Lane,
     live: Mutex<Option<Live>>,
     leaving: Mutex<Vec<Leaving>>,
     /// The exit code, when all is over.
@@ -94,6 +97,7 @@ impl Instance {
             history: Mutex::default(),
             stop_with: Mutex::new(None),
             desk: parts.desk,
+            looks: Lane::new(2),
             live: Mutex::new(None),
             leaving: Mutex::default(),
             over: watch::Sender::new(None),

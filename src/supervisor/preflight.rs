@@ -14,6 +14,7 @@ use crate::runtime::offload;
 use crate::sys::process::Process;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
+use crate::sys::tree::Orphans;
 use crate::sys::{diag, tree};
 
 /// No process: the largest that Linux gives is 2^22.
@@ -107,6 +108,6 @@ impl Drop for Check {
         // Held by a pidfd: one that has ended gets nothing, whoever has its number now.
         self.process.kill();
         let mark = std::mem::take(&mut self.mark);
-        offload::detach(move || tree::kill(|| tree::living(NOBODY, mark.as_bytes(), None).unwrap_or_default()));
+        offload::detach(move || tree::kill(|| tree::living(NOBODY, mark.as_bytes(), Orphans::ANY).unwrap_or_default()));
     }
 }

@@ -13,7 +13,7 @@ use super::settings::Ready;
 use crate::model::identity::Pid;
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
-use crate::runtime::offload::{self, LOOK_MAX};
+use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::sys::diag;
 use crate::sys::reaper::Ended;
 
@@ -45,13 +45,13 @@ pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: m
 /// not change any more: programs of many processes open them one by one. `false` if it is gone before.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
-    let mut since = (Instant::now(), vec![]);
+    let (mut since, mut told) = ((Instant::now(), vec![]), false);
     loop {
         let Some(held) = child.upgrade() else { return false };
         if held.has_ended().is_some() {
             return false;
         }
-        let (addresses, live) = (instance.addresses(), instance.live());
+        let (addresses, live, generation) = (instance.addresses(), instance.live(), held.generation);
         let look = move || {
             let groups: Vec<_> =
                 addresses.into_iter().map(|address| diag::group(address).unwrap_or_default()).collect();
@@ -63,7 +63,16 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
             let wanted = live.filter(|_| !own.contains(&0)).map_or_else(Vec::new, |live| count(&live.child));
             (own, wanted)
         };
-        let Ok((own, wanted)) = offload::run(look).await else { return false };
+        let (own, wanted) = match instance.looks.run_within(LOOK_MAX, look).await {
+            Ok(seen) => seen,
+            Err(Stalled::Panicked) => return false,
+            Err(Stalled::Late(limit)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%generation, "cannot look at its processes: /proc has not answered in {limit:?}");
+                }
+                continue;
+            }
+        };
         if own != since.1 {
             since = (Instant::now(), own.clone());
         }

@@ -22,6 +22,8 @@ use crate::model::identity::Pid;
 pub(crate) struct Snapshot {
     processes: BTreeMap<Pid, Stat>,
     own: Pid,
+    /// Orphans among the descendants of this process come to it, and not to the first process (PR_SET_CHILD_SUBREAPER(2const)).
+    adopts: bool,
 }
 
 /// How often it is looked anew where a process has ended meanwhile that nobody can tell any more what it was.
@@ -34,20 +36,22 @@ const KILLS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
-/// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process or by the first one,
-/// with what descends from that. Never this process itself. None is missed because it was born by one that ended just now.
+/// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process (or by the first one, where
+/// this one is no subreaper), with what descends from that. Never this process itself. None is missed because it was born by
+/// one that ended just now.
 ///
-/// The environment is what a process was started with (proc_pid_environ(5)). It is read now, of orphans only; one whose
-/// environment may not be read is no member. Some write over it to change their title, nginx for one: such an orphan is a
-/// member if it is one of those `wiped` that are meant.
+/// The environment is what a process was started with (proc_pid_environ(5)). Reading it waits for the memory of the other
+/// process, which may hang (`access_remote_vm` takes its `mmap_lock`; mm/memory.c, Linux 6.18), so that it is read of orphans
+/// only. One whose environment may not be read is no member. Some write over it to change their title, nginx for one: such an
+/// orphan is a member if `orphans` says so.
 ///
 /// # Errors
 /// /proc cannot be read.
-pub(crate) fn living(root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> io::Result<BTreeSet<Pid>> {
+pub(crate) fn living(root: Pid, marker: &[u8], orphans: Orphans<'_>) -> io::Result<BTreeSet<Pid>> {
     let mut members = BTreeSet::new();
     let mut nobody = 0;
     for _ in 0..LOOKS {
-        let (found, certainty) = Snapshot::take()?.look(root, marker, wiped);
+        let (found, certainty) = Snapshot::take()?.look(root, marker, orphans);
         members = found;
         match (certainty, members.is_empty()) {
             (Certainty::Sure, false) => break,
@@ -80,13 +84,18 @@ pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
     }
 }
 
-/// Which of the orphans that have written over their environment are meant.
+/// Which children of this process are orphans that it has adopted.
 #[derive(Clone, Copy)]
-pub(crate) struct Wiped<'a> {
-    /// Those that began at this [`start_of`] or later.
-    pub(crate) since: u64,
-    /// It is no orphan, but was spawned by this process.
+pub(crate) struct Orphans<'a> {
+    /// Whether a child is none, but was spawned by this process.
     pub(crate) is_spawned: &'a dyn Fn(Pid) -> bool,
+    /// Of those that have written over their environment: such as began at this [`start_of`] or later are meant.
+    pub(crate) wiped_since: Option<u64>,
+}
+
+impl Orphans<'_> {
+    /// Each child may be one, and none is meant that has written over its environment.
+    pub(crate) const ANY: Orphans<'static> = Orphans { is_spawned: &|_| false, wiped_since: None };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +150,8 @@ impl Snapshot {
             let stat = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| Stat::parse(&stat));
             processes.extend(stat.map(|stat| (Pid::new(pid), stat)));
         }
-        Ok(Snapshot { processes, own: Pid::new(std::process::id()) })
+        let adopts = matches!(rustix::process::child_subreaper(), Ok(Some(_)));
+        Ok(Snapshot { processes, own: Pid::new(std::process::id()), adopts })
     }
 
     /// What is known of one; `None` if there was none.
@@ -159,10 +169,10 @@ impl Snapshot {
     /// See [`living`].
     #[cfg(test)]
     pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
-        self.look(root, marker, None).0
+        self.look(root, marker, Orphans::ANY).0
     }
 
-    fn look(&self, root: Pid, marker: &[u8], wiped: Option<Wiped<'_>>) -> (BTreeSet<Pid>, Certainty) {
+    fn look(&self, root: Pid, marker: &[u8], orphans: Orphans<'_>) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
@@ -170,9 +180,10 @@ impl Snapshot {
         let of = |parent: Pid| children.get(&parent).into_iter().flatten().copied();
         let mut reached = BTreeSet::from([root]);
         let mut certainty = Certainty::Sure;
-        let mut adopted: Vec<Pid> = of(self.own).chain(of(Pid::new(1))).collect();
+        let of_first = of(Pid::new(1)).filter(|_| !self.adopts);
+        let mut adopted: Vec<Pid> = of(self.own).chain(of_first).collect();
         while let Some(pid) = adopted.pop() {
-            if pid == root || pid == self.own {
+            if pid == root || pid == self.own || (orphans.is_spawned)(pid) {
                 continue;
             }
             match Origin::of(pid, marker) {
@@ -186,8 +197,7 @@ impl Snapshot {
                 }
                 Origin::Wiped => {
                     let began = self.processes.get(&pid).map(|stat| stat.start);
-                    let is_meant = |began| wiped.is_some_and(|meant| began >= meant.since && !(meant.is_spawned)(pid));
-                    if began.is_some_and(is_meant) {
+                    if orphans.wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
                         reached.insert(pid);
                     }
                 }

@@ -17,6 +17,7 @@ mod load_counts;
 mod metrics;
 mod nothing_lost;
 mod origin;
+mod outsiders;
 mod probe;
 mod rollback;
 mod run;

@@ -132,7 +132,10 @@ impl Rollout {
     fn rolling_timed_out(&mut self, step: Step, now: Instant) -> Vec<Effect> {
         let reason = match step {
             Step::Ready => format!("did not become ready in {:?}", self.plan.ready),
-            Step::Preflight => format!("was not agreed to by the application in {:?}", self.plan.ready),
+            Step::Preflight => format!(
+                "was not started: its preflight (the disk of its executable, the hook or the check) has not answered in {:?}",
+                self.plan.ready
+            ),
             Step::Gate => "could not be started: a generation before it still listens".into(),
             Step::Spawn => format!("could not be started in {STEP:?}"),
             Step::Verify => format!("could not be looked at in {STEP:?}"),

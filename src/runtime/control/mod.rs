@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use self::clients::{Client, Clients};
 use super::accept::EXHAUSTED;
-use super::offload::{self, LOOK_MAX};
+use super::offload::{self, FILES_MAX};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
 pub(crate) use answer::{Asks, Counts, Desk, looks, metrics_service};
@@ -79,13 +79,14 @@ impl Control {
         self.path.clone()
     }
 
-    /// Takes the name over, if that is not done yet: for [`Control::open`]. Waits for the folder for [`LOOK_MAX`] at most.
+    /// Takes the name over, if that is not done yet: for [`Control::open`]. Waits as long as the folder takes, and what is taken
+    /// late is taken: nobody else answers by this name then.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) fn take_over(&self) -> impl Future<Output = Option<Taken>> + Send + use<> {
         let path = self.open.is_none().then(|| self.path.clone());
         async move {
             let path = path?;
-            let taken = offload::run_within(LOOK_MAX, move || control_socket::take_over(&path)).await;
+            let taken = offload::run(move || control_socket::take_over(&path)).await;
             match taken.unwrap_or_else(|stalled| Err(io::Error::other(stalled))) {
                 Ok((socket, listener)) => Some(Taken { socket, listener }),
                 Err(error) => {
@@ -108,7 +109,7 @@ impl Control {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn close(self) {
         let Some(Open { socket, end, ended }) = self.open else { return };
-        if let Err(stalled) = offload::run_within(LOOK_MAX, move || socket.remove()).await {
+        if let Err(stalled) = offload::run_within(FILES_MAX, move || socket.remove()).await {
             tracing::warn!("cannot remove the control socket, ignoring: {stalled}");
         }
         end.send_replace(true);

@@ -337,7 +337,8 @@ impl Groups {
     /// Steers everything back to this generation; green's listeners are still there.
     pub(crate) fn steer_back(&mut self) {
         self.course = Course::Over;
-        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+        // Where nothing was attached yet, the program of the generation before leads here, and is right.
+        for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none() && g.attached.is_some()) {
             // It is about to close its listeners, or is gone, and who listens behind it moves then.
             (group.share, group.source, group.closes) = (Share::NONE, None, usize::MAX);
             let back = group.direct();

@@ -13,7 +13,7 @@ use crate::runtime::groups::lock;
 use crate::runtime::retire::{Close, Retirement};
 
 /// How long a generation that has finished waits for a service manager that does not read.
-const HEARD: Duration = Duration::from_secs(10);
+const HEARD: Duration = Duration::from_secs(5);
 
 impl Host {
     pub(super) fn retire(&mut self) {

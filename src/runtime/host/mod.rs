@@ -96,19 +96,14 @@ pub(crate) enum News {
     GreenStatus { green: Generation, text: String },
     /// The generation before passes the office on, with what it knew; or it is gone without a word.
     Live(Option<Inheritance>),
-    /// What goes with the office was taken over.
-    Files(Files),
+    /// The control socket was taken over.
+    Control(Taken),
+    /// The files that go with the office were taken over, as far as their disks have answered.
+    Files,
     /// The generation before has taken everything back.
     TakenBack { by: Generation },
     /// The generation before has closed its listeners; the order of the slots.
     BlueClosed(Vec<GroupOrder>),
-}
-
-/// What goes with the office, and lies on disks.
-#[derive(Debug)]
-pub(crate) struct Files {
-    /// The control socket, unless this generation has it already, or gets none.
-    control: Option<Taken>,
 }
 
 /// What goes from the live generation to the next.
@@ -144,7 +139,12 @@ impl driver::Host for Host {
                 }
                 return Some(Event::Live);
             }
-            News::Files(files) => self.has_files(files),
+            News::Control(taken) => {
+                if let Some(control) = &mut self.control {
+                    control.open(taken);
+                }
+            }
+            News::Files => self.has_files(),
             News::TakenBack { by } => return Some(Event::TakenBack { by }),
             News::BlueClosed(groups) => {
                 // One that was sent away steers nothing any more, whatever becomes of blue.
@@ -213,9 +213,12 @@ impl driver::Host for Host {
             Effect::HammerPredecessors => self.predecessors.hammer(),
             Effect::BecomeLive => {
                 self.become_live();
-                let (files, news) = (self.files(), self.news.clone());
+                let (files, news) = (self.take_files(), self.news.clone());
                 // The driver is gone only when nobody asks it any more.
-                tokio::spawn(async move { news.send(News::Files(files.await)).await });
+                tokio::spawn(async move {
+                    files.await;
+                    news.send(News::Files).await
+                });
             }
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
             Effect::GreenLost { green, how } => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Files, Host, Office};
+use super::{Host, News, Office};
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
@@ -11,6 +11,7 @@ use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
 use crate::runtime::handover::ToBlue;
+use crate::runtime::offload::FILES_MAX;
 
 /// How long green waits for its office where the service manager does not read that green is the main process. Longer helps
 /// nobody: a manager that reads takes microseconds.
@@ -54,27 +55,32 @@ impl Host {
         self.voice.watchdog();
     }
 
-    /// Takes the control socket over, and writes the PID file.
-    pub(crate) fn files(&self) -> impl Future<Output = Files> + Send + use<> {
-        let (pid, pid_file) = (self.pid, self.pid_file.clone());
-        let control = self.control.as_ref().map(Control::take_over);
-        let control = async { control?.await };
+    /// Takes the control socket over ([`News::Control`]), and writes the PID file. Waits for them for [`FILES_MAX`] at most.
+    pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (pid, pid_file, news) = (self.pid, self.pid_file.clone(), self.news.clone());
+        let taking = self.control.as_ref().map(Control::take_over);
         async move {
+            let control = tokio::spawn(async move {
+                if let Some(taking) = taking
+                    && let Some(taken) = taking.await
+                {
+                    // The driver is gone only when nobody asks it any more.
+                    let _ = news.send(News::Control(taken)).await;
+                }
+            });
             let written = async {
                 if let Some(pid_file) = pid_file {
                     pid_file.write(pid).await;
                 }
             };
-            let (control, ()) = tokio::join!(control, written);
-            Files { control }
+            if let (Err(_), ()) = tokio::join!(tokio::time::timeout(FILES_MAX, control), written) {
+                tracing::warn!("the folder of the control socket does not answer; going on without it, signals work");
+            }
         }
     }
 
-    /// The generation before needs its own no longer.
-    pub(crate) fn has_files(&mut self, files: Files) {
-        if let (Some(control), Some(taken)) = (&mut self.control, files.control) {
-            control.open(taken);
-        }
+    /// The generation before needs its own files no longer.
+    pub(crate) fn has_files(&self) {
         tracing::info!(generation = %self.generation, pid = %self.pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }

@@ -56,7 +56,7 @@ fn one_that_is_missing() {
 fn one_that_hangs_is_killed_in_time() {
     let (_port, _script, run) = with("sh -c 'sleep 601; :'", &["--ready-timeout", "1s"]);
     let began = Instant::now();
-    refuses(&run, "generation 2 was not agreed to");
+    refuses(&run, "generation 2 was not started: its preflight");
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover::{Begin, Event, Handle, Server};
+use cutover::{Begin, Event, Handle, LogWriter, Server};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -50,6 +50,11 @@ pub struct Options {
     pub idle_grace: Duration,
     pub on_canary: Option<Reaction>,
     pub on_soak: Option<Reaction>,
+    pub pid_file: Option<PathBuf>,
+    pub ready_timeout: Duration,
+    pub drain_timeout: Duration,
+    /// The hook that is asked before each reload never returns.
+    pub hook_hangs: bool,
 }
 
 impl Default for Options {
@@ -65,6 +70,10 @@ impl Default for Options {
             idle_grace: Duration::from_secs(10),
             on_canary: None,
             on_soak: None,
+            pid_file: None,
+            ready_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(60),
+            hook_hangs: false,
         }
     }
 }
@@ -93,12 +102,16 @@ impl App {
     /// Starts it, and waits until it is ready.
     #[track_caller]
     pub fn start(&self) -> Instance {
+        self.prepare().ready()
+    }
+
+    /// How it is started.
+    pub fn prepare(&self) -> Start {
         let told = (&self.options, self.folder.path());
         Start::program(std::env::current_exe().expect("this binary"))
             .args(["--exact", "support::app::plays_the_server", "--nocapture"])
             .env(OPTIONS, serde_json::to_string(&told).expect("plain data"))
             .listens(self.options.listen.len())
-            .ready()
     }
 
     /// What `/healthz` does from now on, in every generation: answer this status, `hang`, or `die`.
@@ -137,15 +150,18 @@ const END: &str = "end";
 fn plays_the_server() {
     let Ok(told) = std::env::var(OPTIONS) else { return };
     let (options, folder): (Options, PathBuf) = serde_json::from_str(&told).expect("what the test has written");
-    tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(std::io::stderr).init();
+    let log = LogWriter::stderr().expect("a thread");
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(move || writer.clone()).init();
     let server = build(&options);
     if folder.join(HANG).exists() {
         loop {
             std::thread::park();
         }
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(serve(server, options, folder));
+    log.flush_within(Duration::from_secs(1));
 }
 
 fn build(options: &Options) -> Server {
@@ -160,7 +176,19 @@ fn build(options: &Options) -> Server {
     for (percent, time) in &options.canary {
         server = server.canary_step(*percent, *time);
     }
+    if let Some(path) = &options.pid_file {
+        server = server.pid_file(path);
+    }
+    if options.hook_hangs {
+        server = server.before_reload(|| -> Result<(), String> {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
     server
+        .ready_timeout(options.ready_timeout)
+        .drain_timeout(options.drain_timeout)
         .probe_timeout(options.probe_timeout)
         .soak(options.soak)
         .idle_grace(options.idle_grace)

@@ -19,6 +19,7 @@ pub mod screen;
 pub mod script;
 pub mod seccomp;
 pub mod slow;
+pub mod stall;
 mod start;
 pub mod systemd;
 pub mod terminal;

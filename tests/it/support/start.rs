@@ -2,11 +2,14 @@
 
 use super::process::Instance;
 use super::seccomp::{self, Refused};
+use super::stall::Stalls;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a service manager tells a service, and this harness does not.
@@ -26,6 +29,10 @@ pub struct Start {
     hup_blocked: bool,
     user: Option<u32>,
     refused: Vec<Refused>,
+    stalls: Option<Stalls>,
+    cpus: Option<usize>,
+    output: Option<Arc<io::PipeWriter>>,
+    errors: Option<Arc<io::PipeWriter>>,
 }
 
 impl Start {
@@ -46,6 +53,10 @@ impl Start {
             hup_blocked: false,
             user: None,
             refused: Vec::new(),
+            stalls: None,
+            cpus: None,
+            output: None,
+            errors: None,
         }
     }
 
@@ -103,6 +114,30 @@ impl Start {
         self
     }
 
+    /// The test may have calls of the program never return.
+    pub fn stalls(mut self, stalls: &Stalls) -> Start {
+        self.stalls = Some(stalls.clone());
+        self
+    }
+
+    /// The program has the first so many processors, and no other.
+    pub fn cpus(mut self, cpus: usize) -> Start {
+        self.cpus = Some(cpus);
+        self
+    }
+
+    /// Stdout and stderr go there, and no log is seen.
+    pub fn output(mut self, output: io::PipeWriter) -> Start {
+        self.output = Some(Arc::new(output));
+        self
+    }
+
+    /// Stderr goes there, stdout nowhere, and no log is seen.
+    pub fn errors(mut self, errors: io::PipeWriter) -> Start {
+        self.errors = Some(Arc::new(errors));
+        self
+    }
+
     /// As this user, and this group; for root only.
     pub fn by_user(mut self, user: u32) -> Start {
         self.user = Some(user);
@@ -139,6 +174,19 @@ impl Start {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate the pipe of the log"))
             .stderr(log);
+        if let Some(output) = &self.output {
+            let copy = || output.try_clone().expect("duplicate the pipe");
+            command.stdout(copy()).stderr(copy());
+        }
+        if let Some(errors) = &self.errors {
+            command.stdout(Stdio::null()).stderr(errors.try_clone().expect("duplicate the pipe"));
+        }
+        if let Some(cpus) = self.cpus {
+            pin(&mut command, cpus);
+        }
+        if let Some(stalls) = &self.stalls {
+            stalls.watch(&mut command);
+        }
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
@@ -153,6 +201,15 @@ impl Start {
         }
         command
     }
+}
+
+#[allow(unsafe_code, reason = "there is no other place for what a child does before exec")]
+fn pin(command: &mut Command, cpus: usize) {
+    let mut set = CpuSet::new();
+    (0..cpus).for_each(|cpu| set.set(cpu));
+    let pin = move || Ok(sched_setaffinity(None, &set)?);
+    // SAFETY: the closure makes one system call, and does not allocate.
+    unsafe { command.pre_exec(pin) };
 }
 
 #[allow(unsafe_code, reason = "the standard library empties the mask of a child; only this closure comes after it")]

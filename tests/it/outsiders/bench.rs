@@ -1,0 +1,362 @@
+//! A server whose outsiders do not answer, seen by its clients only.
+
+use std::io::{self, PipeReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionbio;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::app::{App, Options};
+use crate::support::http_get;
+use crate::support::load::{Answer, Load, Mode, Plan};
+use crate::support::process::{Instance, Start};
+use crate::support::run::wait_until;
+use crate::support::script::Script;
+use crate::support::stall::{Stall, Stalls};
+
+/// A reload takes milliseconds; with all that hangs a few seconds, for each is given its time.
+const RELOADED: Duration = Duration::from_secs(30);
+/// With a drain of [`DRAIN`], and whatever is waited for at the end.
+pub(super) const STOPPED: Duration = Duration::from_secs(30);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
+/// Between two looks at a page.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What is served by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Face {
+    Serve,
+    Library,
+    Run,
+}
+
+/// Who does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outsider {
+    /// Nobody reads NOTIFY_SOCKET, and its queue is full.
+    Manager,
+    /// Nobody reads stderr (and stdout, where that is the program's own), and the pipe is full.
+    Log,
+    /// The disk of the PID file.
+    PidFile,
+    /// The disk of the control socket.
+    ControlFolder,
+    /// The memory of other processes, as /proc shows it.
+    Memory,
+}
+
+impl Outsider {
+    pub(super) const ALL: [Outsider; 5] =
+        [Outsider::Manager, Outsider::Log, Outsider::PidFile, Outsider::ControlFolder, Outsider::Memory];
+}
+
+/// One server, its clients, and what does not answer.
+pub(super) struct Bench {
+    face: Face,
+    instance: Instance,
+    address: SocketAddr,
+    load: Load,
+    stalls: Stalls,
+    folder: TempDir,
+    _script: Option<Script>,
+    _app: Option<App>,
+    _manager: Option<UnixDatagram>,
+    _log: Option<PipeReader>,
+}
+
+/// How a server is started.
+pub(super) struct Setup {
+    face: Face,
+    cpus: usize,
+    outsiders: Vec<Outsider>,
+    folder: TempDir,
+    address: SocketAddr,
+    /// The host part of `--listen`.
+    host: &'static str,
+    program: PathBuf,
+    args: Vec<String>,
+    script: &'static str,
+    options: Options,
+}
+
+impl Setup {
+    pub(super) fn new(face: Face, cpus: usize) -> Setup {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["disk", "run", "bin"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        Setup {
+            face,
+            cpus,
+            outsiders: Vec::new(),
+            folder,
+            address: address(),
+            host: "127.0.0.1",
+            program: env!("CARGO_BIN_EXE_cutover").into(),
+            args: Vec::new(),
+            script: "serve(sys.argv[1])",
+            options: Options::default(),
+        }
+    }
+
+    /// When it answers, these do not any more.
+    pub(super) fn without(mut self, outsiders: &[Outsider]) -> Setup {
+        self.outsiders = outsiders.into();
+        self
+    }
+
+    /// More options of the command line.
+    pub(super) fn args(mut self, args: &[&str]) -> Setup {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub(super) fn listen_on(mut self, host: &'static str) -> Setup {
+        self.host = host;
+        self
+    }
+
+    /// It is started by a path of its own, in [`Bench::bin`].
+    pub(super) fn deployed(mut self) -> Setup {
+        let path = self.folder.path().join("bin/server");
+        std::os::unix::fs::symlink(&self.program, &path).expect("a symlink");
+        self.program = path;
+        self
+    }
+
+    /// What `cutover run` runs, below `script.py`.
+    pub(super) fn script(mut self, script: &'static str) -> Setup {
+        self.script = script;
+        self
+    }
+
+    pub(super) fn options(mut self, options: Options) -> Setup {
+        self.options = options;
+        self
+    }
+
+    /// Starts it, and waits until it is live.
+    pub(super) fn start(self) -> Bench {
+        let stalls = Stalls::default();
+        let pid_file = self.folder.path().join("disk/pid");
+        let script = (self.face == Face::Run).then(|| Script::new(self.script));
+        let app = (self.face == Face::Library).then(|| {
+            let (listen, pid_file) = (vec![self.address.to_string()], Some(pid_file.clone()));
+            App::new(Options { listen, pid_file, drain_timeout: DRAIN, ..self.options.clone() })
+        });
+        let start = match (&app, &script) {
+            (Some(app), _) => app.prepare(),
+            (None, Some(script)) => {
+                let start = self.program("run").args(["--stop-timeout", "2s", "--"]);
+                start.args(script.at(self.address))
+            }
+            (None, None) => self.program("serve").args(["--drain-timeout", "2s"]),
+        };
+        let start = start.cpus(self.cpus).stalls(&stalls).env("RUNTIME_DIRECTORY", self.folder.path().join("run"));
+        let (start, manager) = self.with_manager(start);
+        let (start, log) = self.with_log(start);
+        let instance = start.spawn();
+        answers(self.address);
+        // Written when the first generation is live.
+        wait_until("the PID file is written", || pid_file.exists());
+        let plan = Plan::new([self.address], 4, Mode::Close);
+        let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(20), ..plan }.start();
+        load.wait_answered(20, RELOADED);
+        let Setup { face, outsiders, folder, address, .. } = self;
+        let (_script, _app, _manager, _log) = (script, app, manager, log);
+        let bench = Bench { face, instance, address, load, stalls, folder, _script, _app, _manager, _log };
+        bench.stalls.begin(outsiders.iter().filter_map(|outsider| bench.stall(*outsider)));
+        bench
+    }
+
+    fn program(&self, verb: &str) -> Start {
+        let listen = format!("{}:{}", self.host, self.address.port());
+        Start::program(&self.program)
+            .args([verb, "--name", "it", "--pid-file"])
+            .arg(self.folder.path().join("disk/pid"))
+            .args(["--listen", &listen])
+            .args(&self.args)
+    }
+
+    fn with_manager(&self, start: Start) -> (Start, Option<UnixDatagram>) {
+        if !self.outsiders.contains(&Outsider::Manager) {
+            return (start, None);
+        }
+        let path = self.folder.path().join("notify");
+        let manager = full_queue(&path);
+        (start.env("NOTIFY_SOCKET", path), Some(manager))
+    }
+
+    fn with_log(&self, start: Start) -> (Start, Option<PipeReader>) {
+        if !self.outsiders.contains(&Outsider::Log) {
+            return (start, None);
+        }
+        let (read, write) = full_pipe();
+        // The stdout of the test binary is its own.
+        let start = if self.face == Face::Library { start.errors(write) } else { start.output(write) };
+        (start, Some(read))
+    }
+}
+
+impl Bench {
+    /// Starts it; when it answers, those outsiders do not any more.
+    pub(super) fn start(face: Face, cpus: usize, outsiders: &[Outsider]) -> Bench {
+        Setup::new(face, cpus).without(outsiders).start()
+    }
+
+    /// From now on this does not answer either.
+    pub(super) fn stalls(&self, stall: Option<Stall>) {
+        self.stalls.begin(stall);
+    }
+
+    /// The live generation, and a connection to it on which a request is not whole.
+    pub(super) fn held(&self) -> (u32, TcpStream) {
+        let live = self.live();
+        let mut held = TcpStream::connect(self.address).expect("connected");
+        held.write_all(b"GET / HTTP/1.1\r\n").expect("sent");
+        (live, held)
+    }
+
+    /// Waits until this generation has closed its listeners.
+    pub(super) fn drains(&self, generation: u32) {
+        self.instance.wait_log(&format!(" draining generation={generation} "), RELOADED);
+    }
+
+    pub(super) fn signal(&self, pid: u32, signal: Signal) {
+        self.instance.signal(pid, signal);
+    }
+
+    /// Where the program lies that [`Setup::deployed`] starts.
+    pub(super) fn bin(&self) -> PathBuf {
+        self.folder.path().join("bin")
+    }
+
+    /// SIGHUP, and the line of the log that says why the reload has failed; whoever answered before still does.
+    pub(super) fn refuses(&self, why: &str) {
+        let (before, mark) = (self.live(), self.instance.mark());
+        self.hup(before);
+        let line = self.instance.wait_log_after(mark, "reload failed", RELOADED);
+        assert!(line.contains(why), "{:?}: {line}", self.face);
+        self.load.wait_answered(20, RELOADED);
+        assert_eq!(self.live(), before, "{:?}: another generation answers", self.face);
+    }
+
+    fn hup(&self, live: u32) {
+        let target = if self.face == Face::Run { self.instance.first_pid() } else { live };
+        self.instance.signal(target, Signal::HUP);
+    }
+
+    fn stall(&self, outsider: Outsider) -> Option<Stall> {
+        match outsider {
+            Outsider::PidFile => Some(Stall::Files(self.folder.path().join("disk"))),
+            Outsider::ControlFolder => Some(Stall::Files(self.folder.path().join("run"))),
+            Outsider::Memory => Some(Stall::Memory),
+            Outsider::Manager | Outsider::Log => None,
+        }
+    }
+
+    /// The paths that the server has asked for, and was not answered.
+    pub(super) fn met(&self) -> Vec<String> {
+        self.stalls.caught()
+    }
+
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.folder.path().join("disk/pid")
+    }
+
+    /// Who answers.
+    pub(super) fn live(&self) -> u32 {
+        answers(self.address)
+    }
+
+    /// SIGHUP, and waits until another process answers.
+    pub(super) fn reload(&self) {
+        let before = self.live();
+        self.hup(before);
+        let deadline = Instant::now() + RELOADED;
+        while self.live() == before {
+            assert!(Instant::now() < deadline, "{:?}: no other generation in {RELOADED:?}", self.face);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// So many reloads, and then a stop; nothing is lost.
+    pub(super) fn goes_on(self, reloads: usize) {
+        for _ in 0..reloads {
+            self.reload();
+            self.load.wait_answered(20, RELOADED);
+        }
+        self.stops();
+    }
+
+    /// SIGTERM, and all processes are gone in time; nothing was lost before.
+    pub(super) fn stops(self) {
+        self.stops_but(0);
+    }
+
+    /// The same, of all processes but this one.
+    pub(super) fn stops_but(self, left: u32) {
+        let live = self.live();
+        let Bench { face, instance, load, .. } = self;
+        load.stop().assert_nothing_lost();
+        instance.signal(if face == Face::Run { instance.first_pid() } else { live }, Signal::TERM);
+        let deadline = Instant::now() + STOPPED;
+        for pid in instance.pids().into_iter().filter(|pid| *pid != left) {
+            instance.wait_gone(pid, deadline.saturating_duration_since(Instant::now()));
+        }
+        assert_eq!(page(self.address), None, "{face:?}: somebody answers after the stop");
+    }
+}
+
+/// An address that nobody has: no log tells where a server listens whose log nobody reads. The ports are below those that the
+/// system chooses (`net.ipv4.ip_local_port_range`), and no other test has them.
+fn address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], NEXT.fetch_add(1, Ordering::Relaxed)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// Waits until somebody answers, and says who.
+fn answers(address: SocketAddr) -> u32 {
+    let deadline = Instant::now() + RELOADED;
+    loop {
+        if let Some(pid) = page(address) {
+            return pid;
+        }
+        assert!(Instant::now() < deadline, "nobody answers on {address}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The pid that the page names, if somebody answers.
+pub(super) fn page(address: SocketAddr) -> Option<u32> {
+    let text = http_get(address, "/").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok())
+}
+
+/// A datagram socket whose queue takes no more.
+fn full_queue(path: &std::path::Path) -> UnixDatagram {
+    let (socket, sender) = (UnixDatagram::bind(path).expect("bound"), UnixDatagram::unbound().expect("a socket"));
+    sender.set_nonblocking(true).expect("set");
+    while sender.send_to(b"STATUS=filler", path).is_ok() {}
+    socket
+}
+
+/// A pipe that takes no more.
+fn full_pipe() -> (PipeReader, io::PipeWriter) {
+    let (read, mut write) = io::pipe().expect("a pipe");
+    ioctl_fionbio(&write, true).expect("set");
+    while write.write(&[b'x'; 4096]).is_ok() {}
+    while write.write(b"x").is_ok() {}
+    ioctl_fionbio(&write, false).expect("set");
+    (read, write)
+}

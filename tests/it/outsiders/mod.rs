@@ -1,0 +1,68 @@
+//! Nobody outside stalls a server: the service manager, the log, disks, other processes, the application's own hooks. Each
+//! outsider never answers, for good: requests are answered, reloads are done, or refused where the outsider is needed, and
+//! a stop ends it all in time.
+
+mod bench;
+mod needed;
+
+use bench::{Bench, Face, Outsider};
+
+use crate::support::run::wait_until;
+
+/// In CI fewer reloads of each single one; all ten with `CUTOVER_LONG=1`.
+fn reloads() -> usize {
+    if std::env::var_os("CUTOVER_LONG").is_some() { 10 } else { 2 }
+}
+
+const FACES: [Face; 3] = [Face::Serve, Face::Library, Face::Run];
+
+/// Side by side: they wait most of the time.
+fn one_at_a_time(cpus: usize) {
+    std::thread::scope(|scope| {
+        for face in FACES {
+            for outsider in Outsider::ALL {
+                scope.spawn(move || Bench::start(face, cpus, &[outsider]).goes_on(reloads()));
+            }
+        }
+    });
+}
+
+fn all_at_once(cpus: usize) {
+    std::thread::scope(|scope| {
+        for face in FACES {
+            scope.spawn(move || Bench::start(face, cpus, &Outsider::ALL).goes_on(10));
+        }
+    });
+}
+
+#[test]
+fn one_at_a_time_on_one_cpu() {
+    one_at_a_time(1);
+}
+
+#[test]
+fn one_at_a_time_on_two_cpus() {
+    one_at_a_time(2);
+}
+
+#[test]
+fn all_at_once_on_one_cpu() {
+    all_at_once(1);
+}
+
+#[test]
+fn all_at_once_on_two_cpus() {
+    all_at_once(2);
+}
+
+/// The bench itself can fail: what is stalled is really met.
+#[test]
+fn a_disk_that_is_stalled_is_met() {
+    let bench = Bench::start(Face::Serve, 2, &[Outsider::PidFile, Outsider::ControlFolder]);
+    bench.reload();
+    for disk in ["/disk/", "/run/"] {
+        wait_until(disk, || bench.met().iter().any(|path| path.contains(disk)));
+    }
+    let pid = std::fs::read_to_string(bench.pid_file()).expect("the first generation has written it");
+    assert_ne!(pid.trim(), bench.live().to_string(), "written on a disk that hangs");
+}
