@@ -28,6 +28,7 @@ mod systemd;
 mod term_in_a_rollout;
 mod terminal;
 mod unsteered;
+mod verb_pid_file;
 mod verb_reload;
 mod verb_reload_ends;
 mod verb_status;

@@ -13,6 +13,7 @@ mod rollout;
 mod run;
 mod screen;
 mod serve;
+mod signalled;
 mod status;
 mod stop;
 mod table;

@@ -20,6 +20,7 @@ pub mod script;
 pub mod seccomp;
 pub mod slow;
 mod start;
+pub mod stranger;
 pub mod systemd;
 pub mod terminal;
 mod tls;
