@@ -20,7 +20,7 @@ use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::runtime::status::Processes;
-use crate::sys::process::{Process, Stranger};
+use crate::sys::process::Process;
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{diag, notify_socket, owner, tree};
@@ -176,7 +176,7 @@ impl Child {
 
     /// Sends what its first process has left behind a signal, and lets it go on if it is stopped.
     pub(super) fn signal_left(&self, signal: Signal) {
-        for left in self.members().into_iter().filter_map(Stranger::hold) {
+        for left in tree::hold(self.members(), || self.members()) {
             left.signal(signal);
             left.signal(Signal::CONT);
         }
