@@ -11,6 +11,7 @@ mod docker;
 mod doctor;
 mod drain;
 mod events;
+mod foreground;
 mod layering;
 mod limits;
 mod load_counts;

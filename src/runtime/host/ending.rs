@@ -1,14 +1,20 @@
 //! The end: listeners are closed, connections finished, and nothing is left behind.
 
+use std::path::Path;
+
 use tokio::time::Instant;
 
 use super::{Host, Office};
+use crate::model::identity::Generation;
 use crate::model::message::FromBlue;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
+use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
 use crate::runtime::pid_file;
 use crate::runtime::retire::{Close, Retirement, lock};
+use crate::sys::control_socket;
+use crate::sys::terminal::Terminal;
 
 impl Host {
     pub(super) fn retire(&mut self) {
@@ -75,6 +81,7 @@ impl Host {
         if let Some(path) = &self.pid_file {
             pid_file::remove(path, self.pid);
         }
+        let control = self.control.as_ref().map(Control::path);
         if let Some(control) = self.control.take() {
             // The next generation renames its own socket over this one: until then nobody else would answer.
             if let Some(passing_on) = self.passing_on.take() {
@@ -82,6 +89,32 @@ impl Host {
             }
             control.close().await;
         }
+        self.tell_terminal(control.as_deref());
         tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");
+    }
+
+    /// Says who serves on where the shell that has started this process takes its terminal back.
+    ///
+    /// A shell waits for its own child, and that is the first generation. Its end is the end of the job, whose process group
+    /// leaves the foreground with that: a later generation, of the same group, is none of the shell's.
+    fn tell_terminal(&self, control: Option<&Path>) {
+        let is_of_a_shell = self.office == Office::PassedOn && self.generation == Generation::FIRST;
+        if !is_of_a_shell || Terminal::ours().is_none() {
+            return;
+        }
+        // The next generation may have been followed by another one while this one drained.
+        let by_socket = control.and_then(control_socket::living).flatten().filter(|pid| pid.number() != 0);
+        let green = self.green.as_ref();
+        let next = || green.filter(|green| green.hold().is_some_and(|held| held.is_alive())).map(|green| green.pid);
+        let Some(live) = by_socket.or_else(next) else { return };
+        let who = match green.filter(|green| green.pid == live) {
+            Some(green) => format!("generation {} (pid {live})", green.generation),
+            None => format!("the live generation (pid {live})"),
+        };
+        let or_ask = by_socket.map(|_| format!(" or `cutover stop --name {}`", self.name)).unwrap_or_default();
+        tracing::warn!(
+            "this process was the foreground job of a terminal: its shell takes the terminal back, and Ctrl-C does not reach \
+             {who}; stop that one by `kill {live}`{or_ask}; `cutover run` keeps a server in the foreground"
+        );
     }
 }
