@@ -35,9 +35,10 @@ modes and times (and its owners, by root). To go back to a release that is still
   --release ID       the name of the release (default: the time, UTC); letters, digits, dots, dashes
   --dry-run          look and tell, and change nothing
 
-exit status: 0 the release is live, even if a signal came; 64 wrong usage; 69 no server is running (if none was, nothing
-             was changed); 75 it failed, the old generation serves on, and `current` leads to its release again;
-             77 by name: the instance belongs to another user, and nothing was changed
+exit status: 0 the release is live, even if a signal came; 64 wrong usage; 69 no server is running, or FILE names none
+             that is proven (if so from the beginning, nothing was changed); 75 it failed, the old generation serves
+             on, and `current` leads to its release again; 77 by name: the instance belongs to another user, and
+             nothing was changed
 END
 }
 
@@ -225,9 +226,10 @@ proven() {
     lives "$1" || return
     why='does not handle SIGHUP'
     handles_hup "$1" || return
-    why='began after the file was written'
+    why='cannot be compared with the time of the file'
     written=$(date -r "$pid_file" +%s) && now_s=$(date +%s) || return
     hertz=$(getconf CLK_TCK 2>/dev/null) || hertz=100
+    why='began after the file was written'
     [ $((now_s - $(uptime) + began / hertz)) -le $((written + 2)) ] || return
     exe=$(readlink "/proc/$1/exe") || exe='what cannot be seen'
     why="executes $exe, and neither that nor what it was started by is in $root"

@@ -59,8 +59,8 @@ fn is_inside(exe: &Path, root: &Path) -> bool {
 }
 
 /// The paths that a process can have been started by: its name (argv 0), which a program that starts itself anew follows;
-/// and the script, where it asks for an interpreter of this name, in whatever folder that was found. Any other argument proves nothing:
-/// an editor may have a file of the release open.
+/// and the script, where it asks for an interpreter of this name, in whatever folder that was found. Any other argument
+/// proves nothing: an editor may have a file of the release open.
 fn started_by(arguments: &[OsString], first_line: impl Fn(&Path) -> Option<String>) -> Vec<PathBuf> {
     let Some((name, others)) = arguments.split_first() else { return Vec::new() };
     // The kernel gives the interpreter one option at the most (execve(2)).
