@@ -157,6 +157,21 @@ fn dash_has_its_prompt_back() {
     the_shell_has_its_prompt_back(&["dash", "-i"]);
 }
 
+/// It is the group in the foreground as long as it runs, and later generations are of that group.
+#[test]
+fn a_script_that_goes_on_is_told_once() {
+    let script = "echo 'prompt>'; read -r command; eval \"$command\"; read -r rest; exit 7";
+    let shell = Shell::start(&["sh", "-c", script]);
+    shell.serves("");
+    for gone in ["gone generation=1 ", "gone generation=2 "] {
+        shell.verb("reload").args(["--drain"]).run().with(0);
+        shell.terminal.wait_text(gone);
+    }
+    shell.verb("stop").run().with(0);
+    let shown = shell.end();
+    assert_eq!(count(&shown, TOLD), 1, "{:#?}", shown.last());
+}
+
 /// While the first generation drains, another one has become live.
 #[test]
 fn the_live_generation_is_named_whichever_it_is() {

@@ -96,7 +96,8 @@ impl Host {
     /// Says who serves on where the shell that has started this process takes its terminal back.
     ///
     /// A shell waits for its own child, and that is the first generation. Its end is the end of the job, whose process group
-    /// leaves the foreground with that: a later generation, of the same group, is none of the shell's.
+    /// leaves the foreground with that: a later generation, of the same group, is none of the shell's. Where a script has
+    /// started it, or sudo(8), that ends the job when it ends itself.
     fn tell_terminal(&self, control: Option<&Path>) {
         let is_of_a_shell = self.office == Office::PassedOn && self.generation == Generation::FIRST;
         if !is_of_a_shell || Terminal::ours().is_none() {
@@ -113,7 +114,7 @@ impl Host {
         };
         let or_ask = by_socket.map(|_| format!(" or `cutover stop --name {}`", self.name)).unwrap_or_default();
         tracing::warn!(
-            "this process was the foreground job of a terminal: its shell takes the terminal back, and Ctrl-C does not reach \
+            "this process was the foreground job of a terminal: when its shell takes the terminal back, Ctrl-C does not reach \
              {who}; stop that one by `kill {live}`{or_ask}; `cutover run` keeps a server in the foreground"
         );
     }
