@@ -26,16 +26,19 @@ modes and times (and its owners, by root). To go back to a release that is still
   --root ROOT        the folder of the releases
   --unit UNIT        reload it by `systemctl reload`; best with ExecReload=cutover reload, which waits
   --name NAME        reload this instance by `cutover reload`; - for the only one
-  --pid-file FILE    reload the process that this file names by SIGHUP
-  --cutover PATH     the program that reloads by name (default: cutover in PATH, else in ROOT/current)
+  --pid-file FILE    reload the process that this file names: through the control socket that lists it, where there is a
+                     program for that; else by SIGHUP, if it is proven to be the server: it began before FILE was
+                     written, handles SIGHUP, and its executable, or the path it was started by, is under ROOT
+  --cutover PATH     the program that asks a control socket (default: cutover in PATH, else in ROOT/current)
   --timeout SECONDS  how long the reload may take (default 35): longer than the server's ready timeout, canary and soak
   --keep N           how many releases are kept, this one included (default 5, at least 2), and the last failed one
   --release ID       the name of the release (default: the time, UTC); letters, digits, dots, dashes
   --dry-run          look and tell, and change nothing
 
-exit status: 0 the release is live, even if a signal came; 64 wrong usage; 69 no server is running (if none was, nothing
-             was changed); 75 it failed, the old generation serves on, and `current` leads to its release again;
-             77 by name: the instance belongs to another user, and nothing was changed
+exit status: 0 the release is live, even if a signal came; 64 wrong usage; 69 no server is running, or FILE names none
+             that is proven (if so from the beginning, nothing was changed); 75 it failed, the old generation serves
+             on, and `current` leads to its release again; 77 by name: the instance belongs to another user, and
+             nothing was changed
 END
 }
 
@@ -151,11 +154,14 @@ unit_reload() {
 ask() {
     verb=$1
     shift
-    "$cutover" "$verb" ${name:+"--name=$name"} "$@"
+    "$cutover" "$verb" ${target:+"$target"} "$@"
+}
+find_cutover() {
+    [ -n "$cutover" ] || cutover=$(command -v cutover) || cutover=$runs/cutover
+    command -v "$cutover" >/dev/null
 }
 name_check() {
-    [ -n "$cutover" ] || cutover=$(command -v cutover) || cutover=$runs/cutover
-    command -v "$cutover" >/dev/null || no_server "there is no program $cutover to ask it with (--cutover)"
+    find_cutover || no_server "there is no program $cutover to ask it with (--cutover)"
     ask status >/dev/null || unchanged $? "the instance cannot be asked"
     old=$(name_live)
 }
@@ -172,7 +178,7 @@ name_reload() {
     while :; do
         old=$(name_live) asked=yes left=$((deadline - $(uptime) + 1))
         # Its words are the best ones there are. It is given the time for a rollback.
-        attend $((deadline + 30)) "$cutover" reload ${name:+"--name=$name"} --timeout "${left}s" && return
+        attend $((deadline + 30)) "$cutover" reload ${target:+"$target"} --timeout "${left}s" && return
         now=$(name_live)
         # Unless it was refused for the rollout of somebody else.
         if [ "${now:-"$old"}" = "$old" ] && ! name_is_busy; then decided_against "cutover reload failed"; fi
@@ -183,12 +189,55 @@ name_reload() {
 
 ### By a PID file ######################################################################################################
 
-# The PID in the PID file; nothing if there is none. Never 0, which would be our own process group to kill(1).
-pid_live() {
+# Sets $pid to the PID in the PID file; to nothing if there is none. Never 0, which would be our own process group to
+# kill(1).
+pid_named() {
     pid=
     { read -r pid _ <"$pid_file"; } 2>/dev/null
-    case $pid in '' | 0* | *[!0-9]*) ;; *) echo "$pid" ;; esac
+    case $pid in 0* | *[!0-9]*) pid= ;; esac
+    [ -n "$pid" ]
 }
+
+# leads_into_root PATH: is it in ROOT, where its folder really is?
+leads_into_root() {
+    case $1 in /*/*) ;; *) return 1 ;; esac
+    case $(CDPATH='' cd -- "${1%/*}" && pwd -P)/ in "$root"/*) ;; *) return 1 ;; esac
+} 2>/dev/null
+
+# was_started_in_root PID: was it started by a path in ROOT, its argv[0]? Or has that the name of the interpreter that a
+# script in ROOT asks for? Any other argument proves nothing: an editor may have a file of the release open.
+was_started_in_root() {
+    tr '\0' '\n' <"/proc/$1/cmdline" | {
+        IFS= read -r zero
+        if leads_into_root "$zero"; then return; fi
+        # The kernel puts one option at the most before the script.
+        IFS= read -r script
+        case $script in -*) IFS= read -r script ;; esac
+        leads_into_root "$script" && [ -f "$script" ] && IFS= read -r line <"$script" &&
+            case $line in '#!'*) ;; *) false ;; esac &&
+            case " ${line#??} " in *[\ /]"${zero##*/} "*) [ -n "${zero##*/}" ] ;; *) false ;; esac
+    }
+} 2>/dev/null
+
+# proven PID: is it the server? The file alone proves nothing: its number may be a stranger's by now, who then began after
+# the file was written. Both times are compared in whole seconds, so 2 s may be between them. Sets $why to what is not so.
+proven() {
+    why='is gone'
+    lives "$1" || return
+    why='does not handle SIGHUP'
+    handles_hup "$1" || return
+    why='cannot be compared with the time of the file'
+    written=$(date -r "$pid_file" +%s) && now_s=$(date +%s) || return
+    hertz=$(getconf CLK_TCK 2>/dev/null) || hertz=100
+    why='began after the file was written'
+    [ $((now_s - $(uptime) + began / hertz)) -le $((written + 2)) ] || return
+    exe=$(readlink "/proc/$1/exe") || exe='what cannot be seen'
+    why="executes $exe, and neither that nor what it was started by is in $root"
+    case $exe in "$root"/*) ;; *) was_started_in_root "$1" ;; esac
+}
+
+# The process of the PID file, if it is the server.
+pid_live() { pid_named && proven "$pid" && echo "$pid"; }
 
 # handles_hup PID: SIGHUP would kill one that does not, such as a stranger that got the number of a dead server.
 handles_hup() {
@@ -211,11 +260,16 @@ gone() { ! lives "$1"; }
 can_run() { [ "${1#/}" != "$1" ] && [ -f "$1" ] && [ -x "$1" ]; }
 
 pid_check() {
-    old=$(pid_live)
-    [ -n "$old" ] || no_server "$pid_file names no process"
-    if ! lives "$old" || ! handles_hup "$old"; then
-        no_server "process $old of $pid_file is gone, or does not handle SIGHUP"
+    # Where a control socket lists the process it is the better proof, tells more, and no signal is needed.
+    target=--pid-file=$pid_file
+    if find_cutover && ask status >/dev/null 2>&1; then
+        way=name
+        name_check
+        return
     fi
+    pid_named || no_server "$pid_file names no process"
+    old=$pid
+    proven "$old" || no_server "process $old of $pid_file $why"
     kill -0 "$old" || unchanged "$still_old" "process $old cannot be signalled"
     # What it was started by.
     program=$(tr '\0' '\n' <"/proc/$old/cmdline" | head -n 1)
@@ -226,9 +280,10 @@ pid_is_busy() { false; }
 
 # Asks the live process for a reload, and remembers how it looked before.
 hup() {
-    old=$(pid_live)
-    if ! lives "${old:-none}" || ! handles_hup "$old"; then decided_against "the server has ended"; fi
-    reaped_before=$reaped before=$(children) quiet=0 asked=yes
+    if ! pid_named || ! lives "$pid"; then decided_against "the server has ended"; fi
+    old=$pid reaped_before=$reaped before=$(children) quiet=0 asked=yes
+    # Proven once more, with nothing in between: the kernel gives a number again only after all the others (kernel/pid.c).
+    proven "$old" || decided_against "process $old of $pid_file $why"
     kill -HUP "$old" || decided_against "process $old cannot be signalled"
 }
 
@@ -239,9 +294,10 @@ pid_reload() {
     while nap; do
         # In this order: it writes the PID file before it ends, so one that is gone has written it.
         if lives "$old"; then old_lives=yes; else old_lives=; fi
-        reaped_now=$reaped now=$(pid_live)
-        if [ -n "$now" ] && [ "$now" != "$old" ]; then
-            if is_new "$now"; then return; fi
+        reaped_now=$reaped
+        if pid_named && [ "$pid" != "$old" ]; then
+            now=$pid
+            if is_new "$now" && proven "$now"; then return; fi
             lives "$now" || decided_against "process $now ended as soon as it was live"
             # Of a reload that somebody else had begun. In such a time a HUP is refused, so ask again.
             hup && continue
@@ -363,7 +419,7 @@ give_up() {
     exit "$still_old"
 }
 
-way='' root='' unit='' name='' pid_file='' cutover='' release='' dry='' new=''
+way='' root='' unit='' name='' target='' pid_file='' cutover='' release='' dry='' new=''
 # How far it is. $flipped is the start of a process that began after the flip, and before the reload.
 first=yes waiting='' locked='' lock_folder='' staged='' previous='' runs='' old='' flipped='' asked='' child='' undone=''
 while [ $# -gt 0 ]; do
@@ -393,6 +449,7 @@ case $way in unit | name | pid) ;; *) wrong_usage "one of --unit, --name and --p
 [ -n "$root" ] || wrong_usage "--root is missing"
 [ $# -eq 1 ] || wrong_usage "one new release is needed"
 [ "$name" != - ] || name=
+target=${name:+"--name=$name"}
 new=$1
 [ -d "$new" ] || { [ -f "$new" ] && [ -x "$new" ]; } || wrong_usage "$new is neither a folder nor an executable file"
 [ -d "$root" ] || wrong_usage "$root is not a folder"

@@ -29,7 +29,7 @@ mod server;
 mod supervisor;
 mod sys;
 
-pub use client::{Control, ControlError, ControlErrorKind, Following, Until};
+pub use client::{Control, ControlError, ControlErrorKind, Following, ServerProcess, Until};
 pub use error::{Error, ErrorKind};
 pub use model::control::{ConnectionKinds, GenerationStatus, LastReload, Progress, RolloutStatus, Status};
 pub use model::event::{Event, Outcome, Phase};

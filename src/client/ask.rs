@@ -89,10 +89,15 @@ pub(super) async fn ask(path: &Path, how: Patience, method: Method, target: &str
     }
 }
 
-/// Asks, and takes all of the answer.
-pub(super) async fn ask_whole(path: &Path, how: Patience, method: Method, target: &str) -> Result<Bytes, ControlError> {
+/// Asks, and takes all of the answer, with the process that answers.
+pub(super) async fn ask_whole(
+    path: &Path,
+    how: Patience,
+    method: Method,
+    target: &str,
+) -> Result<(Bytes, Pid), ControlError> {
     let answer = ask(path, how, method, target).await?;
-    whole(path, how, answer.body, answer.by).await
+    Ok((whole(path, how, answer.body, answer.by).await?, answer.peer))
 }
 
 async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, ControlError> {

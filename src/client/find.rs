@@ -24,6 +24,13 @@ pub(super) fn find(name: Option<&str>, folders: &[PathBuf]) -> Result<PathBuf, C
     seen.choose(name, folders)
 }
 
+/// The sockets of all living instances in these folders.
+pub(super) fn all(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let mut seen = Seen::default();
+    folders.iter().for_each(|folder| seen.look_into(folder));
+    seen.living.into_iter().map(|(_, path)| path).collect()
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     living: Vec<(String, PathBuf)>,
@@ -128,6 +135,7 @@ mod tests {
         assert_eq!(error.kind(), ControlErrorKind::Several);
         assert!(error.to_string().contains("api (") && error.to_string().contains("web ("), "{error}");
         assert_eq!(find(Some("api"), &folders).expect("it"), folders[0].join("api.sock"));
+        assert_eq!(all(&folders), [folders[0].join("api.sock"), folders[1].join("web.sock")]);
 
         let _other_api = UnixListener::bind(folders[1].join("api.sock")).expect("bound");
         assert_eq!(find(Some("api"), &folders).expect_err("two").kind(), ControlErrorKind::Several);

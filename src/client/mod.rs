@@ -5,18 +5,24 @@ use std::path::{Path, PathBuf};
 use hyper::Method;
 
 use crate::model::control::Status;
+use crate::model::identity::Pid;
 use crate::sys::control_folder::Surroundings;
+use crate::sys::credentials;
 
 mod ask;
 mod error;
 mod find;
 mod following;
+mod pid_file;
+mod proof;
+mod server_process;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{ControlError, ControlErrorKind};
 pub use following::{Following, Until};
+pub use server_process::ServerProcess;
 
 use ask::{Patience, ask, ask_whole, of_protocol};
 
@@ -76,6 +82,45 @@ impl Control {
         Control { path: path.into(), patience: Patience::default() }
     }
 
+    /// The living instance that has the process which this PID file names.
+    ///
+    /// The file alone is no proof: the process may be gone, and its number another's. So all instances that
+    /// [`find`](Control::find) can see are asked, and it is the one that lists this process, as a generation or as its
+    /// supervisor. The process that answers must be one of those listed as well, and belong to the same user as the named
+    /// one, or to root: who may put a socket beside others cannot pass for their instance by that.
+    ///
+    /// # Errors
+    /// [`NoInstance`](ControlErrorKind::NoInstance) if none does, or if the file names no process.
+    ///
+    /// # Panics
+    /// As all calls that ask.
+    pub async fn of_pid_file(path: impl AsRef<Path>) -> Result<Control, ControlError> {
+        let path = path.as_ref();
+        let pid = pid_file::read(path)?.pid;
+        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
+        let mut asked = tokio::task::JoinSet::new();
+        for socket in find::all(&surroundings.candidates()) {
+            let control = Control::at(socket);
+            asked.spawn(async move { control.has(pid).await.then_some(control) });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if let Ok(Some(control)) = answer {
+                return Ok(control);
+            }
+        }
+        let message = format!("no control socket that is found here lists process {pid} of {}", path.display());
+        Err(ControlError::new(ControlErrorKind::NoInstance, message))
+    }
+
+    /// Whether the process belongs to this instance. One that cannot be asked has proven nothing.
+    async fn has(&self, pid: Pid) -> bool {
+        let Ok((status, peer)) = self.status_of_peer().await else { return false };
+        let listed: Vec<Pid> = status.generations.iter().map(|one| one.pid).chain(status.supervisor).collect();
+        let user = |pid| credentials::of(pid).map(|found| found.uid);
+        let fits = user(peer).is_ok_and(|uid| uid == 0 || user(pid).is_ok_and(|own| own == uid));
+        listed.contains(&pid) && listed.contains(&peer) && fits
+    }
+
     /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,8 +131,14 @@ impl Control {
     /// # Errors
     /// Those of [all calls](Control#errors).
     pub async fn status(&self) -> Result<Status, ControlError> {
-        let text = ask_whole(&self.path, self.patience, Method::GET, "/v1/status").await?;
-        serde_json::from_slice(&text).map_err(|error| of_protocol(&self.path, error))
+        self.status_of_peer().await.map(|(status, _)| status)
+    }
+
+    /// With the process that answers.
+    async fn status_of_peer(&self) -> Result<(Status, Pid), ControlError> {
+        let (text, peer) = ask_whole(&self.path, self.patience, Method::GET, "/v1/status").await?;
+        let status = serde_json::from_slice(&text).map_err(|error| of_protocol(&self.path, error))?;
+        Ok((status, peer))
     }
 
     /// The metrics, in the text format of Prometheus.
@@ -95,7 +146,7 @@ impl Control {
     /// # Errors
     /// Those of [all calls](Control#errors).
     pub async fn metrics(&self) -> Result<String, ControlError> {
-        let text = ask_whole(&self.path, self.patience, Method::GET, "/metrics").await?;
+        let (text, _) = ask_whole(&self.path, self.patience, Method::GET, "/metrics").await?;
         String::from_utf8(text.into()).map_err(|error| of_protocol(&self.path, error))
     }
 

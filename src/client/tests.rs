@@ -155,6 +155,34 @@ async fn each_verb_asks_for_its_own() {
     assert_eq!(fake.asked(), wanted);
 }
 
+/// A status with these processes as generations 1, 2 and so on.
+fn listing(pids: &[u32]) -> &'static str {
+    let one = |(number, pid): (usize, &u32)| {
+        format!(r#"{{"generation":{},"pid":{pid},"phase":"serving","share":100.0}}"#, number + 1)
+    };
+    let all: Vec<String> = pids.iter().enumerate().map(one).collect();
+    STATUS.replace("\"generations\":[]", &format!("\"generations\":[{}]", all.join(","))).leak()
+}
+
+/// Who puts a socket beside others, and lists a process there that is not of its own instance, is not believed.
+#[tokio::test]
+async fn an_instance_has_a_process_if_it_lists_it_and_itself() {
+    let own = std::process::id();
+    let parent = std::os::unix::process::parent_id();
+    for (listed, asked, has) in [
+        (&[own][..], own, true),
+        (&[own, parent], parent, true),
+        (&[parent], parent, false),
+        (&[own], parent, false),
+        (&[], own, false),
+    ] {
+        let fake = Fake::start(vec![Act::Answer(200, listing(listed))]);
+        assert_eq!(fake.control().has(Pid::new(asked)).await, has, "{listed:?}, {asked}");
+    }
+    let fake = Fake::start(vec![Act::Answer(200, "<html>")]);
+    assert!(!fake.control().has(Pid::new(own)).await);
+}
+
 #[tokio::test]
 async fn one_that_hands_its_socket_on_is_asked_again() {
     let fake = Fake::start(vec![Act::Answer(503, AGAIN), Act::Close, Act::Hear, Act::Answer(200, STATUS)]);

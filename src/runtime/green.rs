@@ -24,7 +24,7 @@ use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
 use crate::sys::notify_socket;
 use crate::sys::origin::Origin;
-use crate::sys::process::Process;
+use crate::sys::process::{Process, Stranger};
 use crate::sys::spawn;
 
 /// What the next generation is started with.
@@ -96,6 +96,11 @@ impl Green {
     /// Kills it. That it is gone comes as an event.
     pub(crate) fn kill(&self) {
         self.process.kill();
+    }
+
+    /// Holds its process as that of a generation that drains.
+    pub(crate) fn hold(&self) -> Option<Stranger> {
+        self.process.again()
     }
 
     /// Sends it away: it closes its listeners without losing what is on its way, finishes what it has, and goes. It is

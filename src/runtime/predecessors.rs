@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use crate::model::identity::{Generation, Pid};
 use crate::model::message::Drainer;
 use crate::sys::process::Stranger;
+use crate::sys::tree;
 
 /// So many generations may drain at once; when one more begins, the oldest is told to end.
 pub(crate) const MAX: usize = 3;
@@ -14,9 +15,14 @@ pub(crate) const MAX: usize = 3;
 pub(crate) struct Predecessors(Vec<(Drainer, Stranger)>);
 
 impl Predecessors {
-    /// Takes the list from the generation before, which held those processes alive while it told.
+    /// Takes the list from the generation before, for which all of them lived while it told. This process is younger than
+    /// they are, and one that has the number of one that has ended since is younger still: that is no predecessor.
     pub(crate) fn learn(&mut self, told: &[Drainer]) {
-        self.0 = told.iter().filter_map(|d| Stranger::hold(d.pid).map(|held| (*d, held))).collect();
+        let own = tree::start_of(Pid::new(std::process::id()));
+        let is_elder = |pid| tree::start_of(pid).zip(own).is_some_and(|(began, own)| began <= own);
+        // The one that was looked at is the one that is held if that has its number still.
+        let hold = |pid| Stranger::hold(pid).filter(|held| is_elder(pid) && held.is_alive());
+        self.0 = told.iter().filter_map(|drainer| hold(drainer.pid).map(|held| (*drainer, held))).collect();
     }
 
     /// Those that are still there.
@@ -34,9 +40,9 @@ impl Predecessors {
     }
 
     /// One more drains, that is not this generation.
-    pub(crate) fn add(&mut self, generation: Generation, pid: Pid) {
+    pub(crate) fn add(&mut self, generation: Generation, pid: Pid, held: Option<Stranger>) {
         self.make_room();
-        self.0.extend(Stranger::hold(pid).map(|held| (Drainer { generation, pid }, held)));
+        self.0.extend(held.map(|held| (Drainer { generation, pid }, held)));
     }
 
     fn make_room(&mut self) {
@@ -66,5 +72,38 @@ impl Predecessors {
         for (_, held) in &self.0 {
             held.signal(Signal::USR2);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// A child that is younger than this process by what the kernel counts, which is hundredths of a second.
+    fn younger() -> Child {
+        let own = tree::start_of(Pid::new(std::process::id()));
+        loop {
+            let mut child = Command::new("sleep").arg("1000").spawn().expect("spawn sleep");
+            if tree::start_of(Pid::new(child.id())) > own {
+                return child;
+            }
+            child.kill().and_then(|()| child.wait()).expect("our own child");
+        }
+    }
+
+    #[test]
+    fn one_that_is_younger_than_this_process_is_no_predecessor() {
+        let mut child = younger();
+        let parent = std::os::unix::process::parent_id();
+        let drainer = |(number, pid)| Drainer { generation: Generation::new(number), pid: Pid::new(pid) };
+        let told = [(1, parent), (2, child.id()), (3, 0)].map(drainer);
+        let mut predecessors = Predecessors::default();
+        predecessors.learn(&told);
+        assert_eq!(predecessors.draining(), told[..1]);
+        predecessors.add(told[1].generation, told[1].pid, Stranger::hold(told[1].pid));
+        assert_eq!(predecessors.draining(), told[..2]);
+        child.kill().and_then(|()| child.wait()).expect("our own child");
+        assert_eq!(predecessors.draining(), told[..1]);
     }
 }

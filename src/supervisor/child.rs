@@ -21,7 +21,7 @@ use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::runtime::offload::{LOOK_MAX, Lane, Stalled};
 use crate::runtime::status::Processes;
-use crate::sys::process::{Process, Stranger};
+use crate::sys::process::Process;
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::tree::Orphans;
@@ -220,7 +220,7 @@ impl Child {
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
     pub(super) fn signal_left(&self, signal: Signal) {
-        for left in self.members().into_iter().filter_map(Stranger::hold) {
+        for left in tree::hold(self.members(), || self.members()) {
             left.signal(signal);
             left.signal(Signal::CONT);
         }

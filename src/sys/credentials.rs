@@ -35,6 +35,22 @@ pub(crate) fn own() -> io::Result<Credentials> {
     read("self")
 }
 
+/// Whether the process handles SIGHUP, which would end one that does not, or would pass unheard.
+///
+/// # Errors
+/// `ENOENT` if it is gone, or hidden (`hidepid=`).
+pub(crate) fn handles_hup(pid: Pid) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(catches(&status, libc::SIGHUP))
+}
+
+/// SigCgt is a mask in hexadecimal; signal 1 is its lowest bit.
+fn catches(status: &str, signal: libc::c_int) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
+}
+
 fn read(process: &str) -> io::Result<Credentials> {
     let path = format!("/proc/{process}/status");
     let unclear = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} cannot be understood"));
@@ -61,6 +77,16 @@ mod tests {
         let wanted = Credentials { parent: Pid::new(7), uid: 33, binds_any_port: true };
         assert_eq!(parse(status), Some(wanted));
         assert_eq!(parse("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_caught_signal_is_its_bit_of_the_mask() {
+        for (mask, hup) in
+            [("0000000000000001", true), ("00000001808046ef", true), ("0000000000004002", false), ("", false)]
+        {
+            assert_eq!(catches(&format!("Name:\tx\nSigIgn:\t1\nSigCgt:\t{mask}\n"), libc::SIGHUP), hup, "{mask}");
+        }
+        assert!(handles_hup(Pid::new(0)).is_err());
     }
 
     #[test]

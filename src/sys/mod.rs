@@ -7,6 +7,7 @@ pub(crate) mod control_folder;
 pub(crate) mod control_socket;
 pub(crate) mod credentials;
 pub(crate) mod diag;
+pub(crate) mod executable;
 mod exit_info;
 pub(crate) mod kernel;
 pub(crate) mod knock;

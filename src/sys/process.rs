@@ -83,6 +83,11 @@ impl Process {
         }
     }
 
+    /// Holds it a second time, for those who do not reap it.
+    pub(crate) fn again(&self) -> Option<Stranger> {
+        self.pidfd.try_clone().ok().map(Stranger)
+    }
+
     /// Becomes readable when it ends. Needs a tokio runtime.
     pub(crate) fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
         self.pidfd.try_clone().and_then(watch)
@@ -100,7 +105,8 @@ async fn ended(pidfd: &OwnedFd) {
     let _ = end.readable().await;
 }
 
-/// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant.
+/// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant. Whether
+/// it is the one that was meant when it was told, another look at it must show before it is signalled.
 #[derive(Debug)]
 pub(crate) struct Stranger(OwnedFd);
 

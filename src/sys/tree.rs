@@ -73,15 +73,24 @@ pub(crate) fn start_of(pid: Pid) -> Option<u64> {
 /// Kills all that `members` says, until that is nobody any more. Blocks for some milliseconds.
 pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
     for _ in 0..KILLS {
-        let members = members();
-        if members.is_empty() {
+        let found = members();
+        if found.is_empty() {
             return;
         }
-        for member in members.into_iter().filter_map(Stranger::hold) {
+        for member in hold(found, &members) {
             member.signal(Signal::KILL);
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Holds those of `found` that are members still. One that has ended since it was found is not among them, whoever has its
+/// number by now: a process that was held first, was a member after that, and has not ended after that, is that member.
+pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) -> Vec<Stranger> {
+    let held: Vec<(Pid, Stranger)> =
+        found.into_iter().filter_map(|pid| Stranger::hold(pid).map(|held| (pid, held))).collect();
+    let still = members();
+    held.into_iter().filter(|(pid, held)| still.contains(pid) && held.is_alive()).map(|(_, held)| held).collect()
 }
 
 /// Which children of this process are orphans that it has adopted.

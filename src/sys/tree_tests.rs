@@ -169,3 +169,27 @@ fn a_grandchild_is_always_seen() {
         });
     }
 }
+
+#[test]
+fn only_what_is_a_member_after_it_was_held_is_signalled() {
+    let mut children = [(); 3].map(|()| std::process::Command::new("sleep").arg("1000").spawn().expect("spawn sleep"));
+    let pids: BTreeSet<Pid> = children.iter().map(|child| Pid::new(child.id())).collect();
+    assert_eq!(hold(pids.clone(), || pids.clone()).len(), 3);
+    assert_eq!(hold(pids.clone(), BTreeSet::new).len(), 0);
+    // The first one has left the tree, and the second one has ended: both numbers may be others' by now.
+    let still: BTreeSet<Pid> = pids.iter().copied().filter(|pid| pid.number() != children[0].id()).collect();
+    children[1].kill().expect("our own child");
+    let second = Stranger::hold(Pid::new(children[1].id())).expect("nobody reaps it");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while second.is_alive() {
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::yield_now();
+    }
+    let held = hold(pids, || still.clone());
+    assert_eq!(held.len(), 1);
+    held[0].signal(Signal::KILL);
+    assert!(!children[2].wait().expect("our own child").success());
+    for child in &mut children[..2] {
+        child.kill().and_then(|()| child.wait()).expect("our own child");
+    }
+}

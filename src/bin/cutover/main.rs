@@ -15,6 +15,7 @@ mod rollout;
 mod run;
 mod screen;
 mod serve;
+mod signalled;
 mod status;
 mod stop;
 mod table;
@@ -38,10 +39,10 @@ use exit::{BUG, USAGE};
 /// (default: info).
 ///
 /// Exit status: 0 done; 1 the server cannot begin, or the doctor found a problem; 64 wrong usage, or several instances run
-/// and none was named; 69 no such instance, or its process is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 it
-/// was refused or not done in time: the reload failed, and the old generation serves on; 77 the instance belongs to another
-/// user. `run` passes the exit code of its program on, and 128+n for a signal; 126 it cannot be executed; 127 there is no such
-/// program.
+/// and none was named; 69 no such instance, a PID file that proves nothing, or its process is lost or hangs; 70 a bug; 74
+/// stdout cannot be written; 75 it was refused or not done in time: the reload failed, and the old generation serves on; 77
+/// the instance belongs to another user. `run` passes the exit code of its program on, and 128+n for a signal; 126 it cannot
+/// be executed; 127 there is no such program.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Command {

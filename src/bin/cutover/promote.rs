@@ -16,7 +16,7 @@ pub(crate) struct Promote {
 
 impl Promote {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        self.target.control()?.promote().await?;
+        self.target.control().await?.promote().await?;
         say("promoted");
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `cutover reload`: asks for a reload, and follows it to its end.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, with_cause};
 use crate::human;
 use crate::process::{self, Process};
 use crate::progress::Display;
+use crate::signalled;
 use crate::target::Target;
 
 /// From one picture to the next, on a terminal.
@@ -37,6 +39,12 @@ const END: Duration = Duration::from_secs(10);
 pub(crate) struct Reload {
     #[command(flatten)]
     target: Target,
+    /// With --pid-file, where no control socket lists the process: send it SIGHUP, if it began before the file was
+    /// written, handles SIGHUP, and its executable, or the path that it was started by, is in this folder; and wait until
+    /// the file names another such process, for --timeout at most (35s). What it cannot tell: a next generation that has
+    /// failed, and a rollout that is under way; the server's log does.
+    #[arg(long, value_name = "DIR", requires = "pid_file", conflicts_with_all = ["name", "control", "drain", "json"])]
+    root: Option<PathBuf>,
     /// If the reload is not decided by then, ask for a rollback, and wait for what becomes of that.
     #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
     timeout: Option<Duration>,
@@ -50,7 +58,13 @@ pub(crate) struct Reload {
 
 impl Reload {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let control = self.target.control()?;
+        let control = match (self.target.control().await, &self.root, self.target.pid_file()) {
+            (Ok(control), _, _) => control,
+            (Err(unasked), Some(root), Some(file)) => {
+                return signalled::reload(file, root, self.timeout, &unasked).await;
+            }
+            (Err(error), _, _) => return Err(error.into()),
+        };
         let until = if self.drain { Until::Gone } else { Until::Outcome };
         let following = control.reload(until).await?;
         let old = if self.drain { Some(Old::of(&control, following.pid()).await?) } else { None };

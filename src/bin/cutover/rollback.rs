@@ -26,7 +26,7 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let control = self.target.control()?;
+        let control = self.target.control().await?;
         control.rollback().await?;
         match timeout(PATIENCE, nothing_left(&control)).await {
             Ok(ended) => ended?,

@@ -14,6 +14,9 @@ use crate::page::Page;
 use crate::rollout::{Addresses, Rollout, address};
 
 /// Serve a directory, or without one a page that shows who answers.
+///
+/// On a terminal a reload ends the job of the shell, and Ctrl-C does not reach the next generation: `cutover run -- cutover
+/// serve` keeps the server in the foreground.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The directory to serve.

@@ -29,7 +29,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let control = self.target.control()?;
+        let control = self.target.control().await?;
         let mut show = Show::new(self.json, self.watch.is_some() && std::io::stdout().is_terminal());
         loop {
             let text = show.text(&control.status().await?)?;

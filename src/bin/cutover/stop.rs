@@ -29,7 +29,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let control = self.target.control()?;
+        let control = self.target.control().await?;
         let status = control.status().await?;
         // Held before they are asked to go.
         let pids = status.generations.iter().map(|generation| generation.pid).chain(status.supervisor);

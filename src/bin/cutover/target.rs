@@ -1,6 +1,6 @@
 //! Which instance is meant: the options that all verbs share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cutover::{Control, ControlError};
@@ -13,13 +13,22 @@ pub(crate) struct Target {
     /// The path of the control socket of the instance, where it is in none of the usual folders.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// The instance of the process that this file names, if its control socket lists that process. The file alone proves
+    /// nothing: otherwise the exit status is 69.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "control"])]
+    pid_file: Option<PathBuf>,
 }
 
 impl Target {
-    pub(crate) fn control(&self) -> Result<Control, ControlError> {
-        match &self.control {
-            Some(path) => Ok(Control::at(path)),
-            None => Control::find(self.name.as_deref()),
+    pub(crate) async fn control(&self) -> Result<Control, ControlError> {
+        match (&self.control, &self.pid_file) {
+            (Some(path), _) => Ok(Control::at(path)),
+            (None, Some(file)) => Control::of_pid_file(file).await,
+            (None, None) => Control::find(self.name.as_deref()),
         }
+    }
+
+    pub(crate) fn pid_file(&self) -> Option<&Path> {
+        self.pid_file.as_deref()
     }
 }

@@ -1,16 +1,22 @@
 //! The end: listeners are closed, connections finished, and nothing is left behind.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Host, Office};
+use crate::model::identity::Generation;
 use crate::model::message::FromBlue;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
+use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
+use crate::runtime::offload::{self, FILES_MAX};
 use crate::runtime::retire::{Close, Retirement};
+use crate::sys::control_socket;
+use crate::sys::terminal::Terminal;
 
 /// How long a generation that has finished waits for a service manager that does not read.
 const HEARD: Duration = Duration::from_secs(5);
@@ -88,9 +94,38 @@ impl Host {
         if let Some(pid_file) = &self.pid_file {
             pid_file.remove(self.pid).await;
         }
+        let control = self.control.as_ref().map(Control::path);
         if let Some(control) = self.control.take() {
             control.close().await;
         }
+        self.tell_terminal(control).await;
         tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");
+    }
+
+    /// Says who serves on where the shell that has started this process takes its terminal back.
+    ///
+    /// A shell waits for its own child, and that is the first generation. Its end is the end of the job, whose process group
+    /// leaves the foreground with that: a later generation, of the same group, is none of the shell's. Where a script has
+    /// started it, or sudo(8), that ends the job when it ends itself.
+    async fn tell_terminal(&self, control: Option<PathBuf>) {
+        let is_of_a_shell = self.office == Office::PassedOn && self.generation == Generation::FIRST;
+        if !is_of_a_shell || Terminal::ours().is_none() {
+            return;
+        }
+        // The next generation may have been followed by another one while this one drained.
+        let living = offload::run_within(FILES_MAX, move || control.and_then(|path| control_socket::living(&path)));
+        let by_socket = living.await.ok().flatten().flatten().filter(|pid| pid.number() != 0);
+        let green = self.green.as_ref();
+        let next = || green.filter(|green| green.hold().is_some_and(|held| held.is_alive())).map(|green| green.pid);
+        let Some(live) = by_socket.or_else(next) else { return };
+        let who = match green.filter(|green| green.pid == live) {
+            Some(green) => format!("generation {} (pid {live})", green.generation),
+            None => format!("the live generation (pid {live})"),
+        };
+        let or_ask = by_socket.map(|_| format!(" or `cutover stop --name {}`", self.name)).unwrap_or_default();
+        tracing::warn!(
+            "this process was the foreground job of a terminal: when its shell takes the terminal back, Ctrl-C does not reach \
+             {who}; stop that one by `kill {live}`{or_ask}; `cutover run` keeps a server in the foreground"
+        );
     }
 }

@@ -103,7 +103,7 @@ impl Host {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
         lock(&self.groups).green_leaves();
-        self.predecessors.add(green.generation, green.pid);
+        self.predecessors.add(green.generation, green.pid, green.hold());
         green.release(self.release);
     }
 

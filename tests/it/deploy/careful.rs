@@ -51,7 +51,7 @@ fn a_dry_run_where_nothing_is_there_yet() {
 }
 
 /// A root whose server is not there.
-fn abandoned() -> Place {
+pub(super) fn abandoned() -> Place {
     let place = Place::new();
     let ended = Deploy::begin(place.command(&["--release", "v1", "--name", "web"], &place.good("new v1"))).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -61,7 +61,7 @@ fn abandoned() -> Place {
 }
 
 #[track_caller]
-fn assert_nothing_done(place: &Place, command: Command) -> Ended {
+pub(super) fn assert_nothing_done(place: &Place, command: Command) -> Ended {
     let before = tree(&place.root());
     let ended = Deploy::begin(command).end();
     assert_eq!((ended.code, ended.out.as_str()), (Some(69), ""), "{ended:?}");

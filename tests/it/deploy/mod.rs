@@ -5,6 +5,7 @@ mod careful;
 mod good;
 mod interrupted;
 mod others;
+mod pid_file;
 mod site;
 mod systemctl;
 

@@ -53,6 +53,10 @@ impl Verb {
         self
     }
 
+    pub fn arg(self, arg: impl AsRef<OsStr>) -> Verb {
+        self.args([arg])
+    }
+
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Verb {
         self.command.args(args);
         self
