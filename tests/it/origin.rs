@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::support::deployed::Deployed;
 use crate::support::http_get;
 use crate::support::process::{Instance, Start};
+use crate::support::programs::Port;
+use crate::support::run::Run;
+use crate::support::script::Script;
 
 const SOON: Duration = Duration::from_secs(10);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
@@ -35,16 +38,53 @@ fn arguments_and_environment_that_are_not_utf8_are_handed_on() {
     }
 }
 
+/// What systemd gives to one process, and to no other.
+const OF_ONE_PROCESS: [&str; 6] =
+    ["WATCHDOG_PID", "SYSTEMD_EXEC_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"];
+
+fn with_all_of_them(start: Start) -> Start {
+    OF_ONE_PROCESS.iter().fold(start.env("KEPT", "1"), |start, name| start.env(name, "1"))
+}
+
 #[test]
 fn what_belongs_to_one_process_is_not_handed_on() {
-    let server = Start::serve().env("WATCHDOG_PID", "1").env("LISTEN_FDS", "3").env("LISTEN_PID", "1").env("KEPT", "1");
-    let server = server.ready();
+    let server = with_all_of_them(Start::serve()).ready();
     server.reload();
     let environment = of_main(&server, "environ");
     let has = |name: &str| environment.iter().any(|one| one.starts_with(format!("{name}=").as_bytes()));
     assert!(has("KEPT"));
-    for name in ["WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"] {
-        assert!(!has(name), "{name} has reached the next generation");
+    for name in OF_ONE_PROCESS {
+        assert!(!has(name), "{name}");
+    }
+}
+
+#[test]
+fn what_belongs_to_one_process_does_not_reach_a_program_that_is_run() {
+    let says = "print('environment', ' '.join(os.environ), flush=True)\nserve(sys.argv[1])";
+    let (port, script) = (Port::free(), Script::new(says));
+    let run = Run::at(port.address, script.at(port.address)).with(with_all_of_them).ready();
+    let environment = run.wait_log("environment ", SOON);
+    let has = |name: &str| environment.split(' ').any(|word| word == name);
+    assert!(has("KEPT"), "{environment}");
+    for name in OF_ONE_PROCESS {
+        assert!(!has(name), "{name}: {environment}");
+    }
+}
+
+/// An application may speak to the service manager by itself: in each generation where the first one does.
+#[test]
+fn the_socket_of_the_service_manager_is_the_same_in_each_generation() {
+    let server = Start::serve().ready();
+    let socket = |server: &Instance| {
+        let environment = of_main(server, "environ");
+        let found = environment.iter().find_map(|one| one.strip_prefix(b"NOTIFY_SOCKET="));
+        String::from_utf8(found.expect("it has one").to_vec()).expect("text")
+    };
+    let first = socket(&server);
+    assert_eq!(first, server.notify_path().to_str().expect("text"));
+    for _ in 0..2 {
+        server.reload();
+        assert_eq!(socket(&server), first);
     }
 }
 
