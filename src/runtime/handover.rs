@@ -194,12 +194,16 @@ impl ToBlue {
         self.send(&FromGreen::Live);
     }
 
+    /// Does not block: the stream does not, and blue may be stopped. There is room for the few lines that are sent, unless blue
+    /// has read none of them and they name thousands of listeners.
     fn send(&self, message: &FromGreen) {
         use std::io::Write as _;
         if let Ok(mut line) = serde_json::to_vec(message) {
             line.push(b'\n');
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = stream.write_all(&line);
+            if let Err(error) = stream.write_all(&line) {
+                tracing::debug!(%error, "the generation before does not read, ignoring");
+            }
         }
     }
 

@@ -62,7 +62,10 @@ pub struct Begin {
 ///
 /// Make it at the very beginning of `main`: from then on a SIGHUP does not kill the process, and what the process was
 /// started with (arguments, environment, directory) is remembered for the next generation. One server a process: it may
-/// have many addresses, but a second one would hear the same signals.
+/// /// may have many addresses, but a second one would hear the same signals.
+///
+/// The server logs by [`tracing`](https://docs.rs/tracing), on the threads of the runtime. A subscriber that writes to stderr
+/// stops them when nobody reads stderr: give the subscriber a [`LogWriter`](crate::LogWriter).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
@@ -114,6 +117,9 @@ impl Server {
     }
 
     /// Called when the addresses are bound, before any connection is taken.
+    ///
+    /// The hook runs on the task that calls [`serve`](Server::serve) or [`listen`](Server::listen). A hook that does not return
+    /// makes a next generation miss the [`ready_timeout`](Server::ready_timeout), and the generation before serves on.
     pub fn before_begin(mut self, hook: impl FnOnce(&Begin) + Send + 'static) -> Server {
         self.before_begin = Some(Box::new(hook));
         self
@@ -121,7 +127,8 @@ impl Server {
 
     /// Called before each reload; an error refuses it, and this generation serves on.
     ///
-    /// It runs on a thread of its own and may block, for [`ready_timeout`](Server::ready_timeout) at the most.
+    /// The hook runs on a thread of its own and may block: after the [`ready_timeout`](Server::ready_timeout) the reload is
+    /// refused, and the thread is left to itself.
     pub fn before_reload<E: fmt::Display>(
         mut self,
         hook: impl Fn() -> Result<(), E> + Send + Sync + 'static,
