@@ -62,7 +62,7 @@ pub struct Begin {
 ///
 /// Make it at the very beginning of `main`: from then on a SIGHUP does not kill the process, and what the process was
 /// started with (arguments, environment, directory) is remembered for the next generation. One server a process: it may
-/// /// may have many addresses, but a second one would hear the same signals.
+/// have many addresses, but a second one would hear the same signals.
 ///
 /// The server logs by [`tracing`](https://docs.rs/tracing), on the threads of the runtime. A subscriber that writes to stderr
 /// stops them when nobody reads stderr: give the subscriber a [`LogWriter`](crate::LogWriter).
