@@ -26,6 +26,8 @@ use tokio::sync::watch;
 
 /// So many failures are told in full.
 const EXAMPLES: usize = 20;
+/// So many requests are in one write of [`Mode::Pipelined`].
+const PIPELINED: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -33,6 +35,12 @@ pub enum Mode {
     Close,
     /// Request after request on one connection, and a new one only after the server announced `Connection: close`.
     KeepAlive,
+    /// As [`Mode::KeepAlive`], by HTTP/1.0 and its `Connection: Keep-Alive`: the connection takes another request only if
+    /// the answer says `keep-alive` as well.
+    KeepAlive10,
+    /// As [`Mode::KeepAlive`], with [`PIPELINED`] requests in one write, and then their answers. A `Connection: close`
+    /// before the last answer loses the requests behind it.
+    Pipelined,
 }
 
 #[derive(Clone, Debug)]
