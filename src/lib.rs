@@ -34,6 +34,7 @@ pub use model::identity::{Generation, Pid};
 pub use model::share::Share;
 pub use model::steering::Tier;
 pub use runtime::stream::Stream;
+pub use server::drain::Drain;
 pub use server::events::Events;
 pub use server::handle::Handle;
 pub use server::listener::Listener;

@@ -17,10 +17,21 @@ pub(crate) enum Stage {
     /// Another generation takes new connections: answer what comes, and say goodbye with it; an idle connection is closed
     /// when it has been idle for `grace`.
     Retiring { since: Instant, grace: Duration },
-    /// Nobody comes after this generation: idle connections are closed now.
-    Stopping,
+    /// Nobody comes after this generation: idle connections are closed now. A request of which a part has come is waited
+    /// for, unless nothing more of it comes for `grace`.
+    Stopping { grace: Duration },
     /// What is left is closed now.
     Hammered,
+}
+
+impl Stage {
+    /// How long nothing may come on a connection.
+    pub(crate) fn grace(self) -> Duration {
+        match self {
+            Stage::Retiring { grace, .. } | Stage::Stopping { grace } => grace,
+            Stage::Serving | Stage::Hammered => Duration::ZERO,
+        }
+    }
 }
 
 /// What is spoken on a connection.
@@ -52,14 +63,21 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    /// No connections, of a generation that serves.
+    #[cfg(test)]
     pub(crate) fn new(limit: usize) -> Arc<Connections> {
+        Connections::at(watch::Sender::new(Stage::Serving), limit)
+    }
+
+    /// No connections, of a generation whose stage others see too.
+    pub(crate) fn at(stage: watch::Sender<Stage>, limit: usize) -> Arc<Connections> {
         Arc::new(Connections {
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             kinds: Default::default(),
             limit,
             ended: Notify::new(),
-            stage: watch::Sender::new(Stage::Serving),
+            stage,
             leaving: AtomicBool::new(false),
         })
     }
@@ -129,6 +147,11 @@ impl Connections {
         let _ = self.watch().wait_for(|stage| *stage != Stage::Serving).await;
     }
 
+    /// Waits until what is left is closed. Cancel safe.
+    pub(crate) async fn hammered(&self) {
+        let _ = self.watch().wait_for(|stage| *stage == Stage::Hammered).await;
+    }
+
     pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
         self.stage.subscribe()
     }
@@ -157,6 +180,11 @@ pub(crate) struct Guard {
 impl Guard {
     pub(crate) fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// Whether it counts as one of these.
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.kind.load(Ordering::Relaxed) == kind as u8
     }
 
     /// From now on it counts as one of these.
@@ -234,7 +262,7 @@ mod tests {
     fn no_stage_comes_after_the_hammer() {
         let connections = Connections::new(1);
         connections.enter_stage(Stage::Hammered);
-        connections.enter_stage(Stage::Stopping);
+        connections.enter_stage(Stage::Stopping { grace: Duration::ZERO });
         assert_eq!(*connections.watch().borrow(), Stage::Hammered);
     }
 }

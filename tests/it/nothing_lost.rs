@@ -68,6 +68,8 @@ nothing_is_lost! {
     keep_alive_ipv6_three_listeners: "[::1]:0", Mode::KeepAlive, "3";
     keep_alive_dual_stack: "[::]:0", Mode::KeepAlive, "1";
     keep_alive_dual_stack_three_listeners: "[::]:0", Mode::KeepAlive, "3";
+    keep_alive_of_http_1_0: "127.0.0.1:0", Mode::KeepAlive10, "1";
+    pipelined: "127.0.0.1:0", Mode::Pipelined, "1";
 }
 
 /// Clients that think between two requests: their connections are idle when the generation retires.
