@@ -35,3 +35,4 @@ mod verb_steer;
 mod verb_stop;
 mod verb_target;
 mod wan;
+mod websocket;
