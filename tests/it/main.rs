@@ -4,6 +4,7 @@ mod addresses;
 mod any_language;
 mod bad_green;
 mod canary;
+mod clients;
 mod control;
 mod deaths;
 mod deploy;
