@@ -182,11 +182,6 @@ impl Guard {
         &self.connections
     }
 
-    /// Whether it counts as one of these.
-    pub(crate) fn is(&self, kind: Kind) -> bool {
-        self.kind.load(Ordering::Relaxed) == kind as u8
-    }
-
     /// From now on it counts as one of these.
     pub(crate) fn becomes(&self, kind: Kind) {
         let before = self.kind.swap(kind as u8, Ordering::Relaxed);
@@ -256,6 +251,25 @@ mod tests {
         at.sort();
         assert!(at[0] < whole / 10 && at[99] > whole * 9 / 10, "{at:?}");
         assert!(at.windows(2).all(|pair| pair[1] - pair[0] < whole / 30), "{at:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_hears_of_the_drain_and_of_its_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let tcp = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let connections = Connections::new(1);
+        let peer = tcp.peer_addr().expect("connected");
+        let stream = std::sync::Arc::new(crate::runtime::stream::Stream::new(tcp, peer, connections.enter()));
+        let waiting = tokio::spawn({
+            let stream = stream.clone();
+            async move { stream.drain_ended().await }
+        });
+        connections.enter_stage(Stage::Retiring { since: Instant::now(), grace: Duration::ZERO });
+        stream.retiring().await;
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "the drain has only begun");
+        connections.enter_stage(Stage::Hammered);
+        waiting.await.expect("ended");
     }
 
     #[test]

@@ -63,7 +63,9 @@ async fn leave<C: Future>(
     goodbye: Goodbye,
 ) {
     let grace = stage.borrow().grace();
-    let mut part = pin!(no_more_of_a_head_comes(shared, grace));
+    // A whole request that waits is hyper's to take: the answer before it may still be on its way to a slow client.
+    let part = || if shared.is_answering() { None } else { shared.pipeline().partial_head() };
+    let mut part = pin!(no_more_comes(part, grace));
     let mut time = pin!(time_to_leave(shared, &mut stage));
     let (mut say, mut is_time) = (Some(say), false);
     // After each step of the connection, so that it ends as soon as an answer that was begun before is sent.
@@ -116,9 +118,9 @@ pub(super) async fn no_header_comes(shared: &Shared, timeout: Duration) {
     }
 }
 
-/// Waits until a part of a head has come, and then nothing for as long as `grace`, or up to a quarter more.
-async fn no_more_of_a_head_comes(shared: &Shared, grace: Duration) {
-    let part = || if shared.is_answering() { None } else { shared.pipeline().partial_head() };
+/// Waits until a part of something has come, and then nothing for as long as `grace`, or up to a quarter more. `part` is
+/// how often bytes have come, if a part of it has.
+async fn no_more_comes(part: impl Fn() -> Option<u32>, grace: Duration) {
     let (mut before, mut silent) = (part(), 0);
     while silent < LOOKS {
         tokio::time::sleep(grace / LOOKS).await;
@@ -128,10 +130,15 @@ async fn no_more_of_a_head_comes(shared: &Shared, grace: Duration) {
     }
 }
 
-/// Waits until a connection on which no whole request has come yet is given up.
+/// Waits until a connection is given up on which it is not known yet which HTTP is spoken.
 pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
     let (grace, mut stages) = (stage.borrow().grace(), stage.clone());
+    let part = || {
+        let pipeline = shared.pipeline();
+        // What looks like a whole head is one of HTTP/2's preface (RFC 9113, 3.4).
+        pipeline.waits().then(|| pipeline.reads())
+    };
     let idle = async {
         time_to_leave(shared, &mut stages).await;
         if shared.waits() {
@@ -140,7 +147,7 @@ pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receive
     };
     tokio::select! {
         () = idle => {}
-        () = no_more_of_a_head_comes(shared, grace) => {}
+        () = no_more_comes(part, grace) => {}
         _ = stage.wait_for(|stage| *stage == Stage::Hammered) => {}
     }
 }

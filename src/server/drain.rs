@@ -52,3 +52,37 @@ impl Drain {
         let _ = self.0.clone().wait_for(|stage| until(*stage)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether it is over now.
+    async fn is_over(wait: impl Future<Output = ()>) -> bool {
+        let mut wait = pin!(wait);
+        poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn the_beginning_and_the_end_are_told_to_each_who_waits() {
+        let stage = watch::Sender::new(Stage::Serving);
+        let drain = Drain::new(stage.subscribe());
+        let copy = drain.clone();
+        assert!(!is_over(copy.started()).await && !is_over(drain.ended()).await);
+        stage.send_replace(Stage::Stopping { grace: Duration::ZERO });
+        assert!(is_over(copy.started()).await && !is_over(copy.ended()).await);
+        stage.send_replace(Stage::Hammered);
+        assert!(is_over(drain.started()).await && is_over(drain.ended()).await && is_over(copy.ended()).await);
+    }
+
+    #[tokio::test]
+    async fn without_a_server_it_is_over() {
+        let drain = crate::Server::bind("127.0.0.1:0").drain();
+        assert!(is_over(drain.started()).await && is_over(drain.ended()).await);
+    }
+}

@@ -20,7 +20,7 @@ use super::{BoxError, sniff};
 use crate::config::Config;
 use crate::model::pipeline::Framing;
 use crate::runtime::accept::Sink;
-use crate::runtime::connections::{Kind, Stage};
+use crate::runtime::connections::Kind;
 use crate::runtime::stream::{Answering, Shared, Stream};
 
 /// How both versions are served.
@@ -92,14 +92,8 @@ where
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }
-    if shared.guard.is(Kind::Upgraded) {
-        // It is the application's now, and so is its end.
-        return;
-    }
-    if *stage.borrow() == Stage::Hammered {
-        // The requests of HTTP/2 have tasks of their own, which may hold parts of the connection for a while.
-        shared.cut();
-    } else if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
+    // An upgraded connection has another part: it is the application's, and so is its end.
+    if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
         closing::close(&shared, &mut stage).await;
     }
 }

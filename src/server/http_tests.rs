@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::*;
-use crate::runtime::connections::Connections;
+use crate::runtime::connections::{Connections, Stage};
 
 #[path = "tests/half_close.rs"]
 mod half_close;
@@ -32,6 +33,8 @@ struct Bench {
     connections: Arc<Connections>,
     /// Lets the answer to `/slow` go.
     go: Arc<Notify>,
+    /// The connection that was accepted last; nobody is to take this for a part of it.
+    last: Arc<Mutex<Weak<Shared>>>,
 }
 
 impl Bench {
@@ -48,13 +51,16 @@ impl Bench {
             let go = go.clone();
             super::sink(service_fn(move |request| answer(request, go.clone())), config)
         };
-        let counted = connections.clone();
+        let (counted, last) = (connections.clone(), Arc::new(Mutex::default()));
+        let accepted = last.clone();
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
-                sink(Stream::new(stream, peer, counted.enter()));
+                let stream = Stream::new(stream, peer, counted.enter());
+                *accepted.lock().expect("no panic") = Arc::downgrade(&stream.shared());
+                sink(stream);
             }
         });
-        Bench { address, connections, go }
+        Bench { address, connections, go, last }
     }
 
     async fn client(&self) -> Client {
@@ -98,7 +104,8 @@ impl Body for Halves {
 type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered, Infallible> {
-    match request.uri().path() {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
         "/slow" => go.notified().await,
         "/halves" => {
             let go = Some(Box::pin(async move { go.notified().await }) as Pin<Box<_>>);
@@ -108,13 +115,17 @@ async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered,
             let body = request.into_body().collect().await.expect("whole").to_bytes();
             return Ok(Response::new(Full::new(body).boxed_unsync()));
         }
-        "/upgrade" => {
+        _ if path == "/upgrade" || request.method() == Method::CONNECT => {
+            let is_connect = request.method() == Method::CONNECT;
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
                 let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
                 tokio::io::copy(&mut read, &mut write).await
             });
             let mut switching = Response::new(Full::default().boxed_unsync());
+            if is_connect {
+                return Ok(switching);
+            }
             *switching.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
             switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             switching.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("echo"));
@@ -232,6 +243,27 @@ async fn an_upgraded_connection_counts_until_it_ends() {
     assert_eq!(bench.connections.open(), 1);
     drop(client);
     bench.all_gone().await;
+}
+
+/// What is no HTTP any more is not searched for requests: nothing would ever take them.
+#[tokio::test]
+async fn an_upgraded_connection_is_not_followed() {
+    let bench = Bench::start().await;
+    for head in ["GET /upgrade HTTP/1.1\r\nconnection: upgrade\r\nupgrade: echo", "CONNECT x:80 HTTP/1.1\r\nhost: x:80"]
+    {
+        let mut client = bench.client().await;
+        client.send(&format!("{head}\r\n\r\n")).await;
+        client.read_to("\r\n\r\n").await;
+        for _ in 0..3 {
+            client.send("still here\r\n\r\n").await;
+            client.read_to("still here\r\n\r\n").await;
+        }
+        let last = bench.last.lock().expect("no panic").upgrade().expect("it is open");
+        assert!(!last.pipeline().waits(), "{head}");
+        assert_eq!(bench.connections.kinds().upgraded, 1, "{head}");
+        drop((client, last));
+        bench.all_gone().await;
+    }
 }
 
 #[tokio::test]

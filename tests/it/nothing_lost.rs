@@ -143,7 +143,7 @@ fn listeners_of(pid: u32) -> Vec<Socket> {
 /// this one lose, it would see nothing.
 #[test]
 fn a_plain_restart_loses_and_the_load_sees_it() {
-    for mode in [Mode::Close, Mode::KeepAlive] {
+    for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined] {
         let plain = Start::serve().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.ready();
         let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), RELOADS);

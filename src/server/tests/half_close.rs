@@ -8,6 +8,8 @@ async fn a_client_that_has_said_all_gets_its_answer() {
     let mut client = bench.client().await;
     client.get("/slow").await;
     client.0.shutdown().await.expect("shut down");
+    // That the server does not take it for the end can only be waited for.
+    tokio::time::sleep(GRACE).await;
     bench.go.notify_one();
     assert!(client.rest().await.ends_with("hello"));
     bench.all_gone().await;
@@ -20,6 +22,7 @@ async fn two_requests_and_the_end_are_two_answers() {
     bench.retire();
     client.send("GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     client.0.shutdown().await.expect("shut down");
+    tokio::time::sleep(GRACE).await;
     bench.go.notify_one();
     assert_eq!(client.rest().await.matches("hello").count(), 2);
     bench.all_gone().await;

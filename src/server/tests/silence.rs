@@ -3,7 +3,7 @@
 use super::*;
 
 /// Parts of a request on which no handler works: of HTTP/2's preface, and of a head.
-const PARTS: [&str; 4] = ["P", "PRI * HTTP/2.0\r\n", "G", "GET / HTTP/1.1\r\nhost: x\r\n"];
+const PARTS: [&str; 4] = ["P", "PRI * HTTP/2.0\r\n\r\nSM", "G", "GET / HTTP/1.1\r\nhost: x\r\n"];
 
 async fn sent(bench: &Bench, text: &str) -> Client {
     let mut client = bench.client().await;
@@ -81,7 +81,9 @@ async fn a_part_behind_a_slow_request_costs_that_nothing() {
     bench.retire();
     tokio::time::sleep(GRACE * 3).await;
     bench.go.notify_one();
-    assert!(client.rest().await.ends_with("hello"));
+    assert!(!client.read_to("hello").await.contains("connection: close"));
+    client.send(" / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(client.rest().await.contains("connection: close"));
 }
 
 #[tokio::test]
@@ -118,14 +120,16 @@ async fn at_the_end_of_the_drain_all_is_closed_at_once() {
     }
     let ended = Instant::now();
     bench.connections.enter_stage(Stage::Hammered);
-    for mut client in clients {
+    for client in &mut clients {
         let mut rest = Vec::new();
         // By an end or a reset: the request is lost, and that is what was asked for.
         let _ = tokio::time::timeout(SOON, client.0.read_to_end(&mut rest)).await.expect("closed");
         assert!(rest.is_empty());
     }
+    // The clients have not closed their sides.
     bench.all_gone().await;
     assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
+    drop(clients);
 }
 
 #[tokio::test]
