@@ -77,17 +77,18 @@ async fn leave<C: Future>(
             return Poll::Pending;
         }
         is_time = is_time || time.as_mut().poll(cx).is_ready();
-        let is_given_up = part.as_mut().poll(cx).is_ready();
-        if is_given_up && shared.is_fresh() {
-            // hyper does not end a connection whose first request it has begun to read.
-            return Poll::Ready(());
-        }
-        let may_end = match goodbye {
+        let ends = match goodbye {
             Goodbye::AtOnce => true,
             // The answer to a request that is under way decides for itself.
-            Goodbye::WhenIdle => is_time && !shared.is_answering() && !shared.waits(),
+            Goodbye::WhenIdle => {
+                part.as_mut().poll(cx).is_ready() || (is_time && !shared.is_answering() && !shared.waits())
+            }
         };
-        match say.take_if(|_| is_given_up || may_end) {
+        if ends && goodbye == Goodbye::WhenIdle && shared.is_fresh() {
+            // hyper does not end a connection on which it has begun to read a first request, or empty lines before one.
+            return Poll::Ready(());
+        }
+        match say.take_if(|_| ends) {
             Some(say) => {
                 say(connection.as_mut());
                 connection.as_mut().poll(cx).map(drop)

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Parts of a request on which no handler works: of HTTP/2's preface, and of a head.
-const PARTS: [&str; 4] = ["P", "PRI * HTTP/2.0\r\n\r\nSM", "G", "GET / HTTP/1.1\r\nhost: x\r\n"];
+/// Parts of a request on which no handler works: of HTTP/2's preface, of a head, and what may come before one.
+const PARTS: [&str; 5] = ["\r\n", "P", "PRI * HTTP/2.0\r\n\r\nSM", "G", "GET / HTTP/1.1\r\nhost: x\r\n"];
 
 async fn sent(bench: &Bench, text: &str) -> Client {
     let mut client = bench.client().await;
