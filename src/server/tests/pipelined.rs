@@ -30,6 +30,7 @@ async fn the_second_in_one_write_is_answered_and_says_close() {
         bench.retire();
         bench.go.notify_one();
         last_says_close(&mut client, 2).await;
+        drop(client);
         bench.all_gone().await;
     }
 }

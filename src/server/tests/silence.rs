@@ -33,14 +33,17 @@ async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
 #[tokio::test]
 async fn a_part_of_a_request_is_closed_when_it_has_been_silent_for_the_grace() {
     let bench = Bench::start().await;
+    let mut clients = Vec::new();
     for part in PARTS {
-        let mut client = sent(&bench, part).await;
-        let retired = Instant::now();
-        bench.retire();
+        clients.push(sent(&bench, part).await);
+    }
+    let retired = Instant::now();
+    bench.retire();
+    for (mut client, part) in clients.into_iter().zip(PARTS) {
         assert_eq!(client.rest().await, "", "{part}");
         assert!(retired.elapsed() >= GRACE, "{part}: {:?}", retired.elapsed());
-        bench.all_gone().await;
     }
+    bench.all_gone().await;
 }
 
 #[tokio::test]
@@ -90,10 +93,13 @@ async fn a_part_behind_a_slow_request_costs_that_nothing() {
 async fn a_part_is_not_waited_for_longer_than_for_a_header() {
     let header_read_timeout = Duration::from_millis(200);
     let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let began = Instant::now();
+    let mut clients = Vec::new();
     for part in PARTS {
-        let began = Instant::now();
-        let mut client = sent(&bench, part).await;
-        bench.retire_with(Duration::from_secs(3600));
+        clients.push(sent(&bench, part).await);
+    }
+    bench.retire_with(Duration::from_secs(3600));
+    for (mut client, part) in clients.into_iter().zip(PARTS) {
         assert_eq!(client.rest().await, "", "{part}");
         assert!(began.elapsed() >= header_read_timeout, "{part}: {:?}", began.elapsed());
     }
