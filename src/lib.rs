@@ -38,6 +38,7 @@ pub use model::share::Share;
 pub use model::steering::Tier;
 pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
+pub use server::drain::Drain;
 pub use server::events::Events;
 pub use server::handle::Handle;
 pub use server::listener::Listener;

@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod instance_name;
 pub(crate) mod message;
 pub(crate) mod notify;
+pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod rollout;
 pub(crate) mod share;

@@ -17,10 +17,21 @@ pub(crate) enum Stage {
     /// Another generation takes new connections: answer what comes, and say goodbye with it; an idle connection is closed
     /// when it has been idle for `grace`.
     Retiring { since: Instant, grace: Duration },
-    /// Nobody comes after this generation: idle connections are closed now.
-    Stopping,
+    /// Nobody comes after this generation: idle connections are closed now. A request of which a part has come is waited
+    /// for, unless nothing more of it comes for `grace`.
+    Stopping { grace: Duration },
     /// What is left is closed now.
     Hammered,
+}
+
+impl Stage {
+    /// How long nothing may come on a connection.
+    pub(crate) fn grace(self) -> Duration {
+        match self {
+            Stage::Retiring { grace, .. } | Stage::Stopping { grace } => grace,
+            Stage::Serving | Stage::Hammered => Duration::ZERO,
+        }
+    }
 }
 
 /// What is spoken on a connection.
@@ -52,14 +63,21 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    /// No connections, of a generation that serves.
+    #[cfg(test)]
     pub(crate) fn new(limit: usize) -> Arc<Connections> {
+        Connections::at(watch::Sender::new(Stage::Serving), limit)
+    }
+
+    /// No connections, of a generation whose stage others see too.
+    pub(crate) fn at(stage: watch::Sender<Stage>, limit: usize) -> Arc<Connections> {
         Arc::new(Connections {
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             kinds: Default::default(),
             limit,
             ended: Notify::new(),
-            stage: watch::Sender::new(Stage::Serving),
+            stage,
             leaving: AtomicBool::new(false),
         })
     }
@@ -127,6 +145,11 @@ impl Connections {
     pub(crate) async fn leaving(&self) {
         // `self` holds the sender, so this cannot fail.
         let _ = self.watch().wait_for(|stage| *stage != Stage::Serving).await;
+    }
+
+    /// Waits until what is left is closed. Cancel safe.
+    pub(crate) async fn hammered(&self) {
+        let _ = self.watch().wait_for(|stage| *stage == Stage::Hammered).await;
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
@@ -230,11 +253,30 @@ mod tests {
         assert!(at.windows(2).all(|pair| pair[1] - pair[0] < whole / 30), "{at:?}");
     }
 
+    #[tokio::test]
+    async fn a_stream_hears_of_the_drain_and_of_its_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let tcp = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let connections = Connections::new(1);
+        let peer = tcp.peer_addr().expect("connected");
+        let stream = std::sync::Arc::new(crate::runtime::stream::Stream::new(tcp, peer, connections.enter()));
+        let waiting = tokio::spawn({
+            let stream = stream.clone();
+            async move { stream.drain_ended().await }
+        });
+        connections.enter_stage(Stage::Retiring { since: Instant::now(), grace: Duration::ZERO });
+        stream.retiring().await;
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "the drain has only begun");
+        connections.enter_stage(Stage::Hammered);
+        waiting.await.expect("ended");
+    }
+
     #[test]
     fn no_stage_comes_after_the_hammer() {
         let connections = Connections::new(1);
         connections.enter_stage(Stage::Hammered);
-        connections.enter_stage(Stage::Stopping);
+        connections.enter_stage(Stage::Stopping { grace: Duration::ZERO });
         assert_eq!(*connections.watch().borrow(), Stage::Hammered);
     }
 }

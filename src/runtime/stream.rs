@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connections::Guard;
+use crate::model::pipeline::{Framing, Pipeline};
 use crate::sys::socket;
 
 /// What the parts of one connection share.
@@ -20,8 +21,8 @@ pub(crate) struct Shared {
     tcp: TcpStream,
     peer: SocketAddr,
     pub(crate) guard: Guard,
-    /// Bytes have come since the last request was handed to the application.
-    unheard: AtomicBool,
+    /// Never waited for: the parts of one connection run on one task.
+    pipeline: Mutex<Pipeline>,
     /// Requests that were handed to the application, ever.
     requests: AtomicU32,
     /// Requests whose answers are not sent yet.
@@ -29,9 +30,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn heard(&self) {
-        self.unheard.store(false, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// Which requests of HTTP/1 have come.
+    pub(crate) fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
+        self.pipeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many requests have come so far; it may wrap.
@@ -49,14 +50,26 @@ impl Shared {
         self.requests() == 0
     }
 
-    /// Nothing of a next request has come, neither to us nor to the kernel.
-    pub(crate) fn is_quiet(&self) -> bool {
-        !self.unheard.load(Ordering::Relaxed) && !socket::has_unread(&self.tcp)
+    /// Whether anything of a next request of HTTP/1 has come, to us or to the kernel.
+    pub(crate) fn waits(&self) -> bool {
+        let (waits, body_left) = {
+            let pipeline = self.pipeline();
+            (pipeline.waits(), pipeline.body_left())
+        };
+        waits || socket::unread(&self.tcp) > body_left
     }
 
-    /// Reads what the peer still sends, and forgets it, so that the close sends a FIN and not a reset which would
-    /// overtake the answer (RFC 9112, 9.6). Ends when the peer has closed.
-    pub(crate) async fn read_to_nowhere(&self) {
+    /// Ends the connection for both sides, whoever still holds a part of it.
+    pub(crate) fn cut(&self) {
+        // It fails if the peer has ended it already.
+        let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Says that nothing more is sent, and forgets what the peer still sends, so that the close sends a FIN and not a reset
+    /// which would overtake the answer (RFC 9112, 9.6). Ends when the peer has closed.
+    pub(crate) async fn close_gently(&self) {
+        // hyper has done so already, but for a connection that was given up. It fails if the peer has ended it.
+        let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
         loop {
             if self.tcp.readable().await.is_err() {
                 return;
@@ -78,9 +91,12 @@ impl Shared {
 pub(crate) struct Answering(pub(crate) Arc<Shared>);
 
 impl Answering {
-    /// A request was handed to the application: what has come so far is heard.
-    pub(crate) fn begin(shared: &Arc<Shared>) -> Answering {
-        shared.heard();
+    /// A request was handed to the application; one of HTTP/1 has a framing.
+    pub(crate) fn begin(shared: &Arc<Shared>, framing: Option<Framing>) -> Answering {
+        if let Some(framing) = framing {
+            shared.pipeline().framed(framing);
+        }
+        shared.requests.fetch_add(1, Ordering::Relaxed);
         shared.answering.fetch_add(1, Ordering::Relaxed);
         Answering(shared.clone())
     }
@@ -104,8 +120,9 @@ pub struct Stream {
 
 impl Stream {
     pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, guard: Guard) -> Stream {
-        let (unheard, requests, answering) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-        let shared = Arc::new(Shared { tcp, peer, guard, unheard, requests, answering });
+        let pipeline = Mutex::new(Pipeline::unknown());
+        let (requests, answering) = (AtomicU32::new(0), AtomicU32::new(0));
+        let shared = Arc::new(Shared { tcp, peer, guard, pipeline, requests, answering });
         Stream { shared, first: Bytes::new() }
     }
 
@@ -150,6 +167,14 @@ impl Stream {
     pub async fn retiring(&self) {
         self.shared.guard.connections().leaving().await;
     }
+
+    /// Waits until the drain of this generation is over, by its [timeout](crate::Server::drain_timeout) or by SIGUSR2: the
+    /// process ends as soon as all streams are dropped, and one second later at the latest.
+    ///
+    /// Cancel safe. Returns at once if the drain is over already.
+    pub async fn drain_ended(&self) {
+        self.shared.guard.connections().hammered().await;
+    }
 }
 
 impl AsyncRead for Stream {
@@ -161,7 +186,7 @@ impl AsyncRead for Stream {
         }
         loop {
             ready!(self.shared.tcp.poll_read_ready(cx))?;
-            let mut read = None;
+            let (mut read, before) = (None, buf.filled().len());
             let tried = self.shared.tcp.try_io(Interest::READABLE, || {
                 let count = socket::read(&self.shared.tcp, buf)?;
                 read = Some(count);
@@ -172,7 +197,7 @@ impl AsyncRead for Stream {
             match (read, tried) {
                 (Some(count), _) => {
                     if count > 0 {
-                        self.shared.unheard.store(true, Ordering::Relaxed);
+                        self.shared.pipeline().received(&buf.filled()[before..]);
                     }
                     return Poll::Ready(Ok(()));
                 }

@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +15,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::*;
-use crate::runtime::connections::Connections;
+use crate::runtime::connections::{Connections, Stage};
+
+#[path = "tests/half_close.rs"]
+mod half_close;
+#[path = "tests/pipelined.rs"]
+mod pipelined;
+#[path = "tests/silence.rs"]
+mod silence;
 
 const GRACE: Duration = Duration::from_millis(200);
 const SOON: Duration = Duration::from_secs(5);
@@ -24,6 +33,8 @@ struct Bench {
     connections: Arc<Connections>,
     /// Lets the answer to `/slow` go.
     go: Arc<Notify>,
+    /// The connection that was accepted last; nobody is to take this for a part of it.
+    last: Arc<Mutex<Weak<Shared>>>,
 }
 
 impl Bench {
@@ -40,13 +51,16 @@ impl Bench {
             let go = go.clone();
             super::sink(service_fn(move |request| answer(request, go.clone())), config)
         };
-        let counted = connections.clone();
+        let (counted, last) = (connections.clone(), Arc::new(Mutex::default()));
+        let accepted = last.clone();
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
-                sink(Stream::new(stream, peer, counted.enter()));
+                let stream = Stream::new(stream, peer, counted.enter());
+                *accepted.lock().expect("no panic") = Arc::downgrade(&stream.shared());
+                sink(stream);
             }
         });
-        Bench { address, connections, go }
+        Bench { address, connections, go, last }
     }
 
     async fn client(&self) -> Client {
@@ -54,7 +68,11 @@ impl Bench {
     }
 
     fn retire(&self) {
-        self.connections.enter_stage(Stage::Retiring { since: Instant::now(), grace: GRACE });
+        self.retire_with(GRACE);
+    }
+
+    fn retire_with(&self, grace: Duration) {
+        self.connections.enter_stage(Stage::Retiring { since: Instant::now(), grace });
     }
 
     async fn all_gone(&self) {
@@ -62,16 +80,52 @@ impl Bench {
     }
 }
 
-async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Response<Full<Bytes>>, Infallible> {
-    match request.uri().path() {
+/// "hel", and "lo" when it may go.
+struct Halves {
+    begun: bool,
+    go: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Body for Halves {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Poll::Ready(Some(Ok(Frame::data("hel".into()))));
+        }
+        let Some(go) = &mut self.go else { return Poll::Ready(None) };
+        ready!(go.as_mut().poll(cx));
+        self.go = None;
+        Poll::Ready(Some(Ok(Frame::data("lo".into()))))
+    }
+}
+
+type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered, Infallible> {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
         "/slow" => go.notified().await,
-        "/upgrade" => {
+        "/halves" => {
+            let go = Some(Box::pin(async move { go.notified().await }) as Pin<Box<_>>);
+            return Ok(Response::new(Halves { begun: false, go }.boxed_unsync()));
+        }
+        "/body" => {
+            let body = request.into_body().collect().await.expect("whole").to_bytes();
+            return Ok(Response::new(Full::new(body).boxed_unsync()));
+        }
+        _ if path == "/upgrade" || request.method() == Method::CONNECT => {
+            let is_connect = request.method() == Method::CONNECT;
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.expect("upgraded");
                 let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
                 tokio::io::copy(&mut read, &mut write).await
             });
-            let mut switching = Response::new(Full::default());
+            let mut switching = Response::new(Full::default().boxed_unsync());
+            if is_connect {
+                return Ok(switching);
+            }
             *switching.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
             switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             switching.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("echo"));
@@ -79,7 +133,7 @@ async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Response<
         }
         _ => {}
     }
-    Ok(Response::new(Full::from("hello")))
+    Ok(Response::new(Full::from("hello").boxed_unsync()))
 }
 
 struct Client(TcpStream);
@@ -101,6 +155,14 @@ impl Client {
             text.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&text))));
         }
         String::from_utf8(text).expect("text")
+    }
+
+    /// Reads to the end of the connection.
+    async fn rest(&mut self) -> String {
+        let mut text = String::new();
+        let read = tokio::time::timeout(SOON, self.0.read_to_string(&mut text)).await.expect("closed in time");
+        read.expect("no reset");
+        text
     }
 
     async fn is_closed(&mut self) {
@@ -156,18 +218,6 @@ async fn a_new_connection_that_has_not_asked_yet_is_answered_within_the_grace() 
 }
 
 #[tokio::test]
-async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
-    let bench = Bench::start().await;
-    let mut client = bench.client().await;
-    client.send("GET / HTTP/1.1\r\n").await;
-    bench.retire();
-    tokio::time::sleep(GRACE * 2).await;
-    client.send("host: x\r\n\r\n").await;
-    assert!(client.read_to("hello").await.contains("connection: close"));
-    client.is_closed().await;
-}
-
-#[tokio::test]
 async fn what_the_client_sends_after_the_last_answer_does_not_reset_it() {
     let bench = Bench::start().await;
     let mut client = bench.client().await;
@@ -193,6 +243,27 @@ async fn an_upgraded_connection_counts_until_it_ends() {
     assert_eq!(bench.connections.open(), 1);
     drop(client);
     bench.all_gone().await;
+}
+
+/// What is no HTTP any more is not searched for requests: nothing would ever take them.
+#[tokio::test]
+async fn an_upgraded_connection_is_not_followed() {
+    let bench = Bench::start().await;
+    for head in ["GET /upgrade HTTP/1.1\r\nconnection: upgrade\r\nupgrade: echo", "CONNECT x:80 HTTP/1.1\r\nhost: x:80"]
+    {
+        let mut client = bench.client().await;
+        client.send(&format!("{head}\r\n\r\n")).await;
+        client.read_to("\r\n\r\n").await;
+        for _ in 0..3 {
+            client.send("still here\r\n\r\n").await;
+            client.read_to("still here\r\n\r\n").await;
+        }
+        let last = bench.last.lock().expect("no panic").upgrade().expect("it is open");
+        assert!(!last.pipeline().waits(), "{head}");
+        assert_eq!(bench.connections.kinds().upgraded, 1, "{head}");
+        drop((client, last));
+        bench.all_gone().await;
+    }
 }
 
 #[tokio::test]
@@ -227,24 +298,10 @@ async fn a_stop_closes_idle_ones_at_once_and_answers_new_ones() {
     let (mut idle, mut fresh) = (bench.client().await, bench.client().await);
     idle.get("/").await;
     idle.read_to("hello").await;
-    bench.connections.enter_stage(Stage::Stopping);
+    bench.connections.enter_stage(Stage::Stopping { grace: GRACE });
     idle.is_closed().await;
     fresh.get("/").await;
     assert!(fresh.read_to("hello").await.contains("connection: close"));
-    bench.all_gone().await;
-}
-
-#[tokio::test]
-async fn the_hammer_closes_what_is_left() {
-    let bench = Bench::start().await;
-    let mut client = bench.client().await;
-    client.get("/slow").await;
-    bench.retire();
-    bench.connections.enter_stage(Stage::Hammered);
-    let mut rest = Vec::new();
-    // By an end or a reset: the request is lost, and that is what was asked for.
-    let _ = tokio::time::timeout(SOON, client.0.read_to_end(&mut rest)).await.expect("closed");
-    assert!(rest.is_empty());
     bench.all_gone().await;
 }
 

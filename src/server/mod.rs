@@ -1,6 +1,8 @@
 //! The library's face: a server that restarts itself.
 
+mod closing;
 mod control;
+pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod handle;
 pub(crate) mod http;
@@ -19,20 +21,21 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
 use crate::runtime::accept::Unbounded;
-use crate::runtime::connections::Connections;
+use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::host::BeforeReload;
 use crate::runtime::signals::EarlyHup;
 use crate::sys::limits;
 use crate::sys::origin::Origin;
 
+use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
 use self::listener::Listener;
@@ -84,6 +87,7 @@ pub struct Server {
     before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
     events: broadcast::Sender<Event>,
+    stage: watch::Sender<Stage>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
 }
 
@@ -101,6 +105,7 @@ impl Server {
             before_begin: None,
             before_reload: None,
             events: broadcast::Sender::new(EVENTS),
+            stage: watch::Sender::new(Stage::Serving),
             inputs: mpsc::channel(QUEUE),
         };
         server.and_bind(address)
@@ -145,6 +150,11 @@ impl Server {
     /// A handle to ask for a reload or a stop from within the application.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inputs.0.clone())
+    }
+
+    /// Tells handlers of long connections, such as WebSockets, when to say goodbye.
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.stage.subscribe())
     }
 
     /// Serves HTTP/1 and HTTP/2 with a tower service, an axum `Router` included. Returns when this generation is gone:
@@ -204,7 +214,8 @@ impl Server {
     }
 
     fn connections(&self) -> Arc<Connections> {
-        Connections::new(self.config.max_connections.unwrap_or_else(limits::connections_by_descriptors))
+        let limit = self.config.max_connections.unwrap_or_else(limits::connections_by_descriptors);
+        Connections::at(self.stage.clone(), limit)
     }
 }
 

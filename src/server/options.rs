@@ -94,21 +94,41 @@ impl Server {
     /// How long a kept-alive connection of a retiring generation may be idle before it is closed. Default: 10 s.
     ///
     /// The closes are spread over a quarter of this time more, so that clients do not all come back at once.
+    ///
+    /// A connection on which a part of a request's header has come, and be it one byte, is not idle: it is closed when
+    /// nothing more of the header has come for this time, or for a quarter more, counted from the last byte, but not from
+    /// before the generation retired or stopped. [`header_read_timeout`](Server::header_read_timeout) bounds it as well.
     pub fn idle_grace(mut self, grace: Duration) -> Server {
         self.config.idle_grace = grace;
         self
     }
 
     /// How long a retiring generation may take to finish its connections, before it closes what is left. Default: 60 s.
+    ///
+    /// Connections of HTTP are closed at once then, with a request half sent or an answer half given. Upgraded connections
+    /// and plain TCP have one second more, in which their handlers, told by a [`Drain`](crate::Drain), can say goodbye.
     pub fn drain_timeout(mut self, timeout: Duration) -> Server {
         self.config.drain_timeout = timeout;
         self
     }
 
     /// How long a client of HTTP/1 may take to send the header of a request, from the end of the last answer on. Default:
-    /// 30 s. The connection is closed then, or up to a quarter of this time later.
+    /// 30 s. The connection is closed then, or up to a quarter of this time later. For a client that has not shown yet which
+    /// HTTP it speaks the same holds from the beginning of the connection on.
     pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
         self.config.header_read_timeout = timeout;
+        self
+    }
+
+    /// Whether a client of HTTP/1 that has sent a request and shut down its writing side (shutdown(2); `nc -N`, and the
+    /// checks of some load balancers) gets its answer. Default: true.
+    ///
+    /// Such a client looks like one that has left. So the price is that a handler whose client has left is not cancelled: it
+    /// runs to its end, and what it may cost until then, it costs; an answer in parts ends when a part cannot be sent. With
+    /// false the handler's future is dropped as soon as the client's side is closed, and no answer is sent. An idle
+    /// connection is closed at once by either.
+    pub fn half_close(mut self, answer: bool) -> Server {
+        self.config.half_close = answer;
         self
     }
 

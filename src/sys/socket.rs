@@ -123,9 +123,10 @@ pub(crate) fn read(stream: impl AsFd, buffer: &mut ReadBuf<'_>) -> io::Result<us
     Ok(count)
 }
 
-/// Whether bytes of the peer wait to be read.
-pub(crate) fn has_unread(stream: impl AsFd) -> bool {
-    rustix::io::ioctl_fionread(stream).is_ok_and(|waiting| waiting > 0)
+/// How many bytes of the peer wait to be read.
+pub(crate) fn unread(stream: impl AsFd) -> u64 {
+    // It fails on no socket that is connected (tcp(7), SIOCINQ).
+    rustix::io::ioctl_fionread(stream).unwrap_or_default()
 }
 
 #[cfg(test)]

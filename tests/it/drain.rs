@@ -1,13 +1,13 @@
 //! An old generation finishes what it has, for as long as it may, and is gone.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::process::{Instance, Start};
-use crate::support::{http_get, wait_connections};
+use crate::support::{example, http_get, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -134,16 +134,6 @@ fn echo(stream: &mut TcpStream) {
     let mut back = [0; 5];
     stream.read_exact(&mut back).expect("echoed");
     assert_eq!(&back, b"hello");
-}
-
-/// An example, which `cargo test` has built, on a port that is free, and the address from the line that it prints.
-fn example(name: &str, args: &[&str]) -> (Instance, SocketAddr) {
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_cutover")).with_file_name("examples").join(name);
-    assert!(program.exists(), "{} is not built: run all of `cargo test`", program.display());
-    let server = Start::program(program).arg("127.0.0.1:0").args(args).ready();
-    let line = server.wait_log("[127.0.0.1:", SOON);
-    let address = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).expect("an address").0;
-    (server, address.parse().expect("an address"))
 }
 
 #[test]

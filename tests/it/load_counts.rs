@@ -227,6 +227,51 @@ fn a_keep_alive_connection_closed_with_notice_loses_nothing() {
 }
 
 #[test]
+fn several_requests_in_one_write_have_an_answer_each() {
+    let target = server(|mut stream| {
+        for _ in 0..3 {
+            read_request(&mut stream)?;
+        }
+        stream.write_all(&[HELLO, HELLO].concat())?;
+        read_request(&mut stream)?;
+        stream.write_all(&[HELLO, LAST_HELLO].concat())
+    });
+    let report = answered(hello(target, Mode::Pipelined).start());
+    report.assert_nothing_lost();
+    assert_eq!(report.answered, report.connections * 4, "{report}");
+}
+
+#[test]
+fn a_close_before_the_last_of_several_loses_the_rest() {
+    let target = server(|mut stream| {
+        for answer in [HELLO, LAST_HELLO, HELLO, HELLO] {
+            read_request(&mut stream)?;
+            stream.write_all(answer)?;
+        }
+        Ok(())
+    });
+    let report = answered(hello(target, Mode::Pipelined).start());
+    assert_only(&report, |failures| failures.eof_before);
+    assert_eq!(report.failures.total(), report.answered, "{report}");
+}
+
+/// To HTTP/1.0 `keep-alive` is a promise, whatever else is said.
+#[test]
+fn http_1_0_is_kept_alive_by_keep_alive_only() {
+    let target = server(|mut stream| {
+        read_request(&mut stream)?;
+        stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nconnection: close, keep-alive\r\n\r\nhello")
+    });
+    let report = answered(hello(target, Mode::KeepAlive10).start());
+    assert_only(&report, |failures| failures.reset + failures.eof_before);
+    let target = server(|mut stream| {
+        read_request(&mut stream)?;
+        stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nconnection: close\r\n\r\nhello")
+    });
+    answered(hello(target, Mode::KeepAlive10).start()).assert_nothing_lost();
+}
+
+#[test]
 #[should_panic(expected = "eof_before: ")]
 fn an_assertion_says_what_was_lost() {
     let target = server(|mut stream| read_request(&mut stream));

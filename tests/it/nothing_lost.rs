@@ -68,6 +68,8 @@ nothing_is_lost! {
     keep_alive_ipv6_three_listeners: "[::1]:0", Mode::KeepAlive, "3";
     keep_alive_dual_stack: "[::]:0", Mode::KeepAlive, "1";
     keep_alive_dual_stack_three_listeners: "[::]:0", Mode::KeepAlive, "3";
+    keep_alive_of_http_1_0: "127.0.0.1:0", Mode::KeepAlive10, "1";
+    pipelined: "127.0.0.1:0", Mode::Pipelined, "1";
 }
 
 /// Clients that think between two requests: their connections are idle when the generation retires.
@@ -141,7 +143,7 @@ fn listeners_of(pid: u32) -> Vec<Socket> {
 /// this one lose, it would see nothing.
 #[test]
 fn a_plain_restart_loses_and_the_load_sees_it() {
-    for mode in [Mode::Close, Mode::KeepAlive] {
+    for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined] {
         let plain = Start::serve().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.ready();
         let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), RELOADS);

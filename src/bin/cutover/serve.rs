@@ -27,7 +27,8 @@ pub(crate) struct Serve {
     listen: Vec<Addresses>,
     #[command(flatten)]
     rollout: Rollout,
-    /// How long a kept-alive connection may be idle, after a reload, before the old process closes it.
+    /// How long a kept-alive connection may be idle, or a request stay half sent, after a reload, before the old process
+    /// closes it.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
     idle_grace: Duration,
     /// How long the old process may take to finish its connections, before it closes what is left.

@@ -35,7 +35,7 @@ impl Host {
         if self.supervised && lock(&self.groups).others_listen() {
             return self.retire();
         }
-        self.connections.enter_stage(Stage::Stopping);
+        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
         self.close_listeners(Close::ForGood);
     }
 
@@ -70,7 +70,7 @@ impl Host {
     }
 
     pub(super) fn close_idle(&self) {
-        self.connections.enter_stage(Stage::Stopping);
+        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
     }
 
     pub(super) fn hammer(&self) {

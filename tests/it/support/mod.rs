@@ -44,6 +44,17 @@ pub fn skip(why: &str) {
     let _ = writeln!(io::stderr(), "skipped: {why}");
 }
 
+/// An example, which `cargo test` has built, on a port that is free, and the address from the line that it prints.
+#[track_caller]
+pub fn example(name: &str, args: &[&str]) -> (process::Instance, SocketAddr) {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_cutover")).with_file_name("examples").join(name);
+    assert!(program.exists(), "{} is not built: run all of `cargo test`", program.display());
+    let server = process::Start::program(program).arg("127.0.0.1:0").args(args).ready();
+    let line = server.wait_log("[127.0.0.1:", Duration::from_secs(10));
+    let address = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).expect("an address").0;
+    (server, address.parse().expect("an address"))
+}
+
 /// A listener that joins the group of `address` by SO_REUSEPORT, as a next generation does, or a stranger.
 pub fn join_group(address: SocketAddr) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");

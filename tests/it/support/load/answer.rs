@@ -8,6 +8,8 @@ use std::borrow::Cow;
 pub struct Message<'a> {
     status: u16,
     body: Cow<'a, [u8]>,
+    /// How many bytes the whole answer has.
+    pub length: usize,
     /// The server will not take another request on this connection.
     pub last: bool,
 }
@@ -22,7 +24,7 @@ pub enum Input {
 /// `None` if more bytes must come.
 ///
 /// # Errors
-/// A text, if this is no answer in HTTP/1 or if bytes follow it that nobody asked for.
+/// A text, if this is no answer in HTTP/1.
 pub fn parse(bytes: &[u8], input: Input) -> Result<Option<Message<'_>>, String> {
     let mut headers = [EMPTY_HEADER; 64];
     let mut head = Response::new(&mut headers);
@@ -45,10 +47,7 @@ pub fn parse(bytes: &[u8], input: Input) -> Result<Option<Message<'_>>, String> 
         Framing::UntilEof if input == Input::Open => return Ok(None),
         Framing::UntilEof => (Cow::Borrowed(rest), rest.len()),
     };
-    match rest.len() - used {
-        0 => Ok(Some(Message { status, body, last })),
-        more => Err(format!("{more} bytes after the end of the answer")),
-    }
+    Ok(Some(Message { status, body, length: length + used, last }))
 }
 
 enum Framing {
@@ -73,8 +72,11 @@ impl Framing {
 }
 
 fn announces_close(head: &Response<'_, '_>) -> bool {
-    let http_1_0 = head.version == Some(0);
-    has_token(head, "connection", "close") || (http_1_0 && !has_token(head, "connection", "keep-alive"))
+    match head.version {
+        // HTTP/1.0 has no word `close`: a client of it looks for `keep-alive` only (ab does).
+        Some(0) => !has_token(head, "connection", "keep-alive"),
+        _ => has_token(head, "connection", "close"),
+    }
 }
 
 fn values<'a>(head: &'a Response<'_, '_>, name: &'a str) -> impl Iterator<Item = &'a str> {

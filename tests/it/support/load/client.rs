@@ -1,7 +1,7 @@
 //! One client of the load: connect, ask, read the whole answer, and say what went wrong.
 
 use super::answer::{Author, Input, Message, parse};
-use super::{EXAMPLES, Mode, Plan, Shared, Tally};
+use super::{EXAMPLES, Mode, PIPELINED, Plan, Shared, Tally};
 use rustix::io::Errno;
 use std::io;
 use std::net::SocketAddr;
@@ -48,6 +48,10 @@ pub struct Client {
     /// Its sender is dropped to stop the clients.
     stopped: watch::Receiver<()>,
     request: Vec<u8>,
+    /// How many requests are in it.
+    requests: u64,
+    /// How many of them have no answer yet.
+    owed: u64,
     /// One for all answers, so that the hot path allocates nothing.
     buffer: Vec<u8>,
     tally: Tally,
@@ -64,17 +68,21 @@ pub struct Client {
 impl Client {
     pub(super) fn new(number: usize, plan: &Arc<Plan>, shared: &Arc<Shared>, stopped: &watch::Receiver<()>) -> Client {
         let target = plan.targets[number % plan.targets.len()];
-        let connection = match plan.mode {
-            Mode::Close => "Connection: close\r\n",
-            Mode::KeepAlive => "",
+        let (version, connection, requests) = match plan.mode {
+            Mode::Close => ("1.1", "Connection: close\r\n", 1),
+            Mode::KeepAlive => ("1.1", "", 1),
+            Mode::KeepAlive10 => ("1.0", "Connection: Keep-Alive\r\n", 1),
+            Mode::Pipelined => ("1.1", "", PIPELINED),
         };
-        let path = &plan.path;
+        let request = format!("GET {} HTTP/{version}\r\nHost: {target}\r\n{connection}\r\n", plan.path);
         Client {
             target,
             plan: Arc::clone(plan),
             shared: Arc::clone(shared),
             stopped: stopped.clone(),
-            request: format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n{connection}\r\n").into(),
+            request: (0..requests).flat_map(|_| request.bytes()).collect(),
+            requests,
+            owed: 0,
             buffer: Vec::with_capacity(READ),
             tally: Tally::new(),
             author: None,
@@ -91,7 +99,9 @@ impl Client {
             match self.round(&mut held).await {
                 Ok(()) => {}
                 Err(Fault::Server(kind, text)) => {
-                    self.tell(kind, &text);
+                    for _ in 0..self.owed {
+                        self.tell(kind, &text);
+                    }
                     // A refused connect may return without ever having waited: let the others run.
                     tokio::task::yield_now().await;
                 }
@@ -108,25 +118,23 @@ impl Client {
         self.tally
     }
 
-    /// One request. A connection that can take another one is left in `held`.
+    /// One request, or one write of several. A connection that can take another one is left in `held`.
     async fn round(&mut self, held: &mut Option<TcpStream>) -> Result<(), Fault> {
         let begun = Instant::now();
+        self.owed = 1;
         let mut stream = match held.take() {
             Some(stream) => stream,
             None => self.connect().await?,
         };
-        self.nth += 1;
+        self.owed = self.requests;
         let limit = self.plan.timeout;
-        let after = match timeout(limit, self.exchange(&mut stream)).await {
+        let after = match timeout(limit, self.exchange(&mut stream, begun)).await {
             Ok(after) => after?,
             Err(_) => {
                 let text = format!("{} bytes of an answer in {limit:?}", self.buffer.len());
                 return Err(Fault::Server(Kind::Timeout, text));
             }
         };
-        let latency = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.tally.latency.saturating_record(latency);
-        self.shared.count_answer();
         match after {
             After::AskAgain => *held = Some(stream),
             After::AwaitEof => self.await_eof(stream).await,
@@ -154,32 +162,57 @@ impl Client {
         Ok(stream)
     }
 
-    async fn exchange(&mut self, stream: &mut TcpStream) -> Result<After, Fault> {
+    async fn exchange(&mut self, stream: &mut TcpStream, begun: Instant) -> Result<After, Fault> {
         self.buffer.clear();
         let written = stream.write_all(&self.request).await;
         written.map_err(|e| fault("write", &e))?;
         loop {
-            self.buffer.reserve(READ);
-            let read = stream.read_buf(&mut self.buffer).await;
-            let input = match read.map_err(|e| fault("read", &e))? {
-                0 => Input::Ended,
-                _ => Input::Open,
-            };
-            match parse(&self.buffer, input).map_err(wrong)? {
-                Some(message) => {
-                    let author = self.plan.answer.judge(&message).map_err(wrong)?;
-                    let after = self.after(&message, input);
-                    self.note(author);
-                    return Ok(after);
+            self.nth += 1;
+            let after = self.answer(stream).await?;
+            self.owed -= 1;
+            let latency = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.tally.latency.saturating_record(latency);
+            self.shared.count_answer();
+            match after {
+                _ if self.owed == 0 => return Ok(after),
+                After::AskAgain => {}
+                After::AwaitEof | After::Drop => {
+                    let text = format!("the last answer, and {} more requests were sent before it", self.owed);
+                    return Err(Fault::Server(Kind::EofBefore, text));
                 }
-                None if input == Input::Open => {}
-                None if self.buffer.is_empty() => {
+            }
+        }
+    }
+
+    /// Reads one answer, and leaves what comes behind it in the buffer.
+    async fn answer(&mut self, stream: &mut TcpStream) -> Result<After, Fault> {
+        let mut input = Input::Open;
+        loop {
+            if let Some(message) = parse(&self.buffer, input).map_err(wrong)? {
+                let more = self.buffer.len() - message.length;
+                if more > 0 && self.owed == 1 {
+                    return Err(wrong(format!("{more} bytes after the end of the answer")));
+                }
+                let author = self.plan.answer.judge(&message).map_err(wrong)?;
+                let (after, length) = (self.after(&message, input), message.length);
+                self.buffer.drain(..length);
+                self.note(author);
+                return Ok(after);
+            }
+            match input {
+                Input::Open => {}
+                Input::Ended if self.buffer.is_empty() => {
                     return Err(Fault::Server(Kind::EofBefore, "end of file".into()));
                 }
-                None => {
+                Input::Ended => {
                     let text = format!("end of file after {} bytes", self.buffer.len());
                     return Err(Fault::Server(Kind::EofWithin, text));
                 }
+            }
+            self.buffer.reserve(READ);
+            let read = stream.read_buf(&mut self.buffer).await;
+            if read.map_err(|e| fault("read", &e))? == 0 {
+                input = Input::Ended;
             }
         }
     }
@@ -189,7 +222,7 @@ impl Client {
             (_, Input::Ended) => After::Drop,
             // The server closes first, so TIME_WAIT does not use up the ports of this side.
             (_, Input::Open) if message.last => After::AwaitEof,
-            (Mode::KeepAlive, Input::Open) => After::AskAgain,
+            (Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined, Input::Open) => After::AskAgain,
             (Mode::Close, Input::Open) => After::Drop,
         }
     }

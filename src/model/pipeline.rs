@@ -1,0 +1,257 @@
+//! Where the requests on an HTTP/1 connection end, by the bytes that have come so far.
+//!
+//! A server may close a connection only when nothing that has been received waits for an answer, and hyper does not tell
+//! what is left in its buffer. So the same bytes are followed here: to the end of a head by its empty line (RFC 9112, 2.1),
+//! and from there on by the framing, which hyper knows when it hands the request to the application.
+
+/// How the end of a request's body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// By a number of bytes; 0 for a request without a body.
+    Length(u64),
+    /// By a chunk of size 0 (RFC 9112, 7.1).
+    Chunked,
+}
+
+/// The requests of one connection.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    position: Position,
+    /// What has come behind a head whose framing is not known yet: a body, the next request, or both.
+    unframed: Vec<u8>,
+    reads: u32,
+}
+
+/// Behind the last byte that has come.
+#[derive(Debug, PartialEq, Eq)]
+enum Position {
+    /// Requests are not followed: HTTP/2, an upgraded connection, plain TCP.
+    Unknown,
+    /// Behind a whole request. Empty lines may come before the next one (RFC 9112, 2.2).
+    Between,
+    Head(Line),
+    /// Behind a head whose framing is not known yet.
+    Unframed,
+    /// In a body of which so many bytes are to come, at least 1.
+    Body(u64),
+    Chunked(Chunk),
+}
+
+/// Within lines that end with an empty one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Start,
+    /// Behind a CR at the start of a line.
+    StartCr,
+    Within,
+}
+
+/// Within a body in chunks.
+#[derive(Debug, PartialEq, Eq)]
+enum Chunk {
+    /// In the digits of a size, which is so much up to here.
+    Size(u64),
+    /// Behind the digits, in the same line.
+    Extension(u64),
+    /// So many bytes of data are to come, with the CRLF behind them.
+    Data(u64),
+    Trailers(Line),
+}
+
+impl Pipeline {
+    /// Follows no requests.
+    pub(crate) fn unknown() -> Pipeline {
+        Pipeline { position: Position::Unknown, unframed: Vec::new(), reads: 0 }
+    }
+
+    /// Follows requests from here on.
+    pub(crate) fn follow(&mut self) {
+        self.position = Position::Between;
+    }
+
+    /// Follows no requests any more.
+    pub(crate) fn forget(&mut self) {
+        self.position = Position::Unknown;
+        self.unframed = Vec::new();
+    }
+
+    /// These bytes have come.
+    pub(crate) fn received(&mut self, bytes: &[u8]) {
+        self.reads = self.reads.wrapping_add(1);
+        let followed = self.advance(bytes);
+        // Empty for nearly every request, and then nothing is allocated.
+        self.unframed.extend_from_slice(&bytes[followed..]);
+    }
+
+    /// The oldest head that has come and was not framed yet is framed like this: its request is being answered from now on.
+    pub(crate) fn framed(&mut self, framing: Framing) {
+        if self.position != Position::Unframed {
+            // hyper has found the end of a head where this module has found none: neither is followed any further.
+            return self.forget();
+        }
+        self.position = match framing {
+            Framing::Length(0) => Position::Between,
+            Framing::Length(length) => Position::Body(length),
+            Framing::Chunked => Position::Chunked(Chunk::Size(0)),
+        };
+        let mut bytes = std::mem::take(&mut self.unframed);
+        let followed = self.advance(&bytes);
+        if followed < bytes.len() {
+            bytes.drain(..followed);
+            self.unframed = bytes;
+        }
+    }
+
+    /// Whether something has come behind the request that is being answered; if none is, whether a request has begun.
+    pub(crate) fn waits(&self) -> bool {
+        match self.position {
+            Position::Head(_) | Position::Unframed => true,
+            Position::Unknown | Position::Between | Position::Body(_) | Position::Chunked(_) => false,
+        }
+    }
+
+    /// How many of the bytes that are still to come belong to the request that is being answered. The end of a body in
+    /// chunks is not known before it has come.
+    pub(crate) fn body_left(&self) -> u64 {
+        match self.position {
+            Position::Body(left) => left,
+            Position::Chunked(_) => u64::MAX,
+            Position::Unknown | Position::Between | Position::Head(_) | Position::Unframed => 0,
+        }
+    }
+
+    /// How often bytes have come; it may wrap.
+    pub(crate) fn reads(&self) -> u32 {
+        self.reads
+    }
+
+    /// If a part of a head has come: how often bytes have come until now.
+    pub(crate) fn partial_head(&self) -> Option<u32> {
+        match self.position {
+            Position::Head(_) => Some(self.reads),
+            Position::Unknown | Position::Between | Position::Unframed | Position::Body(_) | Position::Chunked(_) => {
+                None
+            }
+        }
+    }
+
+    /// Goes on over the bytes to their end or to that of a head, and says how many these are.
+    fn advance(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let (used, position) = match &mut self.position {
+                Position::Unknown => return bytes.len(),
+                Position::Unframed => return at,
+                Position::Between => match rest.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
+                    Some(empty) => (empty, Position::Head(Line::Within)),
+                    None => return bytes.len(),
+                },
+                Position::Head(line) => match line.empty_one(rest) {
+                    Some(used) => (used, Position::Unframed),
+                    None => return bytes.len(),
+                },
+                Position::Body(left) => match take(left, rest) {
+                    Some(used) => (used, Position::Between),
+                    None => return bytes.len(),
+                },
+                Position::Chunked(chunk) => match chunk.last_one(rest) {
+                    Some(used) => (used, Position::Between),
+                    None => return bytes.len(),
+                },
+            };
+            at += used;
+            self.position = position;
+        }
+        at
+    }
+}
+
+/// Takes what of `left` is in `bytes`: how much that was if it was all, `None` if more is to come.
+fn take(left: &mut u64, bytes: &[u8]) -> Option<usize> {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    match usize::try_from(*left) {
+        Ok(all) if all <= bytes.len() => Some(all),
+        Ok(_) | Err(_) => {
+            *left -= length;
+            None
+        }
+    }
+}
+
+/// The end of the first line behind which the next one may be empty, or is not there yet.
+fn before_empty_one(bytes: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 32;
+    let is_before = |(end, next): (&u8, &u8)| (*end == b'\n') & ((*next == b'\n') | (*next == b'\r'));
+    let mut at = 0;
+    // Every byte of every request goes through here: a block without a branch is a few vector instructions.
+    while let Some((block, next)) = bytes.get(at..at + BLOCK).zip(bytes.get(at + 1..=at + BLOCK)) {
+        if block.iter().zip(next).fold(false, |any, pair| any | is_before(pair)) {
+            break;
+        }
+        at += BLOCK;
+    }
+    let rest = &bytes[at..];
+    let found = rest.iter().zip(rest.iter().skip(1)).position(is_before);
+    found.map(|end| at + end).or_else(|| bytes.ends_with(b"\n").then(|| bytes.len() - 1))
+}
+
+impl Line {
+    /// Goes on to the end of the first empty line, and says how many bytes that took; `None` if it has not come. A line
+    /// ends with CRLF, or with LF alone, which httparse takes too.
+    fn empty_one(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match (*self, byte) {
+                (Line::Within, _) => {
+                    at += before_empty_one(&bytes[at..])? + 1;
+                    *self = Line::Start;
+                }
+                (Line::Start | Line::StartCr, b'\n') => return Some(at + 1),
+                (Line::Start, b'\r') => {
+                    at += 1;
+                    *self = Line::StartCr;
+                }
+                (Line::Start | Line::StartCr, _) => *self = Line::Within,
+            }
+        }
+        None
+    }
+}
+
+impl Chunk {
+    /// Goes on to the end of the body, and says how many bytes that took; `None` if it has not come. What is no valid
+    /// chunk ends the connection, so it does not matter here.
+    fn last_one(&mut self, bytes: &[u8]) -> Option<usize> {
+        const CRLF: u64 = 2;
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match self {
+                Chunk::Size(size) => match char::from(*byte).to_digit(16) {
+                    Some(digit) => {
+                        *size = size.saturating_mul(16).saturating_add(u64::from(digit));
+                        at += 1;
+                    }
+                    None => *self = Chunk::Extension(*size),
+                },
+                Chunk::Extension(size) => {
+                    at += bytes[at..].iter().position(|byte| *byte == b'\n')? + 1;
+                    *self = match size {
+                        0 => Chunk::Trailers(Line::Start),
+                        size => Chunk::Data(size.saturating_add(CRLF)),
+                    };
+                }
+                Chunk::Data(left) => {
+                    at += take(left, &bytes[at..])?;
+                    *self = Chunk::Size(0);
+                }
+                Chunk::Trailers(line) => return line.empty_one(&bytes[at..]).map(|used| at + used),
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

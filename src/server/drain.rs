@@ -1,0 +1,88 @@
+//! The drain as the application sees it.
+
+use tokio::sync::watch;
+
+use crate::runtime::connections::Stage;
+
+/// Tells a handler when its generation drains, and when the drain is over: for connections that do not end by themselves.
+///
+/// An answer in HTTP is finished without it. A WebSocket, or a stream of events, ends when its handler says so, and its
+/// client comes back to the next generation. To a handler that waits for neither, nothing happens before the process ends.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), cutover::Error> {
+/// # fn app(_: cutover::Drain) -> axum::Router { axum::Router::new() }
+/// let server = cutover::Server::bind("127.0.0.1:3000");
+/// // A handler waits for `drain.started()` beside the next message of its client.
+/// let app = app(server.drain());
+/// server.serve(app).await
+/// # }
+/// ```
+///
+/// `examples/websocket.rs` says 1001 (going away) by it.
+#[derive(Debug, Clone)]
+pub struct Drain(watch::Receiver<Stage>);
+
+impl Drain {
+    pub(crate) fn new(stage: watch::Receiver<Stage>) -> Drain {
+        Drain(stage)
+    }
+
+    /// Waits until this generation retires or stops: it takes no new connections, and finishes those that it has, for
+    /// [`drain_timeout`](crate::Server::drain_timeout) at most.
+    ///
+    /// Cancel safe. Returns at once if this generation retires already, and also if its server was dropped before it served.
+    pub async fn started(&self) {
+        self.wait(|stage| stage != Stage::Serving).await;
+    }
+
+    /// Waits until the drain is over, by [`drain_timeout`](crate::Server::drain_timeout) or by SIGUSR2. Connections of HTTP
+    /// are closed at once then; upgraded ones and plain TCP have one more second to say goodbye: the process ends when all
+    /// of them are closed, and at the end of that second whatever is left.
+    ///
+    /// A second SIGTERM or SIGINT ends the process at once, without this second.
+    ///
+    /// Cancel safe. Returns at once if the drain is over already, and also if its server was dropped before it served.
+    pub async fn ended(&self) {
+        self.wait(|stage| stage == Stage::Hammered).await;
+    }
+
+    async fn wait(&self, until: impl Fn(Stage) -> bool) {
+        // A copy, because waiting changes it. An error means that there is no server any more.
+        let _ = self.0.clone().wait_for(|stage| until(*stage)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether it is over now.
+    async fn is_over(wait: impl Future<Output = ()>) -> bool {
+        let mut wait = pin!(wait);
+        poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn the_beginning_and_the_end_are_told_to_each_who_waits() {
+        let stage = watch::Sender::new(Stage::Serving);
+        let drain = Drain::new(stage.subscribe());
+        let copy = drain.clone();
+        assert!(!is_over(copy.started()).await && !is_over(drain.ended()).await);
+        stage.send_replace(Stage::Stopping { grace: Duration::ZERO });
+        assert!(is_over(copy.started()).await && !is_over(copy.ended()).await);
+        stage.send_replace(Stage::Hammered);
+        assert!(is_over(drain.started()).await && is_over(drain.ended()).await && is_over(copy.ended()).await);
+    }
+
+    #[tokio::test]
+    async fn without_a_server_it_is_over() {
+        let drain = crate::Server::bind("127.0.0.1:0").drain();
+        assert!(is_over(drain.started()).await && is_over(drain.ended()).await);
+    }
+}
