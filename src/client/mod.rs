@@ -9,22 +9,22 @@ use crate::model::identity::Pid;
 use crate::sys::control_folder::Surroundings;
 use crate::sys::credentials;
 
-mod ask;
+mod discovery;
 mod error;
-mod find;
-mod following;
 mod pid_file;
 mod proof;
+mod reload_progress;
+mod request;
 mod server_process;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{ControlError, ControlErrorKind};
-pub use following::{Following, Until};
+pub use reload_progress::{Following, Until};
 pub use server_process::ServerProcess;
 
-use ask::{Patience, ask, ask_whole, of_protocol};
+use request::{Patience, ask, ask_whole, of_protocol};
 
 /// The control socket of one instance, whichever generation of it is live. Each call connects anew.
 ///
@@ -74,7 +74,7 @@ impl Control {
     /// [`Name`](ControlErrorKind::Name).
     pub fn find(name: Option<&str>) -> Result<Control, ControlError> {
         let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
-        find::find(name, &surroundings.candidates()).map(Control::at)
+        discovery::find(name, &surroundings.candidates()).map(Control::at)
     }
 
     /// The instance whose control socket has this path. Whether it lives shows when it is asked.
@@ -99,7 +99,7 @@ impl Control {
         let pid = pid_file::read(path)?.pid;
         let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
         let mut asked = tokio::task::JoinSet::new();
-        for socket in find::all(&surroundings.candidates()) {
+        for socket in discovery::all(&surroundings.candidates()) {
             let control = Control::at(socket);
             asked.spawn(async move { control.has(pid).await.then_some(control) });
         }

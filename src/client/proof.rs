@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::pid_file::Named;
-use crate::sys::{age, credentials, executable};
+use crate::sys::{credentials, executable, process_age};
 
 /// A process that seems to have begun so long after the PID file was written may be the one that the file means. The
 /// kernel tells the start of a process, and how long the system is up, in hundredths of a second (proc(5)), and gives a
@@ -29,7 +29,7 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     if !handles {
         return Err("does not handle SIGHUP".to_owned());
     }
-    let age = age::of(pid).map_err(|error| format!("cannot be looked at: {error}"))?;
+    let age = process_age::of(pid).map_err(|error| format!("cannot be looked at: {error}"))?;
     began_before(SystemTime::now().checked_sub(age), written)?;
     let root =
         fs::canonicalize(root).map_err(|error| format!("cannot be compared with {}: {error}", root.display()))?;

@@ -8,9 +8,9 @@ use super::finding::Finding;
 use super::instances::Instances;
 use crate::model::addresses::overlap;
 use crate::model::identity::{Inode, Pid};
-use crate::sys::owner::{self, Owner};
 use crate::sys::socket::{self, Sharing, Stack};
-use crate::sys::{credentials, diag, kernel};
+use crate::sys::socket_owner::{self, Owner};
+use crate::sys::{credentials, sock_diag, sysctl};
 
 /// A listening socket, and who has it, as far as that may be seen.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Findin
 }
 
 fn listeners(port: u16) -> std::io::Result<Vec<Listener>> {
-    let shown = diag::listeners(port)?;
-    let owners = owner::owners(&shown.iter().map(|listener| listener.inode).collect::<BTreeSet<_>>());
+    let shown = sock_diag::listeners(port)?;
+    let owners = socket_owner::owners(&shown.iter().map(|listener| listener.inode).collect::<BTreeSet<_>>());
     Ok(shown.iter().map(|l| Listener { address: l.address, uid: l.uid, process: process(l.inode, &owners) }).collect())
 }
 
@@ -188,7 +188,7 @@ pub(super) fn other_than(address: SocketAddr, unit: &str, main: Option<Pid>, hom
 
 /// Whether this process may bind a port below 1024.
 pub(super) fn own_right(port: u16) -> Option<Finding> {
-    if port == 0 || port >= kernel::first_unprivileged_port() {
+    if port == 0 || port >= sysctl::first_unprivileged_port() {
         return None;
     }
     let subject = format!("port {port}");

@@ -3,10 +3,10 @@
 use std::io;
 
 use super::finding::Finding;
-use super::trial::{Steering, Trial};
+use super::self_test::{Steering, Trial};
 use crate::config::Config;
 use crate::model::steering::Tier;
-use crate::sys::kernel;
+use crate::sys::sysctl;
 
 const MIGRATE: &str = "sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d to keep it; \
      for a container: docker run --sysctl net.ipv4.tcp_migrate_req=1";
@@ -21,8 +21,8 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn read() -> Settings {
-        let (release, migrate_req) = (kernel::release(), kernel::migrate_req());
-        Settings { release, migrate_req, somaxconn: kernel::somaxconn() }
+        let (release, migrate_req) = (sysctl::release(), sysctl::migrate_req());
+        Settings { release, migrate_req, somaxconn: sysctl::somaxconn() }
     }
 }
 

@@ -13,18 +13,18 @@
 //! ```
 
 mod address;
+mod capacity;
 mod finding;
 mod instances;
 mod machine;
-mod room;
+mod self_test;
 mod systemctl;
-mod trial;
 mod unit;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::sys::{credentials, kernel};
+use crate::sys::{credentials, sysctl};
 
 pub use finding::{Finding, Level};
 
@@ -63,7 +63,7 @@ impl Doctor {
     /// loopback, and connects to them and to the control sockets of instances that it finds; it changes nothing. It
     /// blocks: a tenth of a second as a rule, and 20 s at the most if nothing answers, systemd included.
     pub fn examine(&self) -> Vec<Finding> {
-        let mut findings = machine::findings(&trial::run(), &machine::Settings::read());
+        let mut findings = machine::findings(&self_test::run(), &machine::Settings::read());
         let unit = self.unit.as_deref().map(|name| systemctl::unit(name).map(|unit| self.complete(unit)));
         let known = unit.as_ref().and_then(|unit| unit.as_ref().ok());
         let main = known.and_then(Unit::main);
@@ -83,7 +83,7 @@ impl Doctor {
         }
         // A unit that does not run has limits that are not those of this process.
         if server.is_some() || self.unit.is_none() {
-            findings.extend(room::findings(server));
+            findings.extend(capacity::findings(server));
         }
         match unit {
             Some(Ok(unit)) => findings.extend(unit::lint(&unit)),
@@ -99,7 +99,7 @@ impl Doctor {
         if !self.addresses.is_empty() {
             unit.addresses.clone_from(&self.addresses);
         }
-        unit.first_unprivileged_port = kernel::first_unprivileged_port();
+        unit.first_unprivileged_port = sysctl::first_unprivileged_port();
         unit.missing = unit.programs().into_iter().filter(|path| !Path::new(path).exists()).collect();
         unit.main_uid = unit.main().and_then(|pid| credentials::of(pid).ok()).map(|credentials| credentials.uid);
         unit

@@ -3,13 +3,13 @@
 pub(crate) mod addresses;
 pub(crate) mod control;
 pub(crate) mod event;
+pub(crate) mod handover;
 pub(crate) mod identity;
 pub(crate) mod instance_name;
-pub(crate) mod message;
-pub(crate) mod notify;
 pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod rollout;
+pub(crate) mod sd_notify;
 pub(crate) mod share;
 pub(crate) mod slots;
 pub(crate) mod steering;

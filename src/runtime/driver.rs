@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use super::course;
+use super::rollout_steps;
 use super::status::{Depth, Draft};
 use crate::model::control::RolloutStatus;
 use crate::model::event::{Event as Told, Phase};
@@ -123,7 +123,7 @@ impl<H: Host> Driver<H> {
                 since = now;
             }
             for effect in effects {
-                if let Some(told) = course::told(self.host.who().0, &effect) {
+                if let Some(told) = rollout_steps::told(self.host.who().0, &effect) {
                     self.host.tell(told);
                 }
                 self.host.perform(effect);

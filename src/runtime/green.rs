@@ -13,17 +13,17 @@ use tokio::net::{UnixDatagram, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::birth::{BIRTH, NOTIFY, OWN};
 use super::driver::Input;
 use super::handover::{self, ToGreen};
 use super::host::News;
 use super::offload;
+use super::role::{BIRTH, NOTIFY, OWN};
+use crate::model::handover::{Birth, FromBlue};
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::{Birth, FromBlue};
-use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
+use crate::model::sd_notify::{self, Notification};
+use crate::sys::launch::Origin;
 use crate::sys::notify_socket;
-use crate::sys::origin::Origin;
 use crate::sys::process::{Process, Stranger};
 use crate::sys::spawn;
 
@@ -100,7 +100,7 @@ impl Green {
 
     /// Holds its process as that of a generation that drains.
     pub(crate) fn hold(&self) -> Option<Stranger> {
-        self.process.again()
+        self.process.try_clone()
     }
 
     /// Sends it away: it closes its listeners without losing what is on its way, finishes what it has, and goes. It is
@@ -159,7 +159,7 @@ impl Source {
                 }
                 continue;
             }
-            match notify::parse(&received.text) {
+            match sd_notify::parse(&received.text) {
                 Ok(notifications) => {
                     for notification in notifications {
                         if !self.tell(notification).await {

@@ -14,8 +14,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use super::host::{Inheritance, News};
+use crate::model::handover::{Birth, FromBlue, FromGreen, GroupOrder};
 use crate::model::identity::Pid;
-use crate::model::message::{Birth, FromBlue, FromGreen, GroupOrder};
 use crate::sys::during;
 use crate::sys::process::Stranger;
 

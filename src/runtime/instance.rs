@@ -10,7 +10,7 @@ use crate::model::identity::Pid;
 use crate::model::instance_name;
 use crate::sys::control_folder::Surroundings;
 use crate::sys::control_socket::Refused;
-use crate::sys::origin::Origin;
+use crate::sys::launch::Origin;
 
 /// What an instance is called by.
 pub(crate) struct Naming<'a> {

@@ -1,30 +1,30 @@
 //! The effects and the sources of events, on tokio: one a file.
 
 pub(crate) mod accept;
-pub(crate) mod beat;
-pub(crate) mod birth;
 pub(crate) mod connections;
 pub(crate) mod control;
-pub(crate) mod course;
 pub(crate) mod driver;
 pub(crate) mod green;
+pub(crate) mod group_watch;
 pub(crate) mod groups;
 pub(crate) mod handover;
+pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod instance;
 pub(crate) mod log_writer;
-pub(crate) mod neighbours;
+pub(crate) mod notifier;
 pub(crate) mod offload;
 pub(crate) mod pid_file;
 pub(crate) mod plan;
+pub(crate) mod port_conflicts;
 pub(crate) mod predecessors;
 pub(crate) mod probe;
 #[cfg(feature = "tls")]
 mod probe_tls;
 pub(crate) mod retire;
+pub(crate) mod role;
+pub(crate) mod rollout_steps;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod status;
 pub(crate) mod stream;
-pub(crate) mod voice;
-pub(crate) mod watch_groups;

@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
+use crate::model::handover::Drainer;
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::Drainer;
 use crate::sys::process::Stranger;
-use crate::sys::tree;
+use crate::sys::process_tree;
 
 /// So many generations may drain at once; when one more begins, the oldest is told to end.
 pub(crate) const MAX: usize = 3;
@@ -18,8 +18,8 @@ impl Predecessors {
     /// Takes the list from the generation before, for which all of them lived while it told. This process is younger than
     /// they are, and one that has the number of one that has ended since is younger still: that is no predecessor.
     pub(crate) fn learn(&mut self, told: &[Drainer]) {
-        let own = tree::start_of(Pid::new(std::process::id()));
-        let is_elder = |pid| tree::start_of(pid).zip(own).is_some_and(|(began, own)| began <= own);
+        let own = process_tree::start_of(Pid::new(std::process::id()));
+        let is_elder = |pid| process_tree::start_of(pid).zip(own).is_some_and(|(began, own)| began <= own);
         // The one that was looked at is the one that is held if that has its number still.
         let hold = |pid| Stranger::hold(pid).filter(|held| is_elder(pid) && held.is_alive());
         self.0 = told.iter().filter_map(|drainer| hold(drainer.pid).map(|held| (*drainer, held))).collect();
@@ -56,7 +56,7 @@ impl Predecessors {
     /// Waits until all of them are gone. Cancel safe.
     pub(crate) fn gone(&mut self) -> impl Future<Output = ()> + Send + use<> {
         self.draining();
-        let held: Vec<Stranger> = self.0.iter().filter_map(|(_, held)| held.again()).collect();
+        let held: Vec<Stranger> = self.0.iter().filter_map(|(_, held)| held.try_clone()).collect();
         async move {
             for process in held {
                 process.gone().await;
@@ -82,10 +82,10 @@ mod tests {
 
     /// A child that is younger than this process by what the kernel counts, which is hundredths of a second.
     fn younger() -> Child {
-        let own = tree::start_of(Pid::new(std::process::id()));
+        let own = process_tree::start_of(Pid::new(std::process::id()));
         loop {
             let mut child = Command::new("sleep").arg("1000").spawn().expect("spawn sleep");
-            if tree::start_of(Pid::new(child.id())) > own {
+            if process_tree::start_of(Pid::new(child.id())) > own {
                 return child;
             }
             child.kill().and_then(|()| child.wait()).expect("our own child");

@@ -15,12 +15,12 @@ use super::accept::{Acceptors, Door};
 use super::groups::{Groups, lock};
 use super::offload;
 use crate::model::steering::Tier;
-use crate::sys::diag::{self, Knock};
-use crate::sys::{rcu, socket};
+use crate::sys::sock_diag::{self, Knock};
+use crate::sys::{membarrier, socket};
 
 /// How often the kernel is asked for the handshakes in flight: there is nothing to wait on for their end.
 pub(crate) const LOOK: Duration = Duration::from_millis(2);
-/// How long a lookup by the old program may take at the most, where the kernel does not tell (see [`rcu::settle`]).
+/// How long a lookup by the old program may take at the most, where the kernel does not tell (see [`membarrier::settle`]).
 const LOOKUP_MAX: Duration = Duration::from_millis(100);
 
 /// Why the listeners are closed.
@@ -140,7 +140,7 @@ pub(crate) async fn in_flight(
 
 /// Waits until every lookup that uses an earlier program has ended.
 async fn settle() {
-    let settled = offload::run(rcu::settle).await;
+    let settled = offload::run(membarrier::settle).await;
     if !matches!(settled, Ok(Ok(()))) {
         tokio::time::sleep(LOOKUP_MAX).await;
     }
@@ -152,7 +152,7 @@ async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<Knock> {
     let dump = move || {
         ports
             .into_iter()
-            .map(diag::knocks)
+            .map(sock_diag::knocks)
             .collect::<std::io::Result<Vec<_>>>()
             .map(|found| found.into_iter().flatten().collect())
     };

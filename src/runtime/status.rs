@@ -9,7 +9,7 @@ use crate::model::control::{GenerationStatus, Status};
 use crate::model::event::Phase;
 use crate::model::identity::{Generation, Inode, Pid};
 use crate::model::share::Share;
-use crate::sys::{age, diag, owner};
+use crate::sys::{process_age, sock_diag, socket_owner};
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Draft {
         let ports: BTreeSet<u16> = self.status.addresses.iter().map(SocketAddr::port).collect();
         let mut connected = None;
         for generation in &mut self.status.generations {
-            generation.age = age::of(generation.pid).ok();
+            generation.age = process_age::of(generation.pid).ok();
             if generation.connections.is_none() && self.depth == Depth::All {
                 let connected = connected.get_or_insert_with(|| connections(&ports));
                 let many = self.processes.get(&generation.generation).map(|many| many.living());
@@ -66,12 +66,12 @@ pub(crate) fn count(connections: usize) -> u64 {
 
 /// The sockets of all connections to these ports, whoever has them; `None` if the kernel does not tell.
 fn connections(ports: &BTreeSet<u16>) -> Option<BTreeSet<Inode>> {
-    let all: Option<Vec<_>> = ports.iter().map(|&port| diag::connections(port).ok()).collect();
+    let all: Option<Vec<_>> = ports.iter().map(|&port| sock_diag::connections(port).ok()).collect();
     Some(all?.into_iter().flatten().collect())
 }
 
 /// What any of these has open; `None` if none of them may be looked at.
 fn sockets(processes: &BTreeSet<Pid>) -> Option<BTreeSet<Inode>> {
-    let found: Vec<_> = processes.iter().filter_map(|&pid| owner::sockets_of(pid).ok()).collect();
+    let found: Vec<_> = processes.iter().filter_map(|&pid| socket_owner::sockets_of(pid).ok()).collect();
     if found.is_empty() { None } else { Some(found.into_iter().flatten().collect()) }
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use super::Server;
 use crate::error::Error;
 use crate::model::instance_name;
-use crate::runtime::birth::Role;
 use crate::runtime::control::{Control, Desk};
 use crate::runtime::instance::{self, Naming};
+use crate::runtime::role::Role;
 
 impl Server {
     /// # Errors

@@ -15,8 +15,8 @@ use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
-use super::closing::{self, Goodbye};
-use super::{BoxError, sniff};
+use super::connection_close::{self, Goodbye};
+use super::{BoxError, http_version};
 use crate::config::Config;
 use crate::model::pipeline::Framing;
 use crate::runtime::accept::Sink;
@@ -64,23 +64,23 @@ where
     let shared = stream.shared();
     shared.pipeline().follow();
     let mut stage = shared.guard.connections().watch();
-    let mut silent = pin!(closing::no_header_comes(&shared, http.header_read_timeout));
+    let mut silent = pin!(connection_close::no_header_comes(&shared, http.header_read_timeout));
     let version = tokio::select! {
         biased;
-        version = sniff::version(&mut stream) => Some(version),
+        version = http_version::version(&mut stream) => Some(version),
         () = silent.as_mut() => None,
-        () = closing::no_request_comes(&shared, &mut stage) => None,
+        () = connection_close::no_request_comes(&shared, &mut stage) => None,
     };
     let service = Marked { service, connection: shared.clone() };
     // An error is the client's: it went away, or sent what is no HTTP.
     match version {
-        Some(Ok(Some(sniff::Version::One))) => {
+        Some(Ok(Some(http_version::Version::One))) => {
             shared.guard.becomes(Kind::Http1);
             let connection = pin!(http.one.serve_connection(TokioIo::new(stream), service).with_upgrades());
             let say = http1::UpgradeableConnection::graceful_shutdown;
-            closing::finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
+            connection_close::finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
         }
-        Some(Ok(Some(sniff::Version::Two))) => {
+        Some(Ok(Some(http_version::Version::Two))) => {
             shared.guard.becomes(Kind::Http2);
             shared.pipeline().forget();
             // Boxed, so that the task of an HTTP/1 connection is not as large as it.
@@ -88,13 +88,13 @@ where
             // An idle connection is nothing unusual in HTTP/2.
             let silent = pin!(std::future::pending());
             let say = http2::Connection::graceful_shutdown;
-            closing::finish(connection.as_mut(), say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
+            connection_close::finish(connection.as_mut(), say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }
     // An upgraded connection has another part: it is the application's, and so is its end.
     if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
-        closing::close(&shared, &mut stage).await;
+        connection_close::close(&shared, &mut stage).await;
     }
 }
 

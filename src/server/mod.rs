@@ -1,14 +1,14 @@
 //! The library's face: a server that restarts itself.
 
-mod closing;
+mod connection_close;
 mod control;
 pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod handle;
 pub(crate) mod http;
+mod http_version;
 pub(crate) mod listener;
 mod options;
-mod sniff;
 mod sockets;
 mod start;
 
@@ -32,8 +32,8 @@ use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::host::BeforeReload;
 use crate::runtime::signals::EarlyHup;
+use crate::sys::launch::Origin;
 use crate::sys::limits;
-use crate::sys::origin::Origin;
 
 use self::drain::Drain;
 use self::events::Events;

@@ -9,10 +9,10 @@ use tokio::net::TcpListener;
 
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{self, Bound, Offer};
-use crate::model::message::Birth;
-use crate::runtime::birth::Role;
+use crate::model::handover::Birth;
 use crate::runtime::groups::Own;
-use crate::runtime::neighbours::{others, refuse_others, taken};
+use crate::runtime::port_conflicts::{others, refuse_others, taken};
+use crate::runtime::role::Role;
 use crate::sys::socket::{self, BoundSocket, Sharing, Stack};
 
 /// The sockets of all addresses, bound and not listening.

@@ -16,16 +16,16 @@ use tokio::task::AbortHandle;
 use super::instance::Instance;
 use super::notifications;
 use crate::model::identity::{Generation, Pid};
-use crate::runtime::birth::{OWN, SUPERVISED};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::runtime::offload::{LOOK_MAX, Lane, Stalled};
+use crate::runtime::role::{OWN, SUPERVISED};
 use crate::runtime::status::Processes;
 use crate::sys::process::Process;
+use crate::sys::process_tree::Orphans;
 use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
-use crate::sys::tree::Orphans;
-use crate::sys::{diag, notify_socket, owner, tree};
+use crate::sys::{notify_socket, process_tree, sock_diag, socket_owner};
 
 /// What a program gets anew: it speaks to this process, and the service manager is not its business.
 const REPLACED: [&str; 2] = ["NOTIFY_SOCKET", SUPERVISED];
@@ -50,7 +50,7 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     process: Process,
     mark: String,
-    /// When it began, of [`tree::start_of`]; not known if it has ended at once.
+    /// When it began, of [`process_tree::start_of`]; not known if it has ended at once.
     born: Option<u64>,
     /// Who knows which children are no orphans.
     reaper: Reaper,
@@ -105,7 +105,7 @@ impl Newborn {
         let child = Child {
             generation,
             pid: process.pid,
-            born: tree::start_of(process.pid),
+            born: process_tree::start_of(process.pid),
             reaper: instance.reaper.clone(),
             process,
             mark,
@@ -153,7 +153,7 @@ impl Child {
         let since = self.born.filter(|_| has_ended || !self.was_ready());
         let is_spawned = |pid| self.reaper.has_spawned(pid);
         let orphans = Orphans { is_spawned: &is_spawned, wiped_since: since };
-        let mut members = tree::living(self.pid, self.mark.as_bytes(), orphans).unwrap_or_default();
+        let mut members = process_tree::living(self.pid, self.mark.as_bytes(), orphans).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
         if has_ended {
             members.remove(&self.pid);
@@ -170,7 +170,7 @@ impl Child {
         let mut holders: Holders = BTreeMap::new();
         let mut seen = false;
         for pid in self.members() {
-            let Ok(sockets) = owner::sockets_of(pid) else { continue };
+            let Ok(sockets) = socket_owner::sockets_of(pid) else { continue };
             seen = true;
             for inode in sockets {
                 holders.entry(inode).or_default().insert(pid);
@@ -186,7 +186,7 @@ impl Child {
     )]
     pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
         let holders = self.holders().unwrap_or_default();
-        let all = diag::all_listeners().unwrap_or_default();
+        let all = sock_diag::all_listeners().unwrap_or_default();
         all.into_iter().filter(|listener| holders.contains_key(&listener.inode)).map(|l| l.address).collect()
     }
 
@@ -197,7 +197,7 @@ impl Child {
     )]
     pub(super) fn count_connections(&self, ports: &BTreeSet<u16>) {
         let holders = self.holders().unwrap_or_default();
-        let connected = ports.iter().filter_map(|&port| diag::connections(port).ok()).flatten();
+        let connected = ports.iter().filter_map(|&port| sock_diag::connections(port).ok()).flatten();
         let open = connected.filter(|inode| holders.contains_key(inode)).count();
         self.open.store(open, Ordering::Relaxed);
     }
@@ -220,7 +220,7 @@ impl Child {
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
     pub(super) fn signal_left(&self, signal: Signal) {
-        for left in tree::hold(self.members(), || self.members()) {
+        for left in process_tree::hold(self.members(), || self.members()) {
             left.signal(signal);
             left.signal(Signal::CONT);
         }
@@ -242,7 +242,7 @@ impl Child {
     )]
     pub(super) fn kill(&self) {
         self.kill_first();
-        tree::kill(|| self.members());
+        process_tree::kill(|| self.members());
     }
 
     /// How its first process has ended, if it has.

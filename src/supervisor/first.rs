@@ -14,7 +14,7 @@ use tokio_stream::StreamExt as _;
 use super::child::{Child, KILL_MAX, Newborn};
 use super::instance::Instance;
 use super::settings::Ready;
-use super::{ready, retire};
+use super::{readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
 use crate::model::rollout::Event;
@@ -48,7 +48,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
         child.is_ready();
         return Ok(First::Ready(child));
     }
-    tokio::spawn(ready::watch(instance.clone(), Arc::downgrade(&child), inputs));
+    tokio::spawn(readiness::watch(instance.clone(), Arc::downgrade(&child), inputs));
     let mut deadline = Instant::now() + settings.plan.ready;
     let mut stopping = false;
     let mut probing: Option<Probing> = None;
@@ -88,7 +88,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
             // A probe has a deadline of its own.
             () = tokio::time::sleep_until(deadline), if !is_probing => {
                 if !stopping {
-                    let elsewhere = ready::elsewhere(instance, &child).await;
+                    let elsewhere = readiness::elsewhere(instance, &child).await;
                     return give_up(&child, format!("did not become ready in {:?}{elsewhere}", settings.plan.ready)).await;
                 }
                 tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
@@ -167,8 +167,8 @@ async fn ended_early(
     stopping: bool,
 ) -> Result<First, Error> {
     let Some(ended) = ended else { return Ok(First::Over(0)) };
-    let left = ready::left(child).await;
-    let how = ready::told(ended, child, &left, !instance.addresses().is_empty());
+    let left = readiness::left(child).await;
+    let how = readiness::told(ended, child, &left, !instance.addresses().is_empty());
     kill(child).await;
     match stopping {
         true => tracing::info!(generation = %child.generation, pid = %child.pid, how, "gone"),

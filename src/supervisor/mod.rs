@@ -8,7 +8,7 @@ mod metrics;
 mod notifications;
 mod options;
 mod preflight;
-mod ready;
+mod readiness;
 mod retire;
 pub(crate) mod settings;
 mod signals;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
-use crate::sys::origin::Origin;
+use crate::sys::launch::Origin;
 
 use self::settings::Ready;
 

@@ -11,11 +11,11 @@ use super::child::Child;
 use super::instance::Instance;
 use super::settings::Ready;
 use crate::model::identity::Pid;
-use crate::model::notify::{self, Notification};
 use crate::model::rollout::Event;
+use crate::model::sd_notify::{self, Notification};
 use crate::runtime::driver::Input;
+use crate::runtime::notifier::NotifyState;
 use crate::runtime::offload::LOOK_MAX;
-use crate::runtime::service_manager::NotifyState;
 use crate::sys::notify_socket;
 
 /// Reads until the generation is forgotten.
@@ -41,7 +41,7 @@ pub(super) async fn read(
             }
             continue;
         }
-        match notify::parse(&received.text) {
+        match sd_notify::parse(&received.text) {
             Ok(notifications) => {
                 for notification in notifications {
                     if let Some(event) = take(&child, &instance, notification) {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Pid;
-use crate::runtime::birth::SUPERVISED;
 use crate::runtime::groups::lock;
 use crate::runtime::offload;
+use crate::runtime::role::SUPERVISED;
 use crate::sys::process::Process;
+use crate::sys::process_tree::Orphans;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
-use crate::sys::tree::Orphans;
-use crate::sys::{diag, tree};
+use crate::sys::{process_tree, sock_diag};
 
 /// No process: the largest that Linux gives is 2^22.
 const NOBODY: Pid = Pid::new(u32::MAX);
@@ -50,7 +50,7 @@ fn find_addresses(instance: &Instance, child: &Child) {
 
 /// A socket that was bound beside it begins no handshake before listen(2), so that this is seen by nobody.
 fn can_be_shared(address: SocketAddr) -> Result<(), String> {
-    let Ok(group) = diag::group(address) else { return Ok(()) };
+    let Ok(group) = sock_diag::group(address) else { return Ok(()) };
     let own = rustix::process::geteuid().as_raw();
     match socket::bind(address, Sharing::Group, Stack::Dual).map(drop) {
         // Sockets of another uid are never shared, so this says nothing about the next generation's.
@@ -108,6 +108,8 @@ impl Drop for Check {
         // Held by a pidfd: one that has ended gets nothing, whoever has its number now.
         self.process.kill();
         let mark = std::mem::take(&mut self.mark);
-        offload::detach(move || tree::kill(|| tree::living(NOBODY, mark.as_bytes(), Orphans::ANY).unwrap_or_default()));
+        offload::detach(move || {
+            process_tree::kill(|| process_tree::living(NOBODY, mark.as_bytes(), Orphans::ANY).unwrap_or_default())
+        });
     }
 }

@@ -19,7 +19,7 @@ use crate::model::steering::Tier;
 use crate::runtime::groups::{Kept, lock};
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::retire::{LOOK, in_flight};
-use crate::sys::diag;
+use crate::sys::sock_diag;
 
 /// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
 const LOOK_AT_ALL: Duration = Duration::from_millis(10);
@@ -77,9 +77,9 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
         let look = offload::run_within(LOOK_MAX, move || {
             let holders = child.holders().unwrap_or_default();
             let mine = |inode: &Inode| holders.contains_key(inode);
-            let queues = ports.iter().filter_map(|&port| diag::queues(port).ok()).flatten();
+            let queues = ports.iter().filter_map(|&port| sock_diag::queues(port).ok()).flatten();
             let waits = queues.filter(|(inode, _)| mine(inode)).any(|(_, waiting)| waiting > 0);
-            let unheard = ports.iter().filter_map(|&port| diag::unheard(port).ok()).flatten();
+            let unheard = ports.iter().filter_map(|&port| sock_diag::unheard(port).ok()).flatten();
             (waits, unheard.filter(mine).collect::<BTreeSet<_>>())
         });
         let (waits, now) = match look.await {

@@ -20,12 +20,12 @@ use crate::runtime::control::{Control, Desk};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Steering};
 use crate::runtime::instance::{self, Naming};
+use crate::runtime::notifier::Notifier;
 use crate::runtime::offload::{self, LOOK_MAX};
 use crate::runtime::pid_file::PidFile;
-use crate::runtime::service_manager::Notifier;
-use crate::runtime::voice::Voice;
-use crate::runtime::{beat, neighbours, plan, watch_groups};
-use crate::sys::{age, lend, reaper};
+use crate::runtime::service_manager::Voice;
+use crate::runtime::{group_watch, heartbeat, plan, port_conflicts};
+use crate::sys::{pidfd_getfd, process_age, reaper};
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::io(ErrorKind::System, what, error)
@@ -51,7 +51,7 @@ impl Supervisor {
         signals::reap(reaper.clone()).map_err(system("cannot handle signals"))?;
         let addresses = settings.addresses.clone().unwrap_or_default();
         for &address in &addresses {
-            neighbours::refuse_others(address, &BTreeSet::new())?;
+            port_conflicts::refuse_others(address, &BTreeSet::new())?;
         }
         let (desk, at_desk) = watch::channel(nobody());
         let desk_here = Desk::changing(at_desk);
@@ -63,12 +63,12 @@ impl Supervisor {
         let (name, control) = instance::claim(&naming, &self.origin, &desk_here)?;
         let metrics = self.offer_metrics(&desk_here).await?;
         let pid = Pid::new(std::process::id());
-        let watchdog = beat::watchdog(&self.origin, pid);
+        let watchdog = heartbeat::watchdog(&self.origin, pid);
         let voice = Voice::new(Notifier::new(self.origin.variable("NOTIFY_SOCKET")), watchdog);
         let groups = Groups::watching(&addresses, Steering::of(&self.origin));
         let parts = Parts { name, settings, program, reaper, groups, addresses, voice, desk };
         let instance = Arc::new(Instance::new(parts));
-        if let Err(error) = lend::try_copy() {
+        if let Err(error) = pidfd_getfd::try_copy() {
             tracing::info!(%error, "the program's listeners cannot be copied, it is steered by one more beside them");
         }
         let pid_file = self.config.pid_file.take().map(PidFile::new);
@@ -128,7 +128,7 @@ impl Supervisor {
     }
 }
 
-fn not_a_program(program: &crate::sys::origin::Origin, why: String) -> Error {
+fn not_a_program(program: &crate::sys::launch::Origin, why: String) -> Error {
     let kind = match program.is_there() {
         true => io::ErrorKind::PermissionDenied,
         false => io::ErrorKind::NotFound,
@@ -143,7 +143,7 @@ impl Instance {
         let live = self.live();
         for live in live.iter() {
             let (generation, pid) = (live.child.generation, live.child.pid);
-            let took = age::of(pid).ok();
+            let took = process_age::of(pid).ok();
             tracing::info!(%generation, %pid, ?took, ?addresses, phase = %Phase::Serving, "live");
         }
         self.with_standing(None, Voice::ready);
@@ -172,8 +172,8 @@ impl Instance {
     /// Begins to beat: for whichever generation is live.
     fn beat(self: &Arc<Self>, watchdog: Option<std::time::Duration>, pid_file: Option<PidFile>) {
         let (inputs, mut beats) = mpsc::channel(1);
-        beat::start(inputs.clone(), watchdog);
-        watch_groups::start(inputs);
+        heartbeat::start(inputs.clone(), watchdog);
+        group_watch::start(inputs);
         let instance = self.clone();
         tokio::spawn(async move {
             while let Some(input) = beats.recv().await {

@@ -1,32 +1,32 @@
 //! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
 
-pub(crate) mod age;
-pub(crate) mod anchor;
 pub(crate) mod cgroup;
 pub(crate) mod control_folder;
 pub(crate) mod control_socket;
 pub(crate) mod credentials;
-pub(crate) mod diag;
 pub(crate) mod executable;
 mod exit_info;
-pub(crate) mod kernel;
-pub(crate) mod knock;
-pub(crate) mod lend;
+pub(crate) mod launch;
 pub(crate) mod limits;
+pub(crate) mod membarrier;
 pub(crate) mod netlink;
 pub(crate) mod notify_socket;
-pub(crate) mod origin;
-pub(crate) mod owner;
+pub(crate) mod pidfd_getfd;
+pub(crate) mod placeholder;
 pub(crate) mod process;
-pub(crate) mod rcu;
+pub(crate) mod process_age;
+pub(crate) mod process_tree;
 pub(crate) mod reaper;
 mod signals;
-mod signature;
+pub(crate) mod slot_probe;
+pub(crate) mod sock_diag;
 pub(crate) mod socket;
+pub(crate) mod socket_owner;
 pub(crate) mod spawn;
 pub(crate) mod steering;
+pub(crate) mod sysctl;
+mod tcp_md5;
 pub(crate) mod terminal;
-pub(crate) mod tree;
 
 /// Puts the operation and its object before the system's own words, and keeps the kind.
 pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> std::io::Error {
@@ -35,7 +35,7 @@ pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Err
 }
 
 #[cfg(test)]
-mod again;
+mod reexec;
 #[cfg(test)]
 mod slots_tests;
 #[cfg(test)]

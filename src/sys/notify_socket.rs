@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg,
 
 use super::during;
 use crate::model::identity::Pid;
-use crate::model::notify::DATAGRAM_MAX;
+use crate::model::sd_notify::DATAGRAM_MAX;
 
 /// A name that nobody else has: the pid, and a number that cannot be guessed, for whoever binds a name first has it.
 pub(crate) fn unique_name(what: &str) -> io::Result<String> {

@@ -84,7 +84,7 @@ impl Process {
     }
 
     /// Holds it a second time, for those who do not reap it.
-    pub(crate) fn again(&self) -> Option<Stranger> {
+    pub(crate) fn try_clone(&self) -> Option<Stranger> {
         self.pidfd.try_clone().ok().map(Stranger)
     }
 
@@ -129,7 +129,7 @@ impl Stranger {
     }
 
     /// Holds it a second time.
-    pub(crate) fn again(&self) -> Option<Stranger> {
+    pub(crate) fn try_clone(&self) -> Option<Stranger> {
         self.0.try_clone().ok().map(Stranger)
     }
 

@@ -3,10 +3,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::super::again::{role, run_again};
 use super::super::process::Stranger;
+use super::super::process_tree::Snapshot;
+use super::super::reexec::{role, run_again};
 use super::super::spawn::{self, Group, Program};
-use super::super::tree::Snapshot;
 use super::*;
 
 /// More than enough for a child that ends at once.

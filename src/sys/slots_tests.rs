@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use proptest::prelude::*;
 
 use super::socket::{self, Sharing, Stack};
-use super::{diag, steering};
+use super::{sock_diag, steering};
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
 use crate::model::steering::Program;
@@ -82,7 +82,7 @@ impl Kernel {
 
     fn check(&self) {
         let all: BTreeSet<Inode> = self.listeners.iter().map(|(inode, _)| *inode).collect();
-        let shown = diag::group(self.address).expect("sock_diag").into_keys().collect();
+        let shown = sock_diag::group(self.address).expect("sock_diag").into_keys().collect();
         assert_eq!(self.slots.compare(&shown), Ok(()));
         for &inode in &all {
             let slots = self.slots.of(&BTreeSet::from([inode]));

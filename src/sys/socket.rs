@@ -160,9 +160,9 @@ mod tests {
         let listener = bind(loopback(), Sharing::Alone, Stack::Single).expect("bind").listen(16).expect("listen");
         let (address, theirs) = (listener.local_addr().expect("bound"), listener.try_clone().expect("copied"));
         drop(listener);
-        assert_eq!(crate::sys::diag::group(address).expect("sock_diag").len(), 1, "a close alone closes nothing");
+        assert_eq!(crate::sys::sock_diag::group(address).expect("sock_diag").len(), 1, "a close alone closes nothing");
         stop_listening(&theirs).expect("listened");
-        assert!(crate::sys::diag::group(address).expect("sock_diag").is_empty());
+        assert!(crate::sys::sock_diag::group(address).expect("sock_diag").is_empty());
         assert_eq!(stop_listening(&theirs).expect_err("it does not listen").kind(), io::ErrorKind::NotConnected);
     }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::super::again::{again, role, run_again};
 use super::super::process::Process;
+use super::super::reexec::{reexec, role, run_again};
 use super::super::spawn::{self, Group, Program};
 use super::*;
 
@@ -26,7 +26,7 @@ fn the_foreground_is_given_to_a_child_and_taken_back() {
         return on_a_terminal();
     }
     let (_master, slave) = pair();
-    let mut command = again(the_foreground_is_given_to_a_child_and_taken_back, "leader");
+    let mut command = reexec(the_foreground_is_given_to_a_child_and_taken_back, "leader");
     let ended = command.stdin(slave).output().expect("runs");
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(ended.status.success() && said.contains("1 passed"), "{ended:?}");

@@ -7,7 +7,7 @@ use clap::Args;
 use cutover::doctor::{Doctor as Examiner, Finding, Level};
 
 use crate::exit::{BUG, Failure, PROBLEM, print};
-use crate::human;
+use crate::format;
 use crate::rollout::{Addresses, address};
 use crate::screen;
 
@@ -85,7 +85,7 @@ fn text(findings: &[Finding], style: Style) -> String {
     let mut text = String::new();
     for finding in findings {
         let mend = finding.mend.as_ref().map(|mend| format!("; {mend}")).unwrap_or_default();
-        let line = human::one_line(&format!("{}: {}{mend}", finding.subject, finding.what));
+        let line = format::one_line(&format!("{}: {}{mend}", finding.subject, finding.what));
         let line = style.width.map_or(line.clone(), |width| wrap(&line, width));
         let (begin, end) = match (style.colour, finding.level) {
             (false, _) => ("", ""),

@@ -4,21 +4,21 @@
 
 mod doctor;
 mod exit;
-mod human;
+mod format;
 mod page;
 mod process;
 mod progress;
 mod promote;
 mod reload;
+mod reload_by_signal;
 mod rollback;
 mod rollout;
 mod run;
 mod screen;
 mod serve;
-mod signalled;
 mod status;
+mod status_table;
 mod stop;
-mod table;
 mod target;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

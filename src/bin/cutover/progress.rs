@@ -8,7 +8,7 @@ use cutover::{Phase, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::exit::{complain, say};
-use crate::human;
+use crate::format;
 
 /// On plain lines a count that changes is told so often at most.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -181,9 +181,9 @@ impl Step {
         match self {
             Step::Until(what) => what.clone(),
             Step::Now(what) => (*what).to_owned(),
-            Step::Draining(connections) => format!("draining {}", human::connections(*connections)),
-            Step::For(what, time) if *time < Duration::from_secs(1) => format!("{what} for {}", human::time(*time)),
-            Step::For(what, time) => format!("{what} for {}", human::left(*time)),
+            Step::Draining(connections) => format!("draining {}", format::connections(*connections)),
+            Step::For(what, time) if *time < Duration::from_secs(1) => format!("{what} for {}", format::time(*time)),
+            Step::For(what, time) => format!("{what} for {}", format::left(*time)),
         }
     }
 
@@ -192,8 +192,8 @@ impl Step {
         match self {
             Step::Now(_) | Step::Draining(_) => self.plain(),
             Step::Until(what) if since < Duration::from_secs(1) => what.clone(),
-            Step::Until(what) => format!("{what} for {}", human::time(Duration::from_secs(since.as_secs()))),
-            Step::For(what, time) => format!("{what} for {} more", human::left(time.saturating_sub(since))),
+            Step::Until(what) => format!("{what} for {}", format::time(Duration::from_secs(since.as_secs()))),
+            Step::For(what, time) => format!("{what} for {} more", format::left(time.saturating_sub(since))),
         }
     }
 }

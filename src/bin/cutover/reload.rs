@@ -9,10 +9,10 @@ use cutover::{Control, ControlError, ControlErrorKind, Following, Generation, Ou
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, with_cause};
-use crate::human;
+use crate::format;
 use crate::process::{self, Process};
 use crate::progress::Display;
-use crate::signalled;
+use crate::reload_by_signal;
 use crate::target::Target;
 
 /// From one picture to the next, on a terminal.
@@ -46,7 +46,7 @@ pub(crate) struct Reload {
     #[arg(long, value_name = "DIR", requires = "pid_file", conflicts_with_all = ["name", "control", "drain", "json"])]
     root: Option<PathBuf>,
     /// If the reload is not decided by then, ask for a rollback, and wait for what becomes of that.
-    #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = format::parse_time)]
     timeout: Option<Duration>,
     /// Wait until the process of the old generation is gone as well.
     #[arg(long)]
@@ -61,7 +61,7 @@ impl Reload {
         let control = match (self.target.control().await, &self.root, self.target.pid_file()) {
             (Ok(control), _, _) => control,
             (Err(unasked), Some(root), Some(file)) => {
-                return signalled::reload(file, root, self.timeout, &unasked).await;
+                return reload_by_signal::reload(file, root, self.timeout, &unasked).await;
             }
             (Err(error), _, _) => return Err(error.into()),
         };
@@ -191,14 +191,14 @@ impl Watch {
     async fn tell(&mut self, outcome: Outcome) -> Result<(), Failure> {
         match outcome {
             Outcome::Done { generation, pid, took, .. } => {
-                let took = human::time(took);
+                let took = format::time(took);
                 self.display.result(&format!("generation {generation} is live (pid {pid}) after {took}"));
                 Ok(())
             }
             Outcome::RolledBack { generation, reason, .. } => {
                 self.display.clear();
                 let old = self.old_generation(generation).await;
-                let reason = human::one_line(&reason);
+                let reason = format::one_line(&reason);
                 let message = format!("reload failed: generation {generation} {reason}; {old}");
                 Err(Failure::new(TRY_AGAIN, message))
             }

@@ -9,7 +9,7 @@ use cutover::Status as State;
 use crate::exit::{BUG, Failure, print};
 use crate::screen::Screen;
 use crate::target::Target;
-use crate::{human, table};
+use crate::{format, status_table};
 
 /// Faster than this nobody reads.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -23,7 +23,7 @@ pub(crate) struct Status {
     #[arg(long)]
     json: bool,
     /// Look again and again, until the instance is gone (exit status 69).
-    #[arg(long, value_name = "INTERVAL", value_parser = human::parse_time, num_args = 0..=1, default_missing_value = "1s")]
+    #[arg(long, value_name = "INTERVAL", value_parser = format::parse_time, num_args = 0..=1, default_missing_value = "1s")]
     watch: Option<Duration>,
 }
 
@@ -66,12 +66,12 @@ impl Show {
                 Ok(json) => Ok(json + "\n"),
                 Err(error) => Err(Failure::new(BUG, format!("the status cannot be written as JSON: {error}"))),
             },
-            Show::Redrawn(screen) => Ok(screen.frame(&table::render(status, now))),
+            Show::Redrawn(screen) => Ok(screen.frame(&status_table::render(status, now))),
             Show::First => {
                 *self = Show::Further;
-                Ok(table::render(status, now))
+                Ok(status_table::render(status, now))
             }
-            Show::Further => Ok(format!("\n{}", table::render(status, now))),
+            Show::Further => Ok(format!("\n{}", status_table::render(status, now))),
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use cutover::{Control, ControlErrorKind, Status};
 
 use crate::exit::{Failure, TRY_AGAIN, say};
-use crate::human;
+use crate::format;
 use crate::process::{self, Process};
 use crate::target::Target;
 
@@ -23,7 +23,7 @@ pub(crate) struct Stop {
     #[command(flatten)]
     target: Target,
     /// Wait no longer than this. Default: until all are gone.
-    #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = format::parse_time)]
     timeout: Option<Duration>,
 }
 
@@ -43,7 +43,7 @@ impl Stop {
             }
         }
         self.wait(&control, &status, living).await?;
-        say(format_args!("instance {} is stopped", human::one_line(&status.name)));
+        say(format_args!("instance {} is stopped", format::one_line(&status.name)));
         Ok(())
     }
 
@@ -83,7 +83,7 @@ fn names(living: &[Process], status: &Status, now: Option<&Status>) -> String {
         let supervises = status.supervisor == Some(process.pid);
         let number = number.unwrap_or_else(|| if supervises { "the supervisor ".into() } else { String::new() });
         let open = now.and_then(of).and_then(|g| g.connections);
-        let open = open.map(|count| format!(" with {}", human::connections(count))).unwrap_or_default();
+        let open = open.map(|count| format!(" with {}", format::connections(count))).unwrap_or_default();
         format!("{number}(pid {}){open}", process.pid)
     });
     names.collect::<Vec<_>>().join(", ")

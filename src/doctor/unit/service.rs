@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Unit;
 use super::properties::time_span;
+use crate::doctor::capacity::judge_descriptors;
 use crate::doctor::finding::Finding;
-use crate::doctor::room::judge_descriptors;
 use crate::sys::limits::Descriptors;
 
 /// The first version that knows Type=notify-reload.

@@ -6,16 +6,16 @@
 
 use std::time::{Duration, Instant};
 
-mod asked;
-mod back;
-mod ending;
+mod drain;
+mod effects;
 mod forward;
-mod interface;
 mod plan;
+mod requests;
+mod rollback;
 mod state;
-mod view;
+mod status;
 
-pub(crate) use interface::{Asked, Effect, Event, Turn, Whose};
+pub(crate) use effects::{Asked, Effect, Event, Turn, Whose};
 pub(crate) use plan::{CanaryStep, Plan};
 use state::{State, Step, Then};
 
@@ -122,7 +122,7 @@ impl Rollout {
             State::Draining { successor, hammered, deadline } if !*hammered => {
                 *hammered = true;
                 *deadline = now + HAMMER;
-                ending::hammering(*successor)
+                drain::hammering(*successor)
             }
             State::Draining { .. } => self.finish(),
             State::Standby { .. } | State::Serving | State::Gone => vec![],

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::{Holders, Own, Steering, migrates};
+use crate::model::handover::GroupOrder;
 use crate::model::identity::Inode;
-use crate::model::message::GroupOrder;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, Tier};
 use crate::runtime::offload;
-use crate::sys::anchor::Anchor;
-use crate::sys::{diag, owner, steering};
+use crate::sys::placeholder::Anchor;
+use crate::sys::{sock_diag, socket_owner, steering};
 
 /// The group of one address.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Group {
     pub(super) fn have_left(&mut self) -> bool {
         // Where the kernel does not tell, nothing is steered either, and no slot matters.
         let shown =
-            if self.leaving.is_empty() { BTreeMap::new() } else { diag::group(self.address).unwrap_or_default() };
+            if self.leaving.is_empty() { BTreeMap::new() } else { sock_diag::group(self.address).unwrap_or_default() };
         let (still, left): (_, BTreeSet<Inode>) =
             std::mem::take(&mut self.leaving).into_iter().partition(|inode| shown.contains_key(inode));
         self.leaving = still;
@@ -134,7 +134,7 @@ impl Group {
     ///
     /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
     pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {
-        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
+        let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
         self.before = shown.keys().copied().collect();
         if steering == Steering::Off {
             return Err("it is turned off by CUTOVER_STEERING".into());
@@ -143,7 +143,7 @@ impl Group {
         self.hold()?;
         let own = self.own();
         let shown: BTreeSet<Inode> =
-            diag::group(self.address).map_err(|error| error.to_string())?.into_keys().collect();
+            sock_diag::group(self.address).map_err(|error| error.to_string())?.into_keys().collect();
         if self.slots.compare(&shown).is_ok() {
             let is_known = self.untold.is_empty() && self.slots.of(&own).len() == own.len();
             if !is_known && let Some(found) = self.find_order() {
@@ -205,14 +205,14 @@ impl Group {
 
     /// Whether a listener was closed that the table still has.
     pub(super) fn has_lost(&self) -> bool {
-        let Ok(shown) = diag::group(self.address) else { return false };
+        let Ok(shown) = sock_diag::group(self.address) else { return false };
         let compared = self.slots.compare(&shown.into_keys().collect());
         compared.is_err_and(|mismatch| !mismatch.missing.is_empty())
     }
 
     /// Looks whether the kernel still shows what the table says, and if not, who stands where by now.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        let shown = diag::group(self.address).map_err(|error| error.to_string())?;
+        let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
         self.name(&shown);
         if !self.ambiguous && self.slots.compare(&shown.into_keys().collect()).is_ok() {
             return Ok(());
@@ -236,7 +236,7 @@ impl Group {
             if !known && self.named.insert(inode) {
                 let address = self.address;
                 offload::detach(move || {
-                    let who = owner::describe(inode, uid);
+                    let who = socket_owner::describe(inode, uid);
                     tracing::warn!(%address, "{who} has joined the group of {address} by SO_REUSEPORT");
                 });
             }

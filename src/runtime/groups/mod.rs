@@ -3,29 +3,29 @@
 //! All calls here are system calls of some microseconds, and block.
 
 mod group;
-mod held;
-mod lent;
-mod order;
-mod own;
+mod listener;
+mod placeholder;
+mod slot_discovery;
+mod supervised;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::model::handover::GroupOrder;
 use crate::model::identity::{Generation, Inode};
-use crate::model::message::GroupOrder;
 use crate::model::rollout::Turn;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
-use crate::sys::origin::Origin;
-use crate::sys::{diag, steering};
+use crate::sys::launch::Origin;
+use crate::sys::{sock_diag, steering};
 
-pub(crate) use crate::sys::kernel::migrates;
+pub(crate) use crate::sys::sysctl::migrates;
 
 use self::group::Group;
-pub(crate) use self::lent::{Holders, Kept};
-pub(crate) use self::own::Own;
+pub(crate) use self::listener::Own;
+pub(crate) use self::supervised::{Holders, Kept};
 
 /// Whether steering may be tried at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl Groups {
     /// Whether somebody else listens on each address too.
     pub(crate) fn others_listen(&self) -> bool {
         let is_shared = |group: &Group| {
-            let shown = diag::group(group.address).unwrap_or_default();
+            let shown = sock_diag::group(group.address).unwrap_or_default();
             shown.keys().any(|inode| !group.own().contains(inode))
         };
         self.groups.iter().all(is_shared)
@@ -250,7 +250,7 @@ impl Groups {
 
     /// What the kernel shows of each address.
     fn shown(&self) -> Shown {
-        let of = |group: &Group| (group.address, diag::group(group.address).map_err(|error| error.to_string()));
+        let of = |group: &Group| (group.address, sock_diag::group(group.address).map_err(|error| error.to_string()));
         Shown(self.groups.iter().map(of).collect())
     }
 
@@ -431,7 +431,7 @@ impl Groups {
             return;
         }
         for group in &mut self.groups {
-            if let Ok(shown) = diag::group(group.address) {
+            if let Ok(shown) = sock_diag::group(group.address) {
                 group.name(&shown);
             }
         }

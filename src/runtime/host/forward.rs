@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Host, News};
+use crate::model::handover::{Birth, PROTOCOL};
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::{Birth, PROTOCOL};
 use crate::model::rollout::{Event, Turn};
 use crate::model::share::Share;
 use crate::runtime::control::Control;
-use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::green::{Newborn, Plan};
 use crate::runtime::groups::{Groups, Shown, with_a_look};
 use crate::runtime::offload;
+use crate::runtime::rollout_steps;
 use crate::sys::notify_socket::unique_name;
-use crate::sys::owner;
+use crate::sys::socket_owner;
 
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
@@ -40,7 +40,7 @@ impl Host {
             if let Some(blue) = to_blue {
                 blue.closed().await;
             }
-            let result = course::gate(groups, green, needs_steering, |_| {}).await;
+            let result = rollout_steps::gate(groups, green, needs_steering, |_| {}).await;
             Event::Gated { green, result }
         });
     }
@@ -97,7 +97,7 @@ impl Host {
                 Some((pid, told)) => {
                     let told = told.await;
                     let sockets = move || {
-                        let sockets = owner::sockets_of(pid).ok()?;
+                        let sockets = socket_owner::sockets_of(pid).ok()?;
                         Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
                     };
                     let verify = move |groups: &mut Groups, shown: &Shown, green| groups.verify(shown, green, &told);
@@ -129,7 +129,7 @@ impl Host {
     pub(super) fn share(&self, green: Generation, share: Share) {
         let groups = self.groups.clone();
         self.in_background(async move {
-            let result = course::share(groups, green, share, |_| {}).await;
+            let result = rollout_steps::share(groups, green, share, |_| {}).await;
             Event::Shared { green, result }
         });
     }
@@ -137,7 +137,7 @@ impl Host {
     pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
         let groups = self.groups.clone();
         self.in_background(async move {
-            let result = course::cut_over(groups, green, turn, |_| {}).await;
+            let result = rollout_steps::cut_over(groups, green, turn, |_| {}).await;
             Event::CutOver { green, result }
         });
     }

@@ -1,10 +1,10 @@
 //! The host of a server that restarts itself: performs the effects of the machine in this process.
 
-mod ending;
+mod drain;
 mod forward;
-mod manager;
-mod office;
+mod service_manager;
 mod status;
+mod succession;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,6 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::accept::Acceptors;
 use super::connections::Connections;
 use super::control::{Control, Taken};
-use super::course::Probe;
 use super::driver::{self, Input};
 use super::green::{Green, Newborn};
 use super::groups::Groups;
@@ -23,14 +22,15 @@ use super::groups::lock;
 use super::handover::ToBlue;
 use super::pid_file::PidFile;
 use super::predecessors::Predecessors;
+use super::rollout_steps::Probe;
+use super::service_manager::Voice;
 use super::status::{Depth, Draft};
-use super::voice::Voice;
 use crate::model::addresses::Bound;
 use crate::model::event::{Event as Told, Phase};
+use crate::model::handover::{Drainer, GroupOrder, History};
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::{Drainer, GroupOrder, History};
 use crate::model::rollout::{Effect, Event, Rollout};
-use crate::sys::origin::Origin;
+use crate::sys::launch::Origin;
 
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;

@@ -7,13 +7,13 @@ use super::{News, SupervisedHost};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Event, Turn};
 use crate::model::share::Share;
-use crate::runtime::course::{self, Probe};
 use crate::runtime::driver::Host as _;
 use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
 use crate::runtime::offload;
+use crate::runtime::rollout_steps::{self, Probe};
 use crate::supervisor::child::{Child, Newborn};
-use crate::supervisor::{preflight, ready};
+use crate::supervisor::{preflight, readiness};
 
 /// There is no event for a listener that was closed, or has come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -50,7 +50,7 @@ impl SupervisedHost {
         let (instance, child) = (self.instance.clone(), self.child.clone());
         self.in_background(async move {
             let (groups, needs) = (instance.groups.clone(), instance.settings.plan.needs_steering());
-            let result = course::gate(groups, green, needs, move |groups| see(groups, &child)).await;
+            let result = rollout_steps::gate(groups, green, needs, move |groups| see(groups, &child)).await;
             Event::Gated { green, result }
         });
     }
@@ -82,7 +82,7 @@ impl SupervisedHost {
         let (generation, pid) = (green.generation, green.pid);
         tracing::info!(%generation, %pid, "spawned");
         self.watch_end(&green);
-        tokio::spawn(ready::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
+        tokio::spawn(readiness::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
         match &self.green {
             // One that was given up long ago, and comes when another attempt has its process already.
             Some(_) => offload::detach(move || green.kill()),
@@ -102,8 +102,8 @@ impl SupervisedHost {
             let Some(ended) = end.await else { return };
             let how = match weak.upgrade() {
                 Some(child) => {
-                    let left = ready::left(&child).await;
-                    ready::told(ended, &child, &left, has_addresses)
+                    let left = readiness::left(&child).await;
+                    readiness::told(ended, &child, &left, has_addresses)
                 }
                 None => ended.to_string(),
             };
@@ -164,7 +164,7 @@ impl SupervisedHost {
         let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
         self.in_background(async move {
             let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
-            let result = course::share(groups, green, share, look).await;
+            let result = rollout_steps::share(groups, green, share, look).await;
             Event::Shared { green, result }
         });
     }
@@ -175,7 +175,7 @@ impl SupervisedHost {
         let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
         self.in_background(async move {
             let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
-            let result = course::cut_over(groups, green, turn, look).await;
+            let result = rollout_steps::cut_over(groups, green, turn, look).await;
             Event::CutOver { green, result }
         });
     }

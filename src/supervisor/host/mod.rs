@@ -1,9 +1,9 @@
 //! The host of a program that is supervised: performs the effects of one generation's machine on other processes.
 
-mod ending;
+mod drain;
 mod forward;
-mod office;
 mod status;
+mod succession;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::during;
-use super::origin::Origin;
+use super::launch::Origin;
 use super::process::Process;
 use super::signals::Signals;
 use crate::model::identity::Pid;

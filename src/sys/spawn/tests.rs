@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::sys::again::{again, role};
+use crate::sys::reexec::{reexec, role};
 
 const HUP_ONLY: &str = "0000000000000001";
 const NONE: &str = "0000000000000000";
@@ -66,11 +66,11 @@ fn kill_and_reap(process: &Process) -> String {
 
 #[test]
 fn a_sibling_is_as_clean_and_the_parents_to_reap() {
-    let again = |role| again(a_sibling_is_as_clean_and_the_parents_to_reap, role).spawn().expect("spawns");
+    let in_role = |role| reexec(a_sibling_is_as_clean_and_the_parents_to_reap, role).spawn().expect("spawns");
     match role().as_deref() {
-        None => assert!(again("reaper").wait().expect("ours").success()),
+        None => assert!(in_role("reaper").wait().expect("ours").success()),
         // A process of its own may wait for whatever is its child.
-        Some("reaper") => reap_all(rustix::process::Pid::from_child(&again("sibling"))),
+        Some("reaper") => reap_all(rustix::process::Pid::from_child(&in_role("sibling"))),
         Some(_) => in_a_process_that_may_have_siblings(),
     }
 }
@@ -105,7 +105,7 @@ fn in_a_process_that_may_have_siblings() {
         assert_eq!(process.reap().map_err(|e| e.raw_os_error()), Err(Some(libc::ECHILD)));
         process.told_end().await
     });
-    let release = crate::sys::kernel::release();
+    let release = crate::sys::sysctl::release();
     let release: Vec<u32> = release.split(['.', '-']).map_while(|n| n.parse().ok()).collect();
     match release >= vec![6, 15] {
         true => assert_eq!(how, "was killed by SIGKILL (9)"),

@@ -10,7 +10,7 @@ pub(super) fn role() -> Option<String> {
 }
 
 /// `test` is the test function itself, so that one that is renamed is still found.
-pub(super) fn again<T: Fn()>(test: T, role: &str) -> Command {
+pub(super) fn reexec<T: Fn()>(test: T, role: &str) -> Command {
     let name = std::any::type_name_of_val(&test);
     let (_crate, name) = name.split_once("::").expect("a path");
     let mut command = Command::new(std::env::current_exe().expect("a file"));
@@ -21,7 +21,7 @@ pub(super) fn again<T: Fn()>(test: T, role: &str) -> Command {
 /// Runs it to its end, and panics if it does.
 #[track_caller]
 pub(super) fn run_again<T: Fn()>(test: T, role: &str) {
-    let ended = again(test, role).stdin(Stdio::null()).output().expect("runs");
+    let ended = reexec(test, role).stdin(Stdio::null()).output().expect("runs");
     let said = [ended.stdout.as_slice(), &ended.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     // That there is no such test would be a success as well.

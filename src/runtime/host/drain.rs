@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Host, Office};
+use crate::model::handover::FromBlue;
 use crate::model::identity::Generation;
-use crate::model::message::FromBlue;
 use crate::model::rollout::{Event, Whose};
 use crate::runtime::connections::Stage;
 use crate::runtime::control::Control;

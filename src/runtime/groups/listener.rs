@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::model::identity::{Inode, Pid};
-use crate::sys::lend::{self, Place};
+use crate::sys::pidfd_getfd::{self, Place};
 use crate::sys::socket;
 
 /// One listener of the live generation.
@@ -53,16 +53,16 @@ impl Own {
     /// Does something with the socket.
     ///
     /// # Errors
-    /// Those of `act`; and if it is lent, that it cannot be copied (see [`lend::copy`]).
+    /// Those of `act`; and if it is lent, that it cannot be copied (see [`pidfd_getfd::copy`]).
     pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match &self.handle {
             Handle::Ours(listener) => act(listener.as_fd()),
             Handle::Lent { holders, place } => {
-                if let Some(copy) = place.get().and_then(|place| lend::copy_again(place, self.inode)) {
+                if let Some(copy) = place.get().and_then(|place| pidfd_getfd::copy_again(place, self.inode)) {
                     return act(copy.as_fd());
                 }
                 let (copy, found) =
-                    lend::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
+                    pidfd_getfd::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
                         // It is no matter of this socket, or of this process: so it is said once, and not of each of them.
                         io::ErrorKind::PermissionDenied => {
                             tracing::debug!(%error, "refused");

@@ -6,11 +6,11 @@ use super::SupervisedHost;
 use crate::model::event::{Event as Told, Outcome};
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
-use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
 use crate::runtime::offload;
-use crate::runtime::voice::{Standing, Voice};
+use crate::runtime::rollout_steps;
+use crate::runtime::service_manager::{Standing, Voice};
 
 impl SupervisedHost {
     /// Green has the office from now on: its machine is the one that is asked.
@@ -18,7 +18,7 @@ impl SupervisedHost {
         let Some(child) = self.green(green) else { return };
         self.end_probing();
         self.end_following();
-        self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, course::now());
+        self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, rollout_steps::now());
         // Before green's own machine can steer anything.
         lock(&self.instance.groups).pass_on();
         self.instance.give_terminal(&child);
@@ -44,7 +44,7 @@ impl SupervisedHost {
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
-        course::end(self.generation(), &outcome, serves_on);
+        rollout_steps::end(self.generation(), &outcome, serves_on);
         if let Outcome::RolledBack { generation, reason, .. } = &outcome {
             {
                 let mut groups = lock(&self.instance.groups);
@@ -56,7 +56,7 @@ impl SupervisedHost {
                 // Its first process has ended; what that has left behind goes with it.
                 offload::detach(move || green.kill());
             }
-            self.instance.history().add(outcome.clone(), course::now());
+            self.instance.history().add(outcome.clone(), rollout_steps::now());
             self.failed = Some(format!("generation {generation} failed: {reason}"));
             if serves_on {
                 self.with_standing(Voice::ready);

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::socket::{BoundSocket, Sharing};
-use super::{diag, during, signature, socket};
+use super::{during, sock_diag, socket, tcp_md5};
 use crate::model::identity::Inode;
 
 /// Bound, and in no group yet.
@@ -35,7 +35,8 @@ impl BoundAnchor {
     /// from a kernel without signatures; and that they are not all alike.
     pub(crate) fn new(address: SocketAddr) -> io::Result<BoundAnchor> {
         // In another group than theirs it would swallow what is theirs.
-        let (stack, user) = diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
+        let (stack, user) =
+            sock_diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
         let bound = as_user(user, || socket::bind(address, Sharing::Group, stack))?;
         // One that nobody has, so that no knock of ours passes either.
         let mut key = [0; 32];
@@ -47,7 +48,7 @@ impl BoundAnchor {
             }
         };
         for family in families {
-            let signed = signature::with_all(&bound, *family, &key);
+            let signed = tcp_md5::with_all(&bound, *family, &key);
             signed.map_err(|error| during("let nothing in (TCP_MD5SIG_EXT)", error))?;
         }
         Ok(BoundAnchor { inode: socket::inode(&bound)?, bound })
@@ -92,5 +93,5 @@ impl Drop for Anchor {
 }
 
 #[cfg(test)]
-#[path = "anchor_tests.rs"]
+#[path = "placeholder_tests.rs"]
 mod tests;

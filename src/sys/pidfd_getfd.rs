@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use super::{during, owner, socket};
+use super::{during, socket, socket_owner};
 use crate::model::identity::{Inode, Pid};
 
 /// Why one holder, or one descriptor of it, gave no copy: the later one here tells more.
@@ -77,7 +77,7 @@ fn gone() -> (Weight, io::Error) {
 fn copy_from(holder: Pid, inode: Inode) -> Result<(OwnedFd, RawFd), (Weight, io::Error)> {
     // Held before it is looked at: what /proc shows later may be of another process, but the copy never is.
     let held = hold(holder)?;
-    let descriptors = owner::descriptors_of(holder).map_err(|error| {
+    let descriptors = socket_owner::descriptors_of(holder).map_err(|error| {
         let errno = Errno::from_io_error(&error);
         weighed(during(format_args!("read /proc/{holder}/fd"), error), errno)
     })?;
@@ -113,5 +113,5 @@ fn weighed(error: io::Error, errno: Option<Errno>) -> (Weight, io::Error) {
 }
 
 #[cfg(test)]
-#[path = "lend_tests.rs"]
+#[path = "pidfd_getfd_tests.rs"]
 mod tests;

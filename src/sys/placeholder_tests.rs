@@ -24,7 +24,7 @@ fn it_steers_the_listeners_of_others_and_gets_nothing() {
         let mut to = clients(at.port(), stack);
         to.retain(|client| at.is_ipv6() || client.is_ipv4());
         let anchor = BoundAnchor::new(at).expect("the same user").join().expect("joins");
-        assert_eq!(diag::group(at).expect("sock_diag").len(), 2);
+        assert_eq!(sock_diag::group(at).expect("sock_diag").len(), 2);
         steering::attach(&anchor, &Program::one_of(&[0]).expect("one")).expect("attached");
         for client in to.iter().cycle().take(40) {
             TcpStream::connect(client).expect("never dropped").shutdown(Shutdown::Both).expect("shut");
@@ -36,7 +36,7 @@ fn it_steers_the_listeners_of_others_and_gets_nothing() {
             assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
         }
         drop(anchor);
-        assert_eq!(diag::group(at).expect("sock_diag").len(), 1);
+        assert_eq!(sock_diag::group(at).expect("sock_diag").len(), 1);
     }
 }
 
@@ -48,7 +48,7 @@ fn what_it_drops_comes_again() {
     let anchor = BoundAnchor::new(at).expect("the same user").join().expect("joins");
     steering::attach(&anchor, &Program::one_of(&[1]).expect("one")).expect("attached");
     let client = std::thread::spawn(move || TcpStream::connect(at));
-    let dropped = || diag::drops(at).expect("sock_diag").values().sum::<u32>();
+    let dropped = || sock_diag::drops(at).expect("sock_diag").values().sum::<u32>();
     while dropped() == 0 {
         std::thread::yield_now();
     }

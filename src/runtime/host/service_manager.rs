@@ -3,7 +3,7 @@
 use super::{Host, Office};
 use crate::model::rollout::Rollout;
 use crate::runtime::pid_file::PidFile;
-use crate::runtime::voice::{Standing, Voice};
+use crate::runtime::service_manager::{Standing, Voice};
 
 impl Host {
     pub(super) fn tell_manager(&mut self, rollout: &Rollout) {

@@ -6,8 +6,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
-use super::ask::{Answer, of_protocol};
 use super::error::{ControlError, ControlErrorKind};
+use super::request::{Answer, of_protocol};
 use crate::model::control::Progress;
 use crate::model::identity::Pid;
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use cutover::{ConnectionKinds, GenerationStatus, LastReload, Outcome, Phase, RolloutStatus, Status};
 
-use crate::human;
+use crate::format;
 
 const HEADINGS: [&str; 6] = ["GENERATION", "PID", "AGE", "PHASE", "SHARE", "CONNECTIONS"];
 
 /// The table. `now` is the time in seconds since 1970 (UTC).
 pub(crate) fn render(status: &Status, now: u64) -> String {
-    let name = human::one_line(&status.name);
-    let mut text = format!("cutover {}, instance {name}\n", human::one_line(&status.version));
+    let name = format::one_line(&status.name);
+    let mut text = format!("cutover {}, instance {name}\n", format::one_line(&status.version));
     let addresses: Vec<_> = status.addresses.iter().map(ToString::to_string).collect();
     for (label, value) in [
         ("listens on", if addresses.is_empty() { "nothing".to_owned() } else { addresses.join(", ") }),
@@ -40,22 +40,22 @@ fn rollout(rollout: &RolloutStatus) -> String {
     if let Some(left) = left {
         // The other steps end when they are done; what is left is the patience with them.
         let at_most = if matches!(phase, Phase::Canary | Phase::Soaking) { "" } else { "at most " };
-        let _ = write!(text, ", {at_most}{} more", human::left(*left));
+        let _ = write!(text, ", {at_most}{} more", format::left(*left));
     }
     text
 }
 
 fn last_reload(last: &LastReload, now: u64) -> String {
-    let ago = human::time(Duration::from_secs(now.saturating_sub(last.at)));
+    let ago = format::time(Duration::from_secs(now.saturating_sub(last.at)));
     // Less than a second is not known.
     let ago = if now <= last.at { "just now".to_owned() } else { format!("{ago} ago") };
     match &last.outcome {
         Outcome::Done { generation, took, .. } => {
-            format!("generation {generation} live after {}, {ago}", human::time(*took))
+            format!("generation {generation} live after {}, {ago}", format::time(*took))
         }
         Outcome::RolledBack { generation, reason, took, .. } => {
-            let reason = human::one_line(reason);
-            format!("generation {generation} rolled back after {}, {ago}: {reason}", human::time(*took))
+            let reason = format::one_line(reason);
+            format!("generation {generation} rolled back after {}, {ago}: {reason}", format::time(*took))
         }
         _ => format!("ended {ago}"),
     }
@@ -66,7 +66,7 @@ fn row(generation: &GenerationStatus) -> [String; 6] {
     [
         generation.generation.to_string(),
         generation.pid.to_string(),
-        generation.age.map_or_else(unknown, human::time),
+        generation.age.map_or_else(unknown, format::time),
         generation.phase.to_string(),
         generation.share.to_string(),
         generation.connections.map_or_else(unknown, |count| format!("{count}{}", kinds(generation.kinds.as_ref()))),

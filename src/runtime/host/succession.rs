@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::{Host, News, Office};
 use crate::model::event::{Event as Told, Outcome};
+use crate::model::handover::{Drainer, FromBlue, GroupOrder, History};
 use crate::model::identity::Generation;
-use crate::model::message::{Drainer, FromBlue, GroupOrder, History};
 use crate::runtime::control::Control;
-use crate::runtime::course;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
 use crate::runtime::handover::ToBlue;
 use crate::runtime::offload::FILES_MAX;
+use crate::runtime::rollout_steps;
 
 /// How long green waits for its office where the service manager does not read that green is the main process. Longer helps
 /// nobody: a manager that reads takes microseconds.
@@ -27,7 +27,7 @@ impl Host {
         self.office = Office::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
-        history.add(Outcome::Done { generation: green, pid, took }, course::now());
+        history.add(Outcome::Done { generation: green, pid, took }, rollout_steps::now());
         let (passed_on, pid_file, manager) = (self.passed_on.clone(), self.pid_file.clone(), self.voice.manager());
         self.passing_on = self.with_green(green, |process| {
             let handover = process.handover.clone();
@@ -108,11 +108,11 @@ impl Host {
     }
 
     pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
-        course::end(self.generation, &outcome, serves_on);
+        rollout_steps::end(self.generation, &outcome, serves_on);
         if let Outcome::RolledBack { generation, reason, .. } = &outcome {
             lock(&self.groups).green_is_gone();
             self.green = None;
-            self.history.add(outcome.clone(), course::now());
+            self.history.add(outcome.clone(), rollout_steps::now());
             self.failed = Some(format!("generation {generation} failed: {reason}"));
             if serves_on {
                 self.tell_ready();

@@ -3,7 +3,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use super::super::again::{again, role, run_again};
+use super::super::reexec::{reexec, role, run_again};
 use super::super::socket::{Sharing, Stack};
 use super::super::steering;
 use super::*;
@@ -57,7 +57,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
     if role().is_some() {
         return hold_two_listeners();
     }
-    let holder = Holder::start(again(what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process, "holder"));
+    let holder = Holder::start(reexec(what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process, "holder"));
     // One that has no such socket, and one that does not exist, are passed over.
     let asked = || [Pid::new(std::process::id()), Pid::new(u32::MAX), holder.pid()];
     let copies = holder.inodes.map(|inode| copy(asked(), inode).expect("a copy").0);
@@ -84,7 +84,8 @@ fn where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there() {
     if role().is_some() {
         return hold_two_listeners();
     }
-    let holder = Holder::start(again(where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there, "another-holder"));
+    let holder =
+        Holder::start(reexec(where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there, "another-holder"));
     let [first, second] = holder.inodes;
     let (_, place) = copy([holder.pid()], first).expect("a copy");
     let copied = copy_again(place, first).expect("still there");
@@ -165,7 +166,7 @@ fn a_process_of_another_user_gives_none() {
             rustix::process::Uid::from_raw(NOBODY),
         )
         .expect("root may");
-    } else if owner::sockets_of(first).is_ok() {
+    } else if socket_owner::sockets_of(first).is_ok() {
         return eprintln!(
             "skipped: a_process_of_another_user_gives_none needs root, or a first process of another user"
         );

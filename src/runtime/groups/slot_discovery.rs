@@ -9,8 +9,8 @@ use crate::model::identity::Inode;
 use crate::model::slots::{Mismatch, Slots};
 use crate::model::steering::Program;
 use crate::runtime::probe::reached;
-use crate::sys::diag;
-use crate::sys::knock::Knocker;
+use crate::sys::slot_probe::Knocker;
+use crate::sys::sock_diag;
 
 /// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
 const KNOCKS: usize = 16;
@@ -26,7 +26,7 @@ const ARRIVES: Duration = Duration::from_millis(50);
 impl Group {
     /// Takes in what the kernel shows by now.
     pub(super) fn reconcile(&mut self) {
-        let Ok(shown) = diag::group(self.address) else { return };
+        let Ok(shown) = sock_diag::group(self.address) else { return };
         if let Err(mismatch) = self.slots.compare(&shown.into_keys().collect()) {
             self.take_in(&mismatch, false);
         }
@@ -90,7 +90,7 @@ impl Group {
     }
 
     fn knock_at_each(&mut self, until: Instant) -> io::Result<Option<Slots>> {
-        let count = diag::drops(self.address)?.len();
+        let count = sock_diag::drops(self.address)?.len();
         let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
         let too_many = || io::Error::other("there are too many");
         let now = self.asked().or_else(|| self.attached.clone());
@@ -104,7 +104,7 @@ impl Group {
         }
         self.attach_program(&rest).map_err(io::Error::other)?;
         // Nobody has come or gone meanwhile.
-        let still = diag::drops(self.address)?.into_keys().collect();
+        let still = sock_diag::drops(self.address)?.into_keys().collect();
         let slots = Slots::in_order(table);
         Ok(slots.compare(&still).is_ok().then_some(slots))
     }
@@ -135,11 +135,11 @@ impl Group {
 
     /// The listeners that have dropped something, when the knock has arrived: at once, unless the machine is busy.
     fn dropped_by(&self, knocker: &Knocker) -> io::Result<Vec<Inode>> {
-        let before = diag::drops(self.address)?;
+        let before = sock_diag::drops(self.address)?;
         let began = Instant::now();
         knocker.knock()?;
         loop {
-            let more = grown(&before, &diag::drops(self.address)?);
+            let more = grown(&before, &sock_diag::drops(self.address)?);
             if !more.is_empty() || began.elapsed() > ARRIVES {
                 return Ok(more);
             }

@@ -4,9 +4,9 @@ use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 
+use crate::model::handover::Birth;
 use crate::model::identity::{Generation, Pid};
-use crate::model::message::Birth;
-use crate::sys::origin::Origin;
+use crate::sys::launch::Origin;
 use crate::sys::{credentials, spawn};
 
 /// The variable in which green finds its [`Birth`], as JSON.

@@ -2,9 +2,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::super::again::{role, run_again};
 use super::super::process::{Process, Stranger};
 use super::super::reaper::{Reaper, become_subreaper};
+use super::super::reexec::{role, run_again};
 use super::super::spawn::{self, Group, Program};
 use super::*;
 

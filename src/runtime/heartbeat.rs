@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::driver::Input;
 use crate::model::identity::Pid;
-use crate::sys::origin::Origin;
+use crate::sys::launch::Origin;
 
 /// The longest time between two beats.
 pub(crate) const BEAT: Duration = Duration::from_secs(5);

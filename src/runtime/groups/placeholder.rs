@@ -8,8 +8,8 @@ use super::group::Group;
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
 use crate::model::steering::Program;
-use crate::sys::anchor::{Anchor, BoundAnchor};
-use crate::sys::diag;
+use crate::sys::placeholder::{Anchor, BoundAnchor};
+use crate::sys::sock_diag;
 
 impl Group {
     /// Sees to it that a program can be attached.
@@ -30,7 +30,7 @@ impl Group {
 
     /// Adds a listener, and looks whether it is this group that is held by it.
     fn add_anchor(&mut self) -> Result<(), String> {
-        let shown = diag::group(self.address).map_err(said)?;
+        let shown = sock_diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
         let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
         let all_others = Program::one_of(&slots).ok_or_else(|| format!("{} listen there", before.len()))?;

@@ -14,8 +14,8 @@ use crate::model::identity::Pid;
 use crate::model::rollout::Event;
 use crate::runtime::driver::Input;
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
-use crate::sys::diag;
 use crate::sys::reaper::Ended;
+use crate::sys::sock_diag;
 
 /// How often it is looked whether it listens: there is nothing to wait on for it.
 const LOOK: Duration = Duration::from_millis(10);
@@ -54,7 +54,7 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
         let (addresses, live, generation) = (instance.addresses(), instance.live(), held.generation);
         let look = move || {
             let groups: Vec<_> =
-                addresses.into_iter().map(|address| diag::group(address).unwrap_or_default()).collect();
+                addresses.into_iter().map(|address| sock_diag::group(address).unwrap_or_default()).collect();
             let count = |child: &Child| -> Vec<usize> {
                 let holders = child.holders().unwrap_or_default();
                 groups.iter().map(|group| group.keys().filter(|inode| holders.contains_key(inode)).count()).collect()

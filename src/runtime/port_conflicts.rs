@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses;
 use crate::model::identity::Inode;
-use crate::sys::diag::{self, Listening};
-use crate::sys::owner;
+use crate::sys::sock_diag::{self, Listening};
+use crate::sys::socket_owner;
 
 /// # Errors
 /// If anybody else listens there: names who.
@@ -20,13 +20,13 @@ pub(crate) fn refuse_others(address: SocketAddr, own: &BTreeSet<Inode>) -> Resul
 
 /// Who else listens where connections for `address` come; nobody, if the kernel does not tell.
 pub(crate) fn others(address: SocketAddr, own: &BTreeSet<Inode>) -> Vec<Listening> {
-    let mut others = diag::listeners(address.port()).unwrap_or_default();
+    let mut others = sock_diag::listeners(address.port()).unwrap_or_default();
     others.retain(|other| addresses::overlap(other.address, address) && !own.contains(&other.inode));
     others
 }
 
 pub(crate) fn taken(address: SocketAddr, other: &Listening) -> Error {
-    let who = owner::describe(other.inode, other.uid);
+    let who = socket_owner::describe(other.inode, other.uid);
     let at = if other.address == address { String::new() } else { format!(" on {}", other.address) };
     Error::new(ErrorKind::AlreadyRunning, format!("{address} is taken: {who} listens there already{at}"))
 }

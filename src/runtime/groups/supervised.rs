@@ -9,7 +9,7 @@ use super::{Course, Groups, Own, Shown, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
 use crate::model::steering::Program;
-use crate::sys::{diag, lend};
+use crate::sys::{pidfd_getfd, sock_diag};
 
 /// The sockets of a generation's processes, and who has each of them.
 pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
@@ -43,7 +43,7 @@ impl Groups {
     /// Where it may not be known whose sockets they are, all that listen and do not leave count as its own.
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
         for group in self.at_rest() {
-            let shown = diag::group(group.address).unwrap_or_default();
+            let shown = sock_diag::group(group.address).unwrap_or_default();
             let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
             group.own = others.filter_map(|inode| own_of(inode, holders)).collect();
         }
@@ -79,7 +79,7 @@ impl Groups {
     /// that come later get their part at once.
     pub(crate) fn rest(&mut self) {
         for group in self.at_rest() {
-            let shown = diag::group(group.address).unwrap_or_default();
+            let shown = sock_diag::group(group.address).unwrap_or_default();
             let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
             if others.collect::<BTreeSet<_>>() == group.own() {
                 group.let_be();
@@ -109,7 +109,7 @@ impl Groups {
     pub(crate) fn have_changed(&self) -> bool {
         let mut steered = self.groups.iter().filter(|group| group.unsteered.is_none());
         steered.any(|group| {
-            let shown = diag::group(group.address);
+            let shown = sock_diag::group(group.address);
             shown.is_ok_and(|shown| group.slots.compare(&shown.into_keys().collect()).is_err())
         })
     }
@@ -171,7 +171,7 @@ impl Groups {
             let attached = group.direct();
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
-                match lend::copy(who.iter().copied(), inode) {
+                match pidfd_getfd::copy(who.iter().copied(), inode) {
                     Ok((copy, _)) => kept.push(Kept { inode, _copy: copy }),
                     Err(error) => tracing::debug!(%error, "it is closed by its program, at a time of its own"),
                 }
@@ -219,7 +219,7 @@ impl Groups {
     /// `exit_files` in do_exit, kernel/exit.c, Linux 6.18): until then the slots are as they were.
     pub(crate) fn has_closed(&mut self, inode: Inode) -> bool {
         let Some(group) = self.of_leaving(inode) else { return true };
-        if diag::group(group.address).is_ok_and(|shown| shown.contains_key(&inode)) {
+        if sock_diag::group(group.address).is_ok_and(|shown| shown.contains_key(&inode)) {
             return false;
         }
         group.leaving.remove(&inode);

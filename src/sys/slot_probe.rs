@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{during, signature};
+use super::{during, tcp_md5};
 
 /// A client that will never have a connection.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Knocker {
         let mut source = to;
         source.set_port(0);
         socket.bind(&source.into()).map_err(|error| during(format_args!("bind {}", to.ip()), error))?;
-        signature::with_one(&socket, to, KEY).map_err(|error| during("sign (TCP_MD5SIG)", error))?;
+        tcp_md5::with_one(&socket, to, KEY).map_err(|error| during("sign (TCP_MD5SIG)", error))?;
         let source = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         Ok(Knocker { socket, to, source })
     }
@@ -55,7 +55,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::sys::{diag, socket};
+    use crate::sys::{sock_diag, socket};
 
     #[test]
     fn a_knock_is_counted_by_the_listener_and_seen_by_nobody() {
@@ -66,10 +66,10 @@ mod tests {
             let inode = socket::inode(&listener).expect("fstat");
             for count in 1..=3 {
                 Knocker::new(address).expect("this kernel has signatures").knock().expect("on its way");
-                assert_eq!(diag::drops(address).expect("sock_diag"), BTreeMap::from([(inode, count)]));
+                assert_eq!(sock_diag::drops(address).expect("sock_diag"), BTreeMap::from([(inode, count)]));
             }
             assert!(socket::accept_now(&listener).expect("listens").is_none());
-            assert!(diag::knocks(address.port()).expect("sock_diag").is_empty());
+            assert!(sock_diag::knocks(address.port()).expect("sock_diag").is_empty());
         }
     }
 }

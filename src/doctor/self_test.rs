@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::model::steering::Program;
 use crate::sys::socket::{self, Sharing, Stack};
-use crate::sys::{diag, lend, process, rcu, steering};
+use crate::sys::{membarrier, pidfd_getfd, process, sock_diag, steering};
 
 /// The longest wait for one connection over loopback.
 const WAIT: Duration = Duration::from_secs(1);
@@ -53,10 +53,10 @@ pub(super) fn run() -> Trial {
         }
         Err(error) => {
             let again = || io::Error::new(error.kind(), error.to_string());
-            (Steering::Untried(again()), diag::listeners(1).map(drop), Err(again()))
+            (Steering::Untried(again()), sock_diag::listeners(1).map(drop), Err(again()))
         }
     };
-    let (membarrier, pidfd, lend) = (rcu::settle(), process::try_pidfd(), lend::try_copy());
+    let (membarrier, pidfd, lend) = (membarrier::settle(), process::try_pidfd(), pidfd_getfd::try_copy());
     Trial { steering, sock_diag, ignoring, membarrier, pidfd, lend }
 }
 
@@ -99,7 +99,7 @@ fn who_gets(group: &Group) -> io::Result<usize> {
 }
 
 fn show(group: &Group) -> io::Result<()> {
-    let shown = diag::group(group[0].local_addr()?)?;
+    let shown = sock_diag::group(group[0].local_addr()?)?;
     for listener in group {
         if !shown.contains_key(&socket::inode(listener)?) {
             return Err(io::Error::new(io::ErrorKind::NotFound, "sock_diag does not show a listener of our own"));

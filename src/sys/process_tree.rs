@@ -252,5 +252,5 @@ impl Origin {
 }
 
 #[cfg(test)]
-#[path = "tree_tests.rs"]
+#[path = "process_tree_tests.rs"]
 mod tests;
