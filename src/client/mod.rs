@@ -6,7 +6,7 @@ use hyper::Method;
 
 use crate::model::control::Status;
 use crate::model::identity::Pid;
-use crate::sys::control_folder::Surroundings;
+use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::credentials;
 
 mod discovery;
@@ -73,8 +73,8 @@ impl Control {
     /// in different folders), [`Denied`](ControlErrorKind::Denied) if there are only those of other users,
     /// [`Name`](ControlErrorKind::Name).
     pub fn find(name: Option<&str>) -> Result<Control, ControlError> {
-        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
-        discovery::find(name, &surroundings.candidates()).map(Control::at)
+        let runtime_dirs = RuntimeDirs::new(|variable| std::env::var_os(variable));
+        discovery::find(name, &runtime_dirs.candidates()).map(Control::at)
     }
 
     /// The instance whose control socket has this path. Whether it lives shows when it is asked.
@@ -97,9 +97,9 @@ impl Control {
     pub async fn of_pid_file(path: impl AsRef<Path>) -> Result<Control, ControlError> {
         let path = path.as_ref();
         let pid = pid_file::read(path)?.pid;
-        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
+        let runtime_dirs = RuntimeDirs::new(|variable| std::env::var_os(variable));
         let mut asked = tokio::task::JoinSet::new();
-        for socket in discovery::all(&surroundings.candidates()) {
+        for socket in discovery::all(&runtime_dirs.candidates()) {
             let control = Control::at(socket);
             asked.spawn(async move { control.has(pid).await.then_some(control) });
         }

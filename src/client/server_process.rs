@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::error::{ControlError, ControlErrorKind};
 use super::{pid_file, proof};
 use crate::model::identity::Pid;
-use crate::sys::process::Stranger;
+use crate::sys::process::HeldProcess;
 
 /// The process that a PID file names, proven to be a server that was started from a folder. It is held by a pidfd, so that
 /// a later process with the same number is never meant.
@@ -24,7 +24,7 @@ use crate::sys::process::Stranger;
 #[derive(Debug)]
 pub struct ServerProcess {
     pid: Pid,
-    held: Stranger,
+    held: HeldProcess,
 }
 
 impl ServerProcess {
@@ -42,7 +42,7 @@ impl ServerProcess {
             let message = format!("process {pid} of {} {why}", file.display());
             ControlError::new(ControlErrorKind::NoInstance, message)
         };
-        let held = Stranger::hold(pid).ok_or_else(|| not_it("is gone"))?;
+        let held = HeldProcess::hold(pid).ok_or_else(|| not_it("is gone"))?;
         let proven = proof::prove(named, root);
         // Whoever was looked at was the one that is held only if that has still its number.
         if !held.is_alive() {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::model::identity::Pid;
 use crate::model::instance_name;
-use crate::sys::control_folder::Surroundings;
+use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::control_socket::living;
 
 /// Who is known to be an instance.
@@ -22,9 +22,9 @@ pub(super) struct Instances {
 impl Instances {
     /// Looks in all folders in which a client looks. Does not wait.
     pub(super) fn find() -> Instances {
-        let surroundings = Surroundings::new(|variable| std::env::var_os(variable));
+        let runtime_dirs = RuntimeDirs::new(|variable| std::env::var_os(variable));
         let mut found = Instances::default();
-        for folder in surroundings.candidates() {
+        for folder in runtime_dirs.candidates() {
             let Ok(entries) = fs::read_dir(&folder) else {
                 found.hide(&folder);
                 continue;

@@ -15,7 +15,7 @@ pub(crate) const PROTOCOL: u32 = 1;
 
 /// What green is told in its environment, before there is any connection.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Birth {
+pub(crate) struct SpawnInfo {
     #[serde(default = "protocol")]
     pub(crate) protocol: u32,
     pub(crate) generation: Generation,
@@ -77,7 +77,7 @@ pub(crate) enum FromGreen {
         #[serde(default)]
         groups: Vec<GroupOrder>,
     },
-    /// It has taken its office: the control socket, the PID file and the service manager are its own.
+    /// It has taken its leadership: the control socket, the PID file and the service manager are its own.
     Live,
     /// A kind that a later version has.
     #[serde(other)]
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_birth_certificate_survives_the_environment() {
-        let birth = Birth {
+        let spawn_info = SpawnInfo {
             protocol: PROTOCOL,
             generation: Generation::new(4),
             blue: Pid::new(12),
@@ -140,7 +140,7 @@ mod tests {
             addresses: vec![],
             control: None,
         };
-        let text = serde_json::to_string(&birth).expect("plain data");
-        assert_eq!(serde_json::from_str::<Birth>(&text).ok(), Some(birth));
+        let text = serde_json::to_string(&spawn_info).expect("plain data");
+        assert_eq!(serde_json::from_str::<SpawnInfo>(&text).ok(), Some(spawn_info));
     }
 }

@@ -23,14 +23,14 @@ const SAID_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
 
 /// A listener, and where its connections go.
-pub(crate) struct Door {
+pub(crate) struct AcceptingListener {
     pub(crate) listener: Arc<TcpListener>,
     sink: Sink,
 }
 
 /// The tasks that accept, one for each listener.
 pub(crate) struct Acceptors {
-    tasks: Vec<JoinHandle<Door>>,
+    tasks: Vec<JoinHandle<AcceptingListener>>,
     stop: watch::Sender<bool>,
     connections: Arc<Connections>,
 }
@@ -43,7 +43,7 @@ impl Acceptors {
     /// Begins to accept. `room` is waited for before each connection.
     pub(crate) fn open(&mut self, listeners: &[Arc<TcpListener>], sink: &Sink, room: &impl Room) {
         for listener in listeners {
-            let (door, room) = (Door { listener: listener.clone(), sink: sink.clone() }, room.clone());
+            let (door, room) = (AcceptingListener { listener: listener.clone(), sink: sink.clone() }, room.clone());
             let (connections, mut stopped) = (self.connections.clone(), self.stop.subscribe());
             self.tasks.push(tokio::spawn(async move {
                 tokio::select! {
@@ -56,7 +56,7 @@ impl Acceptors {
     }
 
     /// Stops to accept and gives the listeners back; they still listen.
-    pub(crate) async fn stop(&mut self) -> Vec<Door> {
+    pub(crate) async fn stop(&mut self) -> Vec<AcceptingListener> {
         self.stop.send_replace(true);
         let mut doors = Vec::new();
         for task in self.tasks.drain(..) {
@@ -72,7 +72,7 @@ impl Acceptors {
     ///
     /// # Errors
     /// When accept(2) fails; what is still in the queue then stays there.
-    pub(crate) fn empty(&self, door: &Door) -> io::Result<usize> {
+    pub(crate) fn empty(&self, door: &AcceptingListener) -> io::Result<usize> {
         let mut taken = 0;
         while let Some(stream) = crate::sys::socket::accept_now(&door.listener)? {
             // One that was reset in the meantime has no peer any more, and needs no answer.
@@ -114,7 +114,7 @@ impl<A: Room, B: Room> Room for (A, B) {
     }
 }
 
-async fn accept_all(door: &Door, connections: &Arc<Connections>, room: &impl Room) {
+async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, room: &impl Room) {
     let mut said: Option<Instant> = None;
     loop {
         room.wait().await;

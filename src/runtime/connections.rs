@@ -21,7 +21,7 @@ pub(crate) enum Stage {
     /// for, unless nothing more of it comes for `grace`.
     Stopping { grace: Duration },
     /// What is left is closed now.
-    Hammered,
+    ForceClosed,
 }
 
 impl Stage {
@@ -29,7 +29,7 @@ impl Stage {
     pub(crate) fn grace(self) -> Duration {
         match self {
             Stage::Retiring { grace, .. } | Stage::Stopping { grace } => grace,
-            Stage::Serving | Stage::Hammered => Duration::ZERO,
+            Stage::Serving | Stage::ForceClosed => Duration::ZERO,
         }
     }
 }
@@ -148,8 +148,8 @@ impl Connections {
     }
 
     /// Waits until what is left is closed. Cancel safe.
-    pub(crate) async fn hammered(&self) {
-        let _ = self.watch().wait_for(|stage| *stage == Stage::Hammered).await;
+    pub(crate) async fn force_closed(&self) {
+        let _ = self.watch().wait_for(|stage| *stage == Stage::ForceClosed).await;
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Stage> {
@@ -160,7 +160,7 @@ impl Connections {
     pub(crate) fn enter_stage(&self, stage: Stage) {
         self.leaving.store(true, Ordering::Relaxed);
         self.stage.send_if_modified(|now| {
-            let later = !matches!(*now, Stage::Hammered) && *now != stage;
+            let later = !matches!(*now, Stage::ForceClosed) && *now != stage;
             if later {
                 *now = stage;
             }
@@ -268,15 +268,15 @@ mod tests {
         stream.retiring().await;
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished(), "the drain has only begun");
-        connections.enter_stage(Stage::Hammered);
+        connections.enter_stage(Stage::ForceClosed);
         waiting.await.expect("ended");
     }
 
     #[test]
     fn no_stage_comes_after_the_hammer() {
         let connections = Connections::new(1);
-        connections.enter_stage(Stage::Hammered);
+        connections.enter_stage(Stage::ForceClosed);
         connections.enter_stage(Stage::Stopping { grace: Duration::ZERO });
-        assert_eq!(*connections.watch().borrow(), Stage::Hammered);
+        assert_eq!(*connections.watch().borrow(), Stage::ForceClosed);
     }
 }

@@ -8,9 +8,9 @@ use tokio::task::AbortHandle;
 use super::rollout_steps;
 use super::status::{Depth, Draft};
 use crate::model::control::RolloutStatus;
-use crate::model::event::{Event as Told, Phase};
+use crate::model::event::{Event, Phase};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Event, Rollout};
+use crate::model::rollout::{Effect, Rollout, RolloutEvent};
 
 /// How many inputs may wait: their sources wait when there is no room.
 pub(crate) const QUEUE: usize = 64;
@@ -19,11 +19,11 @@ pub(crate) const QUEUE: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Input {
     /// An event of the machine.
-    Rollout(Event),
+    Rollout(RolloutEvent),
     /// Somebody wants an answer.
     Ask(Ask),
     /// Time to tell the service manager how it stands.
-    Beat,
+    Heartbeat,
     /// SIGUSR1.
     LogStatus,
     /// Has somebody joined our groups?
@@ -36,7 +36,7 @@ pub(crate) enum Ask {
     /// How it stands.
     Status { depth: Depth, reply: oneshot::Sender<Result<Draft, Refused>> },
     /// Does the machine take this event? With the rollout that is under way then.
-    Do { event: Event, reply: oneshot::Sender<Result<Option<RolloutStatus>, Refused>> },
+    Do { event: RolloutEvent, reply: oneshot::Sender<Result<Option<RolloutStatus>, Refused>> },
 }
 
 /// Why an answer is no.
@@ -44,7 +44,7 @@ pub(crate) enum Ask {
 pub(crate) enum Refused {
     /// Not now.
     WrongTime(String),
-    /// Not this generation: the next one has the office, or is about to.
+    /// Not this generation: the next one has the leadership, or is about to.
     Retired(String),
 }
 
@@ -58,18 +58,18 @@ impl Refused {
 /// Performs the effects of one generation's machine.
 pub(crate) trait Host: Send {
     /// What comes to this kind of host only.
-    type News: Send;
+    type HostEvent: Send;
 
     /// Whose machine it is.
     fn who(&self) -> (Generation, Pid);
     /// Performs one effect: at once, or in the background, and then the result comes as an event.
     fn perform(&mut self, effect: Effect);
     /// Takes one piece of news, which may be an event of the machine.
-    fn take(&mut self, news: Self::News, rollout: &Rollout) -> Option<Event>;
+    fn take(&mut self, host_event: Self::HostEvent, rollout: &Rollout) -> Option<RolloutEvent>;
     /// Tells those who watch the events.
-    fn tell(&self, event: Told);
+    fn tell(&self, event: Event);
     /// The driver lives.
-    fn beat(&mut self, rollout: &Rollout);
+    fn heartbeat(&mut self, rollout: &Rollout);
     /// Who lives, and how it stands with them.
     fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft;
     fn log_status(&mut self, phase: Phase);
@@ -81,14 +81,14 @@ pub(crate) trait Host: Send {
     fn inputs(&self) -> &mpsc::Sender<Input>;
 
     /// Gives the machine an event.
-    fn send(&self, event: Event) {
+    fn send(&self, event: RolloutEvent) {
         let inputs = self.inputs().clone();
         // Not awaited here: the driver that would make room is the caller.
         tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
     }
 
     /// Performs `work`, whose result is an event, in the background.
-    fn in_background(&self, work: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+    fn in_background(&self, work: impl Future<Output = RolloutEvent> + Send + 'static) -> AbortHandle {
         let inputs = self.inputs().clone();
         let task = tokio::spawn(async move {
             let event = work.await;
@@ -104,7 +104,7 @@ pub(crate) struct Driver<H: Host> {
     pub(crate) rollout: Rollout,
     pub(crate) host: H,
     pub(crate) inputs: mpsc::Receiver<Input>,
-    pub(crate) news: mpsc::Receiver<H::News>,
+    pub(crate) host_events: mpsc::Receiver<H::HostEvent>,
 }
 
 impl<H: Host> Driver<H> {
@@ -119,7 +119,7 @@ impl<H: Host> Driver<H> {
                 let elapsed = now.duration_since(since);
                 let (generation, pid) = self.host.who();
                 tracing::info!(%generation, %pid, from = %before, to = %after, ?elapsed, "rollout");
-                self.host.tell(Told::Phase { from: before, to: after });
+                self.host.tell(Event::Phase { from: before, to: after });
                 since = now;
             }
             for effect in effects {
@@ -129,11 +129,11 @@ impl<H: Host> Driver<H> {
                 self.host.perform(effect);
             }
             if after != before {
-                self.host.beat(&self.rollout);
+                self.host.heartbeat(&self.rollout);
             }
         }
         // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.
-        drop((self.inputs, self.news));
+        drop((self.inputs, self.host_events));
         self.host.close().await;
     }
 
@@ -147,8 +147,8 @@ impl<H: Host> Driver<H> {
         };
         let input = tokio::select! {
             input = self.inputs.recv() => input,
-            Some(news) = self.news.recv() => {
-                let event = self.host.take(news, &self.rollout);
+            Some(host_events) = self.host_events.recv() => {
+                let event = self.host.take(host_events, &self.rollout);
                 return event.map_or_else(Vec::new, |event| self.rollout.handle(event, Instant::now()));
             }
             () = timeout => return self.rollout.handle_timeout(Instant::now()),
@@ -156,7 +156,7 @@ impl<H: Host> Driver<H> {
         match input {
             Some(Input::Rollout(event)) => return self.rollout.handle(event, Instant::now()),
             Some(Input::Ask(ask)) => return self.answer(ask),
-            Some(Input::Beat) => self.host.beat(&self.rollout),
+            Some(Input::Heartbeat) => self.host.heartbeat(&self.rollout),
             Some(Input::LogStatus) => self.host.log_status(self.rollout.phase()),
             Some(Input::LookForStrangers) if self.rollout.phase() == Phase::Serving => self.host.look_for_strangers(),
             Some(Input::LookForStrangers) => {}

@@ -15,24 +15,24 @@ use tokio::task::AbortHandle;
 
 use super::driver::Input;
 use super::handover::{self, ToGreen};
-use super::host::News;
+use super::host::HostEvent;
 use super::offload;
-use super::role::{BIRTH, NOTIFY, OWN};
-use crate::model::handover::{Birth, FromBlue};
+use super::role::{NOTIFY, OWN, SPAWN_INFO};
+use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 use crate::sys::notify_socket;
-use crate::sys::process::{Process, Stranger};
+use crate::sys::process::{HeldProcess, Process};
 use crate::sys::spawn;
 
 /// What the next generation is started with.
 pub(crate) struct Plan {
-    pub(crate) origin: Arc<Origin>,
-    pub(crate) birth: Birth,
+    pub(crate) launch: Arc<Launch>,
+    pub(crate) spawn_info: SpawnInfo,
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) news: mpsc::Sender<News>,
+    pub(crate) host_events: mpsc::Sender<HostEvent>,
 }
 
 /// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
@@ -63,21 +63,22 @@ impl Newborn {
     /// What could not be made, or executed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn spawn(plan: Plan) -> io::Result<Newborn> {
-        let green = plan.birth.generation;
+        let green = plan.spawn_info.generation;
         let notify_name = notify_socket::unique_name("notify")?;
         let notify = notify_socket::bind(&notify_name)?;
-        let handover = handover::bind(&plan.birth.handover)?;
-        let birth = serde_json::to_string(&plan.birth).map_err(io::Error::from)?;
-        let added: [(&str, OsString); 2] = [(BIRTH, birth.into()), (NOTIFY, format!("@{notify_name}").into())];
-        let (origin, parent) = (plan.origin.clone(), plan.birth.manager);
+        let handover = handover::bind(&plan.spawn_info.handover)?;
+        let spawn_info = serde_json::to_string(&plan.spawn_info).map_err(io::Error::from)?;
+        let added: [(&str, OsString); 2] =
+            [(SPAWN_INFO, spawn_info.into()), (NOTIFY, format!("@{notify_name}").into())];
+        let (launch, parent) = (plan.launch.clone(), plan.spawn_info.manager);
         // The look-up of the file and exec may wait for a disk.
         let spawned = offload::run(move || {
-            let path = origin.executable().map_err(io::Error::other)?;
-            spawn::spawn(&origin, &path, &OWN, &added, parent)
+            let path = launch.executable().map_err(io::Error::other)?;
+            spawn::spawn(&launch, &path, &OWN, &added, parent)
         });
         let process = spawned.await.map_err(|stalled| io::Error::other(format!("spawn: {stalled}")))??;
         let (pid, ended) = (process.pid, process.end()?);
-        let source = Source { green, pid, inputs: plan.inputs, news: plan.news };
+        let source = Source { green, pid, inputs: plan.inputs, host_events: plan.host_events };
         Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
@@ -99,14 +100,14 @@ impl Green {
     }
 
     /// Holds its process as that of a generation that drains.
-    pub(crate) fn hold(&self) -> Option<Stranger> {
+    pub(crate) fn hold(&self) -> Option<HeldProcess> {
         self.process.try_clone()
     }
 
     /// Sends it away: it closes its listeners without losing what is on its way, finishes what it has, and goes. It is
     /// killed if it is still there after `patience`.
     pub(crate) fn release(self, patience: Duration) {
-        match self.handover.is_heard() {
+        match self.handover.is_there() {
             true => self.handover.send(&FromBlue::TakenBack),
             // Any other program knows this one.
             false => self.process.signal(Signal::TERM),
@@ -139,7 +140,7 @@ struct Source {
     green: Generation,
     pid: Pid,
     inputs: mpsc::Sender<Input>,
-    news: mpsc::Sender<News>,
+    host_events: mpsc::Sender<HostEvent>,
 }
 
 impl Source {
@@ -178,15 +179,17 @@ impl Source {
     async fn tell(&self, notification: Notification) -> bool {
         let green = self.green;
         let event = match notification {
-            Notification::Ready => Event::GreenReady { green },
-            Notification::Extend(by) => Event::GreenExtends { green, by },
+            Notification::Ready => RolloutEvent::GreenReady { green },
+            Notification::Extend(by) => RolloutEvent::GreenExtends { green, by },
             Notification::Errno(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                Event::GreenFailed { green, reason: format!("could not start: {error}") }
+                RolloutEvent::GreenFailed { green, reason: format!("could not start: {error}") }
             }
             // A generation of ours begins with that when it is live, and then speaks to the service manager itself.
             Notification::Watchdog | Notification::WatchdogTrigger => return true,
-            Notification::Status(text) => return self.news.send(News::GreenStatus { green, text }).await.is_ok(),
+            Notification::Status(text) => {
+                return self.host_events.send(HostEvent::GreenStatus { green, text }).await.is_ok();
+            }
         };
         self.inputs.send(Input::Rollout(event)).await.is_ok()
     }
@@ -201,7 +204,7 @@ impl Source {
                 Err(_) => break process.told_end().await,
             }
         };
-        let exited = Event::GreenExited { green: self.green, how };
+        let exited = RolloutEvent::GreenExited { green: self.green, how };
         // The driver is gone only when this process is about to be.
         let _ = self.inputs.send(Input::Rollout(exited)).await;
     }

@@ -13,11 +13,11 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::host::{Inheritance, News};
-use crate::model::handover::{Birth, FromBlue, FromGreen, GroupOrder};
+use super::host::{HostEvent, Inheritance};
+use crate::model::handover::{FromBlue, FromGreen, GroupOrder, SpawnInfo};
 use crate::model::identity::Pid;
 use crate::sys::during;
-use crate::sys::process::Stranger;
+use crate::sys::process::HeldProcess;
 
 /// The longest line that is read. A group of a thousand listeners needs 16 kB.
 const LINE_MAX: u64 = 1 << 20;
@@ -85,7 +85,7 @@ impl ToGreen {
     }
 
     /// Whether green speaks this protocol: it has told its listeners before it said READY=1.
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.told.borrow().is_some()
     }
 
@@ -145,22 +145,22 @@ pub(crate) struct ToBlue {
 
 impl ToBlue {
     /// Begins to read what blue says; by its end of file green learns that blue is gone.
-    pub(crate) fn start(blue: StdStream, birth: &Birth, told: mpsc::Sender<News>) -> io::Result<ToBlue> {
-        let (process, by) = (Stranger::hold(birth.blue), birth.blue_generation);
+    pub(crate) fn start(blue: StdStream, spawn_info: &SpawnInfo, told: mpsc::Sender<HostEvent>) -> io::Result<ToBlue> {
+        let (process, by) = (HeldProcess::hold(spawn_info.blue), spawn_info.blue_generation);
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
         let mut read = BufReader::new(UnixStream::from_std(blue)?);
         tokio::spawn(async move {
             let mut was_closed = false;
             loop {
-                let news = match read_line(&mut read).await {
+                let host_event = match read_line(&mut read).await {
                     Ok(Some(FromBlue::Live { draining, history })) => {
-                        News::Live(Some(Inheritance { draining, history }))
+                        HostEvent::Live(Some(Inheritance { draining, history }))
                     }
-                    Ok(Some(FromBlue::TakenBack)) => News::TakenBack { by },
+                    Ok(Some(FromBlue::TakenBack)) => HostEvent::TakenBack { by },
                     Ok(Some(FromBlue::Closed { groups })) => {
                         was_closed = true;
-                        News::BlueClosed(groups)
+                        HostEvent::BlueClosed(groups)
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     Ok(None) | Err(_) => {
@@ -170,13 +170,13 @@ impl ToBlue {
                                 process.gone().await;
                             }
                             // Blue is gone without a word, and with it what it knew of the order.
-                            let _ = told.send(News::BlueClosed(vec![])).await;
+                            let _ = told.send(HostEvent::BlueClosed(vec![])).await;
                         }
-                        let _ = told.send(News::Live(None)).await;
+                        let _ = told.send(HostEvent::Live(None)).await;
                         return;
                     }
                 };
-                if told.send(news).await.is_err() {
+                if told.send(host_event).await.is_err() {
                     return;
                 }
             }
@@ -189,7 +189,7 @@ impl ToBlue {
         self.send(&FromGreen::Listening { groups });
     }
 
-    /// Tells blue that this generation has taken its office.
+    /// Tells blue that this generation has taken its leadership.
     pub(crate) fn live(&self) {
         self.send(&FromGreen::Live);
     }
@@ -207,7 +207,7 @@ impl ToBlue {
         }
     }
 
-    /// Says that [`News::BlueClosed`] was acted on: this generation has taken over what blue steered.
+    /// Says that [`HostEvent::BlueClosed`] was acted on: this generation has taken over what blue steered.
     pub(crate) fn mark_taken_over(&self) {
         self.taken_over.send_replace(true);
     }
@@ -250,14 +250,15 @@ mod tests {
     #[tokio::test]
     async fn blue_has_closed_when_its_last_word_was_acted_on() {
         let (blue, green) = StdStream::pair().expect("a pair");
-        let birth: Birth = serde_json::from_str(r#"{"generation":2,"blue":1,"blue_generation":1,"handover":"x"}"#)
-            .expect("the least that there is");
-        let (told, mut news) = mpsc::channel(1);
-        let to_blue = ToBlue::start(green, &birth, told).expect("connected");
+        let spawn_info: SpawnInfo =
+            serde_json::from_str(r#"{"generation":2,"blue":1,"blue_generation":1,"handover":"x"}"#)
+                .expect("the least that there is");
+        let (told, mut host_events) = mpsc::channel(1);
+        let to_blue = ToBlue::start(green, &spawn_info, told).expect("connected");
         blue.set_nonblocking(true).expect("set");
         let mut blue = UnixStream::from_std(blue).expect("a stream");
         blue.write_all(b"{\"kind\":\"closed\"}\n").await.expect("written");
-        assert!(matches!(news.recv().await, Some(News::BlueClosed(groups)) if groups.is_empty()));
+        assert!(matches!(host_events.recv().await, Some(HostEvent::BlueClosed(groups)) if groups.is_empty()));
         let gate = to_blue.closed();
         tokio::pin!(gate);
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut gate).await.is_err(), "nothing was done yet");

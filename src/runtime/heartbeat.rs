@@ -1,4 +1,4 @@
-//! A beat for the driver: so that the service manager's watchdog hears from the loop itself, and not from a task that
+//! A heartbeat for the driver: so that the service manager's watchdog hears from the loop itself, and not from a task that
 //! lives on beside a loop that hangs.
 
 use std::time::Duration;
@@ -7,28 +7,28 @@ use tokio::sync::mpsc;
 
 use super::driver::Input;
 use crate::model::identity::Pid;
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 
-/// The longest time between two beats.
-pub(crate) const BEAT: Duration = Duration::from_secs(5);
+/// The longest time between two heartbeats.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How often the watchdog wants to hear from this process: `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another one
 /// (sd_watchdog_enabled(3)). A generation that another has spawned has no `WATCHDOG_PID`: it will be the main process.
-pub(crate) fn watchdog(origin: &Origin, pid: Pid) -> Option<Duration> {
-    let number = |name: &str| origin.variable(name)?.to_str()?.parse::<u64>().ok();
-    let mine = origin.variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(pid.number().into());
+pub(crate) fn watchdog(launch: &Launch, pid: Pid) -> Option<Duration> {
+    let number = |name: &str| launch.variable(name)?.to_str()?.parse::<u64>().ok();
+    let mine = launch.variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(pid.number().into());
     number("WATCHDOG_USEC").filter(|usec| mine && *usec > 0).map(Duration::from_micros)
 }
 
 /// Beats until the driver is gone: three times in the time of the watchdog, so that one that comes late does no harm.
 pub(crate) fn start(inputs: mpsc::Sender<Input>, watchdog: Option<Duration>) {
-    let every = watchdog.map_or(BEAT, |limit| BEAT.min(limit / 3));
+    let every = watchdog.map_or(HEARTBEAT, |limit| HEARTBEAT.min(limit / 3));
     tokio::spawn(async move {
-        let mut beats = tokio::time::interval(every);
-        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heartbeats = tokio::time::interval(every);
+        heartbeats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            beats.tick().await;
-            if inputs.send(Input::Beat).await.is_err() {
+            heartbeats.tick().await;
+            if inputs.send(Input::Heartbeat).await.is_err() {
                 return;
             }
         }

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::control::{Control, Desk};
+use super::control::{Control, ControlTarget};
 use crate::config::ControlSocket;
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Pid;
 use crate::model::instance_name;
-use crate::sys::control_folder::Surroundings;
+use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::control_socket::Refused;
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 
 /// What an instance is called by.
 pub(crate) struct Naming<'a> {
@@ -31,11 +31,15 @@ pub(crate) fn check(name: Option<&str>) -> Result<(), Error> {
 ///
 /// # Errors
 /// If another instance lives by the same name, given by the user.
-pub(crate) fn claim(naming: &Naming<'_>, origin: &Origin, desk: &Desk) -> Result<(String, Option<Control>), Error> {
+pub(crate) fn claim(
+    naming: &Naming<'_>,
+    launch: &Launch,
+    control_target: &ControlTarget,
+) -> Result<(String, Option<Control>), Error> {
     let default = || naming.first.map_or_else(|| std::process::id().to_string(), |address| address.to_string());
     let name = naming.given.map_or_else(default, ToOwned::to_owned);
-    let surroundings = Surroundings::new(|name| origin.variable(name).map(ToOwned::to_owned));
-    let folder = match (naming.control, surroundings.own()) {
+    let runtime_dirs = RuntimeDirs::new(|name| launch.variable(name).map(ToOwned::to_owned));
+    let folder = match (naming.control, runtime_dirs.own()) {
         (ControlSocket::Wanted, Some(folder)) => folder,
         (ControlSocket::Wanted, None) => {
             tracing::info!(
@@ -46,8 +50,8 @@ pub(crate) fn claim(naming: &Naming<'_>, origin: &Origin, desk: &Desk) -> Result
         (ControlSocket::Unwanted, _) => return Ok((name, None)),
     };
     match naming.given {
-        Some(_) => named(folder, name, desk),
-        None => Ok(unnamed(folder, name, desk)),
+        Some(_) => named(folder, name, control_target),
+        None => Ok(unnamed(folder, name, control_target)),
     }
 }
 
@@ -55,8 +59,8 @@ fn path(folder: &Path, name: &str) -> PathBuf {
     folder.join(instance_name::file_name(name))
 }
 
-fn named(folder: &Path, name: String, desk: &Desk) -> Result<(String, Option<Control>), Error> {
-    match Control::claim(&path(folder, &name), desk.clone()) {
+fn named(folder: &Path, name: String, control_target: &ControlTarget) -> Result<(String, Option<Control>), Error> {
+    match Control::claim(&path(folder, &name), control_target.clone()) {
         Ok(control) => Ok((name, Some(control))),
         Err(Refused::Taken(pid)) => {
             let who = pid.map_or_else(String::new, |pid: Pid| format!(" (pid {pid})"));
@@ -72,10 +76,10 @@ fn named(folder: &Path, name: String, desk: &Desk) -> Result<(String, Option<Con
 }
 
 /// Its name is an address, which another network namespace may have too: then the pid tells them apart.
-fn unnamed(folder: &Path, name: String, desk: &Desk) -> (String, Option<Control>) {
+fn unnamed(folder: &Path, name: String, control_target: &ControlTarget) -> (String, Option<Control>) {
     let other = format!("{name}-{}", std::process::id());
     for name in [name.clone(), other] {
-        match Control::claim(&path(folder, &name), desk.clone()) {
+        match Control::claim(&path(folder, &name), control_target.clone()) {
             Ok(control) => return (name, Some(control)),
             Err(Refused::Taken(_)) => {}
             Err(Refused::Failed(error)) => {

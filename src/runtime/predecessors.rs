@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::model::handover::Drainer;
 use crate::model::identity::{Generation, Pid};
-use crate::sys::process::Stranger;
+use crate::sys::process::HeldProcess;
 use crate::sys::process_tree;
 
 /// So many generations may drain at once; when one more begins, the oldest is told to end.
@@ -12,7 +12,7 @@ pub(crate) const MAX: usize = 3;
 
 /// The draining generations that this one knows of, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Predecessors(Vec<(Drainer, Stranger)>);
+pub(crate) struct Predecessors(Vec<(Drainer, HeldProcess)>);
 
 impl Predecessors {
     /// Takes the list from the generation before, for which all of them lived while it told. This process is younger than
@@ -21,7 +21,7 @@ impl Predecessors {
         let own = process_tree::start_of(Pid::new(std::process::id()));
         let is_elder = |pid| process_tree::start_of(pid).zip(own).is_some_and(|(began, own)| began <= own);
         // The one that was looked at is the one that is held if that has its number still.
-        let hold = |pid| Stranger::hold(pid).filter(|held| is_elder(pid) && held.is_alive());
+        let hold = |pid| HeldProcess::hold(pid).filter(|held| is_elder(pid) && held.is_alive());
         self.0 = told.iter().filter_map(|drainer| hold(drainer.pid).map(|held| (*drainer, held))).collect();
     }
 
@@ -40,7 +40,7 @@ impl Predecessors {
     }
 
     /// One more drains, that is not this generation.
-    pub(crate) fn add(&mut self, generation: Generation, pid: Pid, held: Option<Stranger>) {
+    pub(crate) fn add(&mut self, generation: Generation, pid: Pid, held: Option<HeldProcess>) {
         self.make_room();
         self.0.extend(held.map(|held| (Drainer { generation, pid }, held)));
     }
@@ -56,7 +56,7 @@ impl Predecessors {
     /// Waits until all of them are gone. Cancel safe.
     pub(crate) fn gone(&mut self) -> impl Future<Output = ()> + Send + use<> {
         self.draining();
-        let held: Vec<Stranger> = self.0.iter().filter_map(|(_, held)| held.try_clone()).collect();
+        let held: Vec<HeldProcess> = self.0.iter().filter_map(|(_, held)| held.try_clone()).collect();
         async move {
             for process in held {
                 process.gone().await;
@@ -65,7 +65,7 @@ impl Predecessors {
     }
 
     /// Tells all of them to end now.
-    pub(crate) fn hammer(&mut self) {
+    pub(crate) fn force_close(&mut self) {
         for drainer in self.draining() {
             tracing::info!(generation = %drainer.generation, pid = %drainer.pid, "ending the drain");
         }
@@ -101,7 +101,7 @@ mod tests {
         let mut predecessors = Predecessors::default();
         predecessors.learn(&told);
         assert_eq!(predecessors.draining(), told[..1]);
-        predecessors.add(told[1].generation, told[1].pid, Stranger::hold(told[1].pid));
+        predecessors.add(told[1].generation, told[1].pid, HeldProcess::hold(told[1].pid));
         assert_eq!(predecessors.draining(), told[..2]);
         child.kill().and_then(|()| child.wait()).expect("our own child");
         assert_eq!(predecessors.draining(), told[..1]);

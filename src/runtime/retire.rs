@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::accept::{Acceptors, Door};
+use super::accept::{AcceptingListener, Acceptors};
 use super::groups::{Groups, lock};
 use super::offload;
 use crate::model::steering::Tier;
-use crate::sys::sock_diag::{self, Knock};
+use crate::sys::sock_diag::{self, PendingHandshake};
 use crate::sys::{membarrier, socket};
 
 /// How often the kernel is asked for the handshakes in flight: there is nothing to wait on for their end.
@@ -78,7 +78,7 @@ impl Retirement {
     }
 
     /// Returns whether the kernel had to choose for itself for a moment.
-    async fn close_one(&mut self, door: Door, deadline: Instant) -> bool {
+    async fn close_one(&mut self, door: AcceptingListener, deadline: Instant) -> bool {
         let Ok(inode) = socket::inode(&door.listener) else { return false };
         let right_throughout = lock(&self.groups).before_close(inode);
         if !self.linger.is_zero() {
@@ -101,7 +101,7 @@ impl Retirement {
     }
 
     /// Empties the accept queue; where descriptors are short, as they become free, until the deadline.
-    async fn empty(&self, door: &Door, deadline: Instant) {
+    async fn empty(&self, door: &AcceptingListener, deadline: Instant) {
         while let Err(error) = self.acceptors.empty(door) {
             if Instant::now() >= deadline || *self.now.borrow() {
                 tracing::warn!(%error, "the accept queue could not be emptied, closing");
@@ -147,7 +147,7 @@ async fn settle() {
 }
 
 /// The handshakes in flight at all our ports; none where the kernel does not tell.
-async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<Knock> {
+async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<PendingHandshake> {
     let ports: BTreeSet<u16> = lock(groups).addresses().iter().map(std::net::SocketAddr::port).collect();
     let dump = move || {
         ports

@@ -8,10 +8,10 @@ use super::groups::Groups;
 use super::groups::lock;
 use super::offload::{self, LOOK_MAX};
 use super::probe;
-use crate::model::event::{Event as Told, Outcome};
+use crate::model::event::{Event, Outcome};
 use crate::model::identity::Generation;
 use crate::model::probe::Target;
-use crate::model::rollout::{Asked, Effect, Turn};
+use crate::model::rollout::{Effect, Revocability, UserRequest};
 use crate::model::share::Share;
 
 /// How often it is looked whether a generation that was sent away still listens: there is nothing to wait on for it.
@@ -91,7 +91,7 @@ pub(crate) async fn share(
 pub(crate) async fn cut_over(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
-    turn: Turn,
+    turn: Revocability,
     look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
 ) -> Result<(), String> {
     let moved = offload::run(move || {
@@ -105,24 +105,24 @@ pub(crate) async fn cut_over(
 
 /// What those who watch are told of an effect, and the log: when it is so for the machine as well, so that whoever asks for
 /// the status on this word is not told of the step before. `None` of one of which nothing is told here.
-pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Told> {
+pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Event> {
     match effect {
         Effect::Canary { green, share, time } => {
             tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-            Some(Told::Canary { share: *share, time: *time })
+            Some(Event::Canary { share: *share, time: *time })
         }
         Effect::Soak { time } => {
             tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
-            Some(Told::Soak { time: *time })
+            Some(Event::Soak { time: *time })
         }
         Effect::Refuse { asked, reason } => {
             let what = match asked {
-                Asked::Reload => "reload",
-                Asked::Promotion => "promotion",
-                Asked::Rollback => "rollback",
+                UserRequest::Reload => "reload",
+                UserRequest::Promotion => "promotion",
+                UserRequest::Rollback => "rollback",
             };
             tracing::warn!(%generation, reason, "{what} refused");
-            Some(Told::Refused(reason.clone()))
+            Some(Event::Refused(reason.clone()))
         }
         _ => None,
     }

@@ -1,20 +1,20 @@
-//! What the service manager is told by whoever has the office: that it lives, how it stands, and that it needs more time
+//! What the service manager is told by whoever has the leadership: that it lives, how it stands, and that it needs more time
 //! (sd_notify(3)).
 
 use std::time::{Duration, Instant};
 
-use super::heartbeat::BEAT;
+use super::heartbeat::HEARTBEAT;
 use super::notifier::{Notifier, NotifyState};
 use crate::model::event::Phase;
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
 
-/// For so long each beat asks for more time, while a rollout or a drain is under way: a few beats may come late.
-const MORE: Duration = BEAT.saturating_mul(4);
+/// For so long each heartbeat asks for more time, while a rollout or a drain is under way: a few heartbeats may come late.
+const MORE: Duration = HEARTBEAT.saturating_mul(4);
 
 /// The way to the service manager.
 #[derive(Debug)]
-pub(crate) struct Voice {
+pub(crate) struct ServiceManager {
     manager: Notifier,
     watchdog: Option<Duration>,
     /// The status that was told last.
@@ -23,7 +23,7 @@ pub(crate) struct Voice {
 
 /// How the live generation stands.
 #[derive(Debug)]
-pub(crate) struct Standing<'a> {
+pub(crate) struct ServiceStatus<'a> {
     pub(crate) generation: Generation,
     pub(crate) connections: usize,
     pub(crate) draining: Vec<Generation>,
@@ -33,14 +33,14 @@ pub(crate) struct Standing<'a> {
     pub(crate) says: Option<&'a str>,
 }
 
-impl Voice {
+impl ServiceManager {
     /// `watchdog` is how often it wants to hear, if it does.
-    pub(crate) fn new(manager: Notifier, watchdog: Option<Duration>) -> Voice {
-        Voice { manager, watchdog, told: String::new() }
+    pub(crate) fn new(manager: Notifier, watchdog: Option<Duration>) -> ServiceManager {
+        ServiceManager { manager, watchdog, told: String::new() }
     }
 
     /// Whether there is somebody who listens.
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.manager.is_some()
     }
 
@@ -52,8 +52,8 @@ impl Voice {
     }
 
     /// It serves, and no rollout is under way (any more): in one datagram with READY=1.
-    pub(crate) fn ready(&mut self, standing: &Standing<'_>) {
-        self.told = standing.at_rest(Phase::Serving);
+    pub(crate) fn ready(&mut self, service_status: &ServiceStatus<'_>) {
+        self.told = service_status.at_rest(Phase::Serving);
         self.manager.send(&[NotifyState::Ready, NotifyState::Status(&self.told)]);
     }
 
@@ -85,14 +85,14 @@ impl Voice {
     }
 
     /// Asks for more time where something is under way, and tells how it stands, if that has changed.
-    pub(crate) fn beat(&mut self, rollout: &Rollout, standing: &Standing<'_>) {
-        if !self.is_heard() {
+    pub(crate) fn heartbeat(&mut self, rollout: &Rollout, service_status: &ServiceStatus<'_>) {
+        if !self.is_there() {
             return;
         }
         if !matches!(rollout.phase(), Phase::Serving | Phase::Standby) {
             self.extend(MORE);
         }
-        let status = standing.line(rollout);
+        let status = service_status.line(rollout);
         if status != self.told {
             self.manager.try_send(&[NotifyState::Status(&status)]);
             self.told = status;
@@ -100,7 +100,7 @@ impl Voice {
     }
 }
 
-impl Standing<'_> {
+impl ServiceStatus<'_> {
     fn line(&self, rollout: &Rollout) -> String {
         let Some(under_way) = rollout.status(Instant::now()) else { return self.at_rest(rollout.phase()) };
         let share = match under_way.phase {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
 use super::driver::Input;
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::sys::{during, spawn};
 
 /// Remembers a SIGHUP that comes before the server is ready for it.
@@ -39,14 +39,14 @@ pub(crate) fn start(early: &EarlyHup, inputs: mpsc::Sender<Input>) -> io::Result
         Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2]).map_err(|e| during("handle signals", e))?;
     let early = early.0.swap(false, Ordering::Relaxed);
     tokio::spawn(async move {
-        if early && inputs.send(Input::Rollout(Event::ReloadRequested)).await.is_err() {
+        if early && inputs.send(Input::Rollout(RolloutEvent::ReloadRequested)).await.is_err() {
             return;
         }
         while let Some(signal) = signals.next().await {
             let input = match signal {
-                SIGHUP => Input::Rollout(Event::ReloadRequested),
-                SIGTERM | SIGINT => Input::Rollout(Event::StopRequested),
-                SIGUSR2 => Input::Rollout(Event::HammerRequested),
+                SIGHUP => Input::Rollout(RolloutEvent::ReloadRequested),
+                SIGTERM | SIGINT => Input::Rollout(RolloutEvent::StopRequested),
+                SIGUSR2 => Input::Rollout(RolloutEvent::ForceCloseRequested),
                 _ => Input::LogStatus,
             };
             if inputs.send(input).await.is_err() {

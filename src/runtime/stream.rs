@@ -173,7 +173,7 @@ impl Stream {
     ///
     /// Cancel safe. Returns at once if the drain is over already.
     pub async fn drain_ended(&self) {
-        self.shared.guard.connections().hammered().await;
+        self.shared.guard.connections().force_closed().await;
     }
 }
 

@@ -21,7 +21,7 @@ const LOOKS: u32 = 4;
 
 /// When a retiring generation says goodbye.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goodbye {
+pub(super) enum CloseTiming {
     /// HTTP/1.1: with the next answer, or when the connection has been idle for long. To close it earlier races with the
     /// client's next request.
     WhenIdle,
@@ -36,7 +36,7 @@ pub(super) async fn finish<C: Future>(
     mut silent: Pin<&mut impl Future<Output = ()>>,
     shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
-    goodbye: Goodbye,
+    goodbye: CloseTiming,
 ) {
     tokio::select! {
         biased;
@@ -49,7 +49,7 @@ pub(super) async fn finish<C: Future>(
     tokio::select! {
         biased;
         () = left => {}
-        _ = stage.wait_for(|stage| *stage == Stage::Hammered) => {}
+        _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => {}
         () = silent => {}
     }
 }
@@ -60,7 +60,7 @@ async fn leave<C: Future>(
     say: impl FnOnce(Pin<&mut C>),
     shared: &Shared,
     mut stage: watch::Receiver<Stage>,
-    goodbye: Goodbye,
+    goodbye: CloseTiming,
 ) {
     let grace = stage.borrow().grace();
     // A whole request that waits is hyper's to take: the answer before it may still be on its way to a slow client.
@@ -78,13 +78,13 @@ async fn leave<C: Future>(
         }
         is_time = is_time || time.as_mut().poll(cx).is_ready();
         let ends = match goodbye {
-            Goodbye::AtOnce => true,
+            CloseTiming::AtOnce => true,
             // The answer to a request that is under way decides for itself.
-            Goodbye::WhenIdle => {
+            CloseTiming::WhenIdle => {
                 part.as_mut().poll(cx).is_ready() || (is_time && !shared.is_answering() && !shared.waits())
             }
         };
-        if ends && goodbye == Goodbye::WhenIdle && shared.is_fresh() {
+        if ends && goodbye == CloseTiming::WhenIdle && shared.is_fresh() {
             // hyper does not end a connection on which it has begun to read a first request, or empty lines before one.
             return Poll::Ready(());
         }
@@ -103,7 +103,7 @@ async fn leave<C: Future>(
 pub(super) async fn close(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     tokio::select! {
         biased;
-        _ = stage.wait_for(|stage| *stage == Stage::Hammered) => shared.cut(),
+        _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => shared.cut(),
         _ = tokio::time::timeout(READ_TO_NOWHERE, shared.close_gently()) => {}
     }
 }
@@ -149,7 +149,7 @@ pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receive
     tokio::select! {
         () = idle => {}
         () = no_more_comes(part, grace) => {}
-        _ = stage.wait_for(|stage| *stage == Stage::Hammered) => {}
+        _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => {}
     }
 }
 
@@ -164,7 +164,7 @@ async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
                     tokio::time::sleep_until(since + grace + shared.guard.spread(grace / LOOKS)).await;
                 }
                 Stage::Stopping { .. } if shared.is_fresh() => tokio::time::sleep(FIRST_REQUEST).await,
-                Stage::Stopping { .. } | Stage::Hammered => {}
+                Stage::Stopping { .. } | Stage::ForceClosed => {}
             }
         };
         tokio::select! {

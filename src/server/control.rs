@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::Server;
 use crate::error::Error;
 use crate::model::instance_name;
-use crate::runtime::control::{Control, Desk};
+use crate::runtime::control::{Control, ControlTarget};
 use crate::runtime::instance::{self, Naming};
 use crate::runtime::role::Role;
 
@@ -24,14 +24,14 @@ impl Server {
         &self,
         role: &Role,
         first: Option<SocketAddr>,
-        desk: &Desk,
+        control_target: &ControlTarget,
     ) -> Result<(String, Option<Control>), Error> {
-        if let Some(path) = role.birth().and_then(|birth| birth.control.clone()) {
+        if let Some(path) = role.spawn_info().and_then(|spawn_info| spawn_info.control.clone()) {
             let name = path.file_name().and_then(|file| file.to_str()).and_then(instance_name::of_file);
             let name = name.unwrap_or_default().to_owned();
-            return Ok((name, Some(Control::later(path, desk.clone()))));
+            return Ok((name, Some(Control::later(path, control_target.clone()))));
         }
         let naming = Naming { given: self.config.name.as_deref(), first, control: self.config.control };
-        instance::claim(&naming, &self.origin, desk)
+        instance::claim(&naming, &self.launch, control_target)
     }
 }

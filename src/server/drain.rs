@@ -44,7 +44,7 @@ impl Drain {
     ///
     /// Cancel safe. Returns at once if the drain is over already, and also if its server was dropped before it served.
     pub async fn ended(&self) {
-        self.wait(|stage| stage == Stage::Hammered).await;
+        self.wait(|stage| stage == Stage::ForceClosed).await;
     }
 
     async fn wait(&self, until: impl Fn(Stage) -> bool) {
@@ -76,7 +76,7 @@ mod tests {
         assert!(!is_over(copy.started()).await && !is_over(drain.ended()).await);
         stage.send_replace(Stage::Stopping { grace: Duration::ZERO });
         assert!(is_over(copy.started()).await && !is_over(copy.ended()).await);
-        stage.send_replace(Stage::Hammered);
+        stage.send_replace(Stage::ForceClosed);
         assert!(is_over(drain.started()).await && is_over(drain.ended()).await && is_over(copy.ended()).await);
     }
 

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::Input;
 
 /// Asks a server for the same things that signals and the control socket ask for. Cheap to clone.
@@ -19,25 +19,25 @@ impl Handle {
 
     /// Starts the next generation, as SIGHUP does.
     pub async fn reload(&self) {
-        self.ask(Event::ReloadRequested).await;
+        self.ask(RolloutEvent::ReloadRequested).await;
     }
 
     /// Jumps ahead in a rollout: from the canary to all, from the soak to the point of no return.
     pub async fn promote(&self) {
-        self.ask(Event::PromoteRequested).await;
+        self.ask(RolloutEvent::PromoteRequested).await;
     }
 
     /// Gives the rollout up that is under way: everything comes back to this generation.
     pub async fn rollback(&self) {
-        self.ask(Event::RollbackRequested).await;
+        self.ask(RolloutEvent::RollbackRequested).await;
     }
 
     /// Stops gracefully, as SIGTERM does; a second call stops at once.
     pub async fn stop(&self) {
-        self.ask(Event::StopRequested).await;
+        self.ask(RolloutEvent::StopRequested).await;
     }
 
-    async fn ask(&self, event: Event) {
+    async fn ask(&self, event: RolloutEvent) {
         // Nobody is there any more to be asked.
         let _ = self.0.send(Input::Rollout(event)).await;
     }

@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
-use super::connection_close::{self, Goodbye};
+use super::connection_close::{self, CloseTiming};
 use super::{BoxError, http_version};
 use crate::config::Config;
 use crate::model::pipeline::Framing;
@@ -78,7 +78,7 @@ where
             shared.guard.becomes(Kind::Http1);
             let connection = pin!(http.one.serve_connection(TokioIo::new(stream), service).with_upgrades());
             let say = http1::UpgradeableConnection::graceful_shutdown;
-            connection_close::finish(connection, say, silent, &shared, &mut stage, Goodbye::WhenIdle).await;
+            connection_close::finish(connection, say, silent, &shared, &mut stage, CloseTiming::WhenIdle).await;
         }
         Some(Ok(Some(http_version::Version::Two))) => {
             shared.guard.becomes(Kind::Http2);
@@ -88,7 +88,7 @@ where
             // An idle connection is nothing unusual in HTTP/2.
             let silent = pin!(std::future::pending());
             let say = http2::Connection::graceful_shutdown;
-            connection_close::finish(connection.as_mut(), say, silent, &shared, &mut stage, Goodbye::AtOnce).await;
+            connection_close::finish(connection.as_mut(), say, silent, &shared, &mut stage, CloseTiming::AtOnce).await;
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }

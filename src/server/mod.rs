@@ -32,7 +32,7 @@ use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::host::BeforeReload;
 use crate::runtime::signals::EarlyHup;
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 use crate::sys::limits;
 
 use self::drain::Drain;
@@ -82,7 +82,7 @@ pub struct Begin {
 pub struct Server {
     addresses: Vec<io::Result<Vec<SocketAddr>>>,
     config: Config,
-    origin: Arc<Origin>,
+    launch: Arc<Launch>,
     early_hup: io::Result<EarlyHup>,
     before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
@@ -100,7 +100,7 @@ impl Server {
         let server = Server {
             addresses: Vec::new(),
             config: Config::default(),
-            origin: Arc::new(Origin::capture()),
+            launch: Arc::new(Launch::capture()),
             early_hup: EarlyHup::remember(),
             before_begin: None,
             before_reload: None,

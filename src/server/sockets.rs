@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{self, Bound, Offer};
-use crate::model::handover::Birth;
+use crate::model::handover::SpawnInfo;
 use crate::runtime::groups::Own;
 use crate::runtime::port_conflicts::{others, refuse_others, taken};
 use crate::runtime::role::Role;
@@ -28,14 +28,14 @@ impl Sockets {
     /// # Errors
     /// Names the address, and who has it if somebody has.
     pub(crate) fn bind(asked: &[(SocketAddr, Offer)], count: usize, role: &Role) -> Result<Sockets, Error> {
-        let living = role.birth().map(|birth| birth.addresses.clone()).unwrap_or_default();
+        let living = role.spawn_info().map(|spawn_info| spawn_info.addresses.clone()).unwrap_or_default();
         let mut addresses = addresses::inherit(asked, &living);
         let sharing = match role {
             Role::First | Role::Orphan { .. } => Sharing::Alone,
             // The generation before may listen there.
             Role::Supervised { .. } => Sharing::Group,
-            Role::Green { birth, .. } => {
-                check_replacement(&addresses, birth)?;
+            Role::Green { spawn_info, .. } => {
+                check_replacement(&addresses, spawn_info)?;
                 Sharing::Group
             }
         };
@@ -83,9 +83,9 @@ impl Sockets {
     }
 }
 
-fn check_replacement(next: &[Bound], birth: &Birth) -> Result<(), Error> {
-    addresses::check_replacement(next, &birth.addresses).map_err(|why| {
-        let (green, blue) = (birth.generation, birth.blue_generation);
+fn check_replacement(next: &[Bound], spawn_info: &SpawnInfo) -> Result<(), Error> {
+    addresses::check_replacement(next, &spawn_info.addresses).map_err(|why| {
+        let (green, blue) = (spawn_info.generation, spawn_info.blue_generation);
         Error::new(ErrorKind::Replacement, format!("generation {green} cannot replace generation {blue}: {why}"))
     })
 }

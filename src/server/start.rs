@@ -16,18 +16,18 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::Rollout;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::connections::Connections;
-use crate::runtime::control::{Asks, Counts, Desk, looks, metrics_service};
+use crate::runtime::control::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
 use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::lock;
 use crate::runtime::groups::{Groups, Own, Steering};
 use crate::runtime::handover::ToBlue;
-use crate::runtime::host::{Host, Office};
+use crate::runtime::host::{Host, Leadership};
 use crate::runtime::notifier::{Notifier, NotifyState};
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::role::{NOTIFY, Role};
 use crate::runtime::rollout_steps::Probe;
-use crate::runtime::service_manager::Voice;
+use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan, signals};
 
 /// Where the service manager wants to hear from the service (sd_notify(3)).
@@ -80,7 +80,7 @@ impl Server {
         let (plan, target) = (plan::plan(&self.config)?, plan::target(&self.config)?);
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
-        let role = Role::find(&self.origin);
+        let role = Role::find(&self.launch);
         let supervised = matches!(role, Role::Supervised { .. });
         if supervised {
             self.leave_it_to_the_supervisor();
@@ -88,40 +88,41 @@ impl Server {
         let sockets = self.bind_all(&role)?;
         let connections = self.connections();
         let passed_on = watch::Sender::new(false);
-        let asks = Asks {
+        let endpoint = LiveEndpoint {
             inputs: self.inputs.0.clone(),
             events: self.events.clone(),
             counts: Counts::Own(connections.clone()),
             passed_on: passed_on.subscribe(),
             looks: looks(),
         };
-        let desk = Desk::of(asks);
+        let control_target = ControlTarget::of(endpoint);
         // Before it listens: a second one by the same name takes nothing from the first.
         let first = sockets.addresses.first().map(|address| address.bound);
-        let (name, control) = self.control(&role, first, &desk)?;
+        let (name, control) = self.control(&role, first, &control_target)?;
         let Begun { role, addresses, offered, listeners } = self.begin_to_listen(role, sockets)?;
         let generation = role.generation();
-        let acceptors = self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &desk);
+        let acceptors =
+            self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &control_target);
         let groups = self.groups(listeners, &role);
         let (inputs, received) = self.inputs;
-        let (news, arriving) = mpsc::channel(QUEUE);
+        let (host_events, arriving) = mpsc::channel(QUEUE);
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
         group_watch::start(inputs.clone());
         let pid = Pid::new(std::process::id());
-        let watchdog = heartbeat::watchdog(&self.origin, pid);
+        let watchdog = heartbeat::watchdog(&self.launch, pid);
         heartbeat::start(inputs.clone(), watchdog);
         let (release, needs_steering) = (plan.linger + plan.drain + RELEASE_MORE, plan.needs_steering());
         let asked: Vec<SocketAddr> = addresses[..offered].iter().map(|address| address.bound).collect();
         let timeout = self.config.probe_timeout;
-        let manager = Notifier::new(self.origin.variable(MANAGER));
-        let blue_hears = Notifier::new(self.origin.variable(NOTIFY));
-        let parent = role.manager(&self.origin);
+        let manager = Notifier::new(self.launch.variable(MANAGER));
+        let blue_hears = Notifier::new(self.launch.variable(NOTIFY));
+        let parent = role.manager(&self.launch);
         let (rollout, to_blue) = match role {
             Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {
                 (Rollout::serving(generation, pid, plan), None)
             }
-            Role::Green { birth, blue } => {
-                let to_blue = ToBlue::start(blue, &birth, news.clone());
+            Role::Green { spawn_info, blue } => {
+                let to_blue = ToBlue::start(blue, &spawn_info, host_events.clone());
                 let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
                 to_blue.listening(groups.joined());
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
@@ -132,7 +133,7 @@ impl Server {
             generation,
             pid,
             parent,
-            origin: self.origin,
+            launch: self.launch,
             addresses,
             offered,
             linger: self.config.linger,
@@ -149,13 +150,13 @@ impl Server {
             connections: connections.clone(),
             acceptors: Some(acceptors),
             inputs,
-            news,
+            host_events,
             green: None,
             to_blue,
             predecessors: Predecessors::default(),
             history: History::default(),
-            office: Office::Never,
-            voice: Voice::new(manager, watchdog),
+            leadership: Leadership::Never,
+            service_manager: ServiceManager::new(manager, watchdog),
             failed: None,
             events: self.events,
             close_now: watch::Sender::new(false),
@@ -174,7 +175,7 @@ impl Server {
         }
         let (ended, gone) = watch::channel(false);
         tokio::spawn(async move {
-            Driver { rollout, host, inputs: received, news: arriving }.run().await;
+            Driver { rollout, host, inputs: received, host_events: arriving }.run().await;
             ended.send_replace(true);
         });
         Ok(Running { generation, connections, gone })
@@ -225,7 +226,7 @@ impl Server {
         metrics: &[(SocketAddr, Vec<Own>)],
         connections: &Arc<Connections>,
         (sink, room): (Sink, R),
-        desk: &Desk,
+        control_target: &ControlTarget,
     ) -> Acceptors {
         let all = |of: &[(SocketAddr, Vec<Own>)]| -> Vec<_> {
             of.iter().flat_map(|(_, own)| own.iter().filter_map(|o| o.listener().cloned())).collect()
@@ -234,7 +235,7 @@ impl Server {
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
             // Beyond the limit of connections: when that is reached, metrics are what is wanted.
-            let sink = http::sink(metrics_service(desk.clone()), &self.config);
+            let sink = http::sink(metrics_service(control_target.clone()), &self.config);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }
         acceptors
@@ -243,7 +244,7 @@ impl Server {
     fn groups(&self, listeners: Vec<(SocketAddr, Vec<Own>)>, role: &Role) -> Groups {
         let steering = match role {
             Role::Supervised { .. } => Steering::Elsewhere,
-            Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::of(&self.origin),
+            Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::of(&self.launch),
         };
         let mut groups = Groups::new(listeners, steering);
         match role {

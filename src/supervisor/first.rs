@@ -17,7 +17,7 @@ use super::settings::Ready;
 use super::{readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::{Input, QUEUE};
 use crate::runtime::offload;
 use crate::runtime::probe;
@@ -59,12 +59,12 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
         tokio::select! {
             ended = &mut end => return ended_early(instance, &child, ended, stopping).await,
             Some(input) = received.recv() => match input {
-                Input::Rollout(Event::GreenReady { .. }) if !stopping => match probe(instance) {
+                Input::Rollout(RolloutEvent::GreenReady { .. }) if !stopping => match probe(instance) {
                     Some(begun) => probing = Some(begun),
                     None => return Ok(First::Ready(child)),
                 },
-                Input::Rollout(Event::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
-                Input::Rollout(Event::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
+                Input::Rollout(RolloutEvent::GreenExtends { by, .. }) => deadline = deadline.max(Instant::now() + by),
+                Input::Rollout(RolloutEvent::GreenFailed { reason, .. }) => return give_up(&child, reason).await,
                 _ => {}
             },
             Some(signal) = signals.next() => match signal {

@@ -1,4 +1,4 @@
-//! What all generations of a supervised program have in common: the office, which one generation after the other has.
+//! What all generations of a supervised program have in common: the leadership, which one generation after the other has.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,17 +11,17 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::child::Child;
 use super::host::SupervisedHost;
 use super::settings::Settings;
-use crate::model::event::Event as Told;
+use crate::model::event::Event;
 use crate::model::handover::History;
 use crate::model::identity::Generation;
-use crate::model::rollout::{Event, Rollout};
-use crate::runtime::control::{Asks, Counts, looks};
+use crate::model::rollout::{Rollout, RolloutEvent};
+use crate::runtime::control::{Counts, LiveEndpoint, looks};
 use crate::runtime::driver::{Driver, Input, QUEUE};
 use crate::runtime::groups::Groups;
 use crate::runtime::offload::Lane;
 use crate::runtime::predecessors::MAX;
-use crate::runtime::service_manager::{Standing, Voice};
-use crate::sys::launch::Origin;
+use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
+use crate::sys::launch::Launch;
 use crate::sys::reaper::Reaper;
 use crate::sys::terminal::Terminal;
 
@@ -33,18 +33,18 @@ pub(super) struct Instance {
     pub(super) name: String,
     pub(super) settings: Settings,
     /// The program, and what it is started with.
-    pub(super) program: Origin,
+    pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
     pub(super) groups: Arc<Mutex<Groups>>,
     /// Where the program listens, as far as that is known.
     pub(super) addresses: Mutex<Vec<SocketAddr>>,
-    pub(super) voice: Mutex<Voice>,
+    pub(super) service_manager: Mutex<ServiceManager>,
     pub(super) history: Mutex<History>,
     /// The signal that ends the live generation, if it is another one than usual.
     pub(super) stop_with: Mutex<Option<Signal>>,
     /// Who is asked by the control socket.
-    pub(super) desk: watch::Sender<Asks>,
+    pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
     /// For looks at processes that are repeated until a generation is ready.
     pub(super) looks: Lane,
     live: Mutex<Option<Live>>,
@@ -53,7 +53,7 @@ pub(super) struct Instance {
     pub(super) over: watch::Sender<Option<u8>>,
 }
 
-/// The generation that has the office.
+/// The generation that has the leadership.
 #[derive(Clone)]
 pub(super) struct Live {
     pub(super) child: Arc<Child>,
@@ -75,12 +75,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) settings: Settings,
-    pub(super) program: Origin,
+    pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) groups: Groups,
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) voice: Voice,
-    pub(super) desk: watch::Sender<Asks>,
+    pub(super) service_manager: ServiceManager,
+    pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
 }
 
 impl Instance {
@@ -93,10 +93,10 @@ impl Instance {
             terminal: Terminal::ours(),
             groups: Arc::new(Mutex::new(parts.groups)),
             addresses: Mutex::new(parts.addresses),
-            voice: Mutex::new(parts.voice),
+            service_manager: Mutex::new(parts.service_manager),
             history: Mutex::default(),
             stop_with: Mutex::new(None),
-            desk: parts.desk,
+            live_endpoint: parts.live_endpoint,
             looks: Lane::new(2),
             live: Mutex::new(None),
             leaving: Mutex::default(),
@@ -104,21 +104,26 @@ impl Instance {
         }
     }
 
-    pub(super) fn voice(&self) -> MutexGuard<'_, Voice> {
-        lock(&self.voice)
+    pub(super) fn service_manager(&self) -> MutexGuard<'_, ServiceManager> {
+        lock(&self.service_manager)
     }
 
     /// Tells how the live generation stands.
-    pub(super) fn with_standing(&self, failed: Option<&str>, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
-        if !self.voice().is_heard() {
+    pub(super) fn with_service_status(
+        &self,
+        failed: Option<&str>,
+        tell: impl FnOnce(&mut ServiceManager, &ServiceStatus<'_>),
+    ) {
+        if !self.service_manager().is_there() {
             return;
         }
         let Some(Live { child, .. }) = self.live() else { return };
         let draining = self.draining().iter().map(|child| child.generation).collect();
         let says = child.says();
         let connections = child.open().load(Ordering::Relaxed);
-        let standing = Standing { generation: child.generation, connections, draining, failed, says: says.as_deref() };
-        tell(&mut self.voice(), &standing);
+        let service_status =
+            ServiceStatus { generation: child.generation, connections, draining, failed, says: says.as_deref() };
+        tell(&mut self.service_manager(), &service_status);
     }
 
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
@@ -137,7 +142,7 @@ impl Instance {
         lock(&self.addresses).iter().map(SocketAddr::port).collect()
     }
 
-    /// Who has the office; `None` before the first generation is ready.
+    /// Who has the leadership; `None` before the first generation is ready.
     pub(super) fn live(&self) -> Option<Live> {
         lock(&self.live).clone()
     }
@@ -166,11 +171,11 @@ impl Instance {
         if let Some(with) = with {
             *lock(&self.stop_with) = Some(with);
         }
-        self.ask(Event::StopRequested).await;
+        self.ask(RolloutEvent::StopRequested).await;
     }
 
     /// Gives the live generation's machine an event.
-    pub(super) async fn ask(&self, event: Event) {
+    pub(super) async fn ask(&self, event: RolloutEvent) {
         if let Some(live) = self.live() {
             // One that is gone wants nothing.
             let _ = live.inputs.send(Input::Rollout(event)).await;
@@ -181,14 +186,14 @@ impl Instance {
     pub(super) fn enter(self: &Arc<Self>, child: Arc<Child>) {
         let rollout = Rollout::serving(child.generation, child.pid, self.settings.plan.clone());
         let (inputs, driver) = self.driver(child.clone(), rollout);
-        let asks = driver.host.asks();
+        let endpoint = driver.host.endpoint();
         *lock(&self.live) = Some(Live { child, inputs });
-        self.desk.send_replace(asks);
+        self.live_endpoint.send_replace(endpoint);
         let instance = self.clone();
         tokio::spawn(async move {
             let child = driver.host.child.clone();
             driver.run().await;
-            // Unless another one has the office by now.
+            // Unless another one has the leadership by now.
             if instance.is_live(child.generation) {
                 let code = child.has_ended().map_or(0, |ended| ended.code());
                 instance.over.send_replace(Some(code));
@@ -207,7 +212,7 @@ impl Instance {
         };
         for (child, inputs) in too_many {
             tracing::warn!(generation = %child.generation, pid = %child.pid, "{MAX} generations drain already, ending the oldest");
-            let _ = inputs.send(Input::Rollout(Event::HammerRequested)).await;
+            let _ = inputs.send(Input::Rollout(RolloutEvent::ForceCloseRequested)).await;
         }
     }
 
@@ -217,15 +222,15 @@ impl Instance {
         let (inputs, driver) = self.driver(child.clone(), rollout);
         let gone = driver.host.gone();
         tokio::spawn(driver.run());
-        let _ = inputs.send(Input::Rollout(Event::TakenBack { by })).await;
+        let _ = inputs.send(Input::Rollout(RolloutEvent::TakenBack { by })).await;
         self.leaves(child, inputs, gone).await;
     }
 
     fn driver(self: &Arc<Self>, child: Arc<Child>, rollout: Rollout) -> (mpsc::Sender<Input>, Driver<SupervisedHost>) {
         let (inputs, received) = mpsc::channel(QUEUE);
-        let (news, arriving) = mpsc::channel(QUEUE);
-        let host = SupervisedHost::new(self.clone(), child, inputs.clone(), news);
-        (inputs, Driver { rollout, host, inputs: received, news: arriving })
+        let (host_events, arriving) = mpsc::channel(QUEUE);
+        let host = SupervisedHost::new(self.clone(), child, inputs.clone(), host_events);
+        (inputs, Driver { rollout, host, inputs: received, host_events: arriving })
     }
 
     /// Those that still finish what they have, oldest first.
@@ -247,22 +252,22 @@ impl Instance {
     }
 
     /// Ends their drain.
-    pub(super) fn hammer_draining(&self) {
+    pub(super) fn force_close_draining(&self) {
         for one in lock(&self.leaving).iter() {
             let inputs = one.inputs.clone();
-            tokio::spawn(async move { inputs.send(Input::Rollout(Event::HammerRequested)).await });
+            tokio::spawn(async move { inputs.send(Input::Rollout(RolloutEvent::ForceCloseRequested)).await });
         }
     }
 }
 
 /// Those that an answer of the control socket before the first generation would be given by: nobody.
-pub(super) fn nobody() -> Asks {
+pub(super) fn nobody() -> LiveEndpoint {
     let (inputs, _) = mpsc::channel(1);
     let (_, passed_on) = watch::channel(false);
     let counts = Counts::Watched(Arc::new(AtomicUsize::new(0)));
-    Asks { inputs, events: events(), counts, passed_on, looks: looks() }
+    LiveEndpoint { inputs, events: events(), counts, passed_on, looks: looks() }
 }
 
-pub(super) fn events() -> broadcast::Sender<Told> {
+pub(super) fn events() -> broadcast::Sender<Event> {
     broadcast::Sender::new(EVENTS)
 }

@@ -5,11 +5,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::runtime::accept::EXHAUSTED;
-use crate::runtime::control::{Desk, metrics_service};
+use crate::runtime::control::{ControlTarget, metrics_service};
 
 /// Serves until it is aborted.
-pub(super) async fn serve(listener: TcpListener, desk: Desk) {
-    let service = metrics_service(desk);
+pub(super) async fn serve(listener: TcpListener, control_target: ControlTarget) {
+    let service = metrics_service(control_target);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 
 use self::settings::Ready;
 
@@ -47,7 +47,7 @@ pub struct Supervisor {
     ready: Ready,
     stop_signal: String,
     preflight: Option<Vec<OsString>>,
-    origin: Arc<Origin>,
+    launch: Arc<Launch>,
 }
 
 impl Supervisor {
@@ -60,7 +60,7 @@ impl Supervisor {
             ready: Ready::Listening,
             stop_signal: "TERM".to_owned(),
             preflight: None,
-            origin: Arc::new(Origin::capture()),
+            launch: Arc::new(Launch::capture()),
         }
     }
 

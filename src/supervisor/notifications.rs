@@ -11,7 +11,7 @@ use super::child::Child;
 use super::instance::Instance;
 use super::settings::Ready;
 use crate::model::identity::Pid;
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
 use crate::runtime::driver::Input;
 use crate::runtime::notifier::NotifyState;
@@ -68,20 +68,20 @@ async fn is_of(child: &Arc<Child>, sender: Option<Pid>) -> bool {
     lane.run_within(LOOK_MAX, move || child.members().contains(&sender)).await.unwrap_or(false)
 }
 
-fn take(child: &Child, instance: &Instance, notification: Notification) -> Option<Event> {
+fn take(child: &Child, instance: &Instance, notification: Notification) -> Option<RolloutEvent> {
     let green = child.generation;
     match notification {
         Notification::Ready => (instance.settings.ready == Ready::Notify).then(|| {
             child.is_ready();
-            Event::GreenReady { green }
+            RolloutEvent::GreenReady { green }
         }),
         Notification::Extend(by) => {
-            instance.voice().extend(by);
-            Some(Event::GreenExtends { green, by })
+            instance.service_manager().extend(by);
+            Some(RolloutEvent::GreenExtends { green, by })
         }
         Notification::Errno(errno) => {
             let error = io::Error::from_raw_os_error(errno);
-            Some(Event::GreenFailed { green, reason: format!("could not start: {error}") })
+            Some(RolloutEvent::GreenFailed { green, reason: format!("could not start: {error}") })
         }
         Notification::Status(text) => {
             tracing::info!(generation = %green, "{text:?}");
@@ -91,13 +91,13 @@ fn take(child: &Child, instance: &Instance, notification: Notification) -> Optio
         Notification::Watchdog => {
             child.has_pinged();
             if instance.is_live(green) {
-                instance.voice().pass_on(&NotifyState::Watchdog);
+                instance.service_manager().pass_on(&NotifyState::Watchdog);
             }
             None
         }
         Notification::WatchdogTrigger => {
             if instance.is_live(green) {
-                instance.voice().pass_on(&NotifyState::WatchdogTrigger);
+                instance.service_manager().pass_on(&NotifyState::WatchdogTrigger);
             }
             None
         }

@@ -11,7 +11,7 @@ use super::instance::Instance;
 use super::preflight::HOW;
 use super::settings::Ready;
 use crate::model::identity::Pid;
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::Input;
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::sys::reaper::Ended;
@@ -37,7 +37,7 @@ pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: m
     if let Some(child) = child.upgrade() {
         child.is_ready();
         // Nobody waits for one that was given up.
-        let _ = inputs.send(Input::Rollout(Event::GreenReady { green: child.generation })).await;
+        let _ = inputs.send(Input::Rollout(RolloutEvent::GreenReady { green: child.generation })).await;
     }
 }
 

@@ -16,7 +16,7 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Inode;
 use crate::model::steering::Tier;
-use crate::runtime::groups::{Kept, lock};
+use crate::runtime::groups::{KeptListener, lock};
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::retire::{LOOK, in_flight};
 use crate::sys::sock_diag;
@@ -113,7 +113,7 @@ async fn keep(
     child: &Arc<Child>,
     deadline: Instant,
     at_once: &watch::Receiver<bool>,
-) -> Vec<Kept> {
+) -> Vec<KeptListener> {
     loop {
         let (groups, told, child) = (instance.groups.clone(), child.clone(), child.clone());
         let is_over = Instant::now() >= deadline || *at_once.borrow();
@@ -134,7 +134,7 @@ async fn keep(
 }
 
 /// Closes one, and waits until nobody has it any more: before that no other one may be closed.
-async fn close_one(instance: &Arc<Instance>, kept: Kept) {
+async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
     let (groups, inode) = (instance.groups.clone(), kept.inode);
     let mut kept = Some(kept);
     loop {
@@ -157,7 +157,7 @@ async fn close_one(instance: &Arc<Instance>, kept: Kept) {
 /// Sees to the close of all that it listens with: what was kept is closed one after the other, when the program has closed it
 /// or is gone, and of the rest it is known by then that it may be closed at any moment.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<Kept>) {
+async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptListener>) {
     let told = Instant::now();
     loop {
         let (asked, groups) = (child.clone(), instance.groups.clone());

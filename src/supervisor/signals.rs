@@ -9,7 +9,7 @@ use signal_hook_tokio::Signals;
 use tokio_stream::StreamExt as _;
 
 use super::instance::Instance;
-use crate::model::rollout::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::sys::during;
 use crate::sys::reaper::Reaper;
 
@@ -42,7 +42,7 @@ pub(super) fn reap(reaper: Reaper) -> io::Result<()> {
 pub(super) async fn pass_on(mut signals: Signals, instance: Arc<Instance>) {
     while let Some(signal) = signals.next().await {
         match signal {
-            SIGHUP => instance.ask(Event::ReloadRequested).await,
+            SIGHUP => instance.ask(RolloutEvent::ReloadRequested).await,
             SIGTERM => instance.stop(None).await,
             SIGINT => instance.stop(Some(Signal::INT)).await,
             SIGQUIT => instance.stop(Some(Signal::QUIT)).await,

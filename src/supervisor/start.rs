@@ -16,14 +16,14 @@ use super::{Supervisor, metrics, signals};
 use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
 use crate::model::identity::Pid;
-use crate::runtime::control::{Control, Desk};
+use crate::runtime::control::{Control, ControlTarget};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Steering};
 use crate::runtime::instance::{self, Naming};
 use crate::runtime::notifier::Notifier;
 use crate::runtime::offload::{self, LOOK_MAX};
 use crate::runtime::pid_file::PidFile;
-use crate::runtime::service_manager::Voice;
+use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan, port_conflicts};
 use crate::sys::{pidfd_getfd, process_age, reaper};
 
@@ -39,7 +39,7 @@ impl Supervisor {
     #[expect(clippy::disallowed_methods, reason = "before the program is started")]
     pub(super) async fn supervise(mut self) -> Result<u8, Error> {
         let settings = self.settings()?;
-        let program = self.origin.running(self.words.clone());
+        let program = self.launch.running(self.words.clone());
         program.executable().map_err(|why| not_a_program(&program, why))?;
         let signals = signals::handle().map_err(system("cannot handle signals"))?;
         let reaper = reaper::Reaper::default();
@@ -53,20 +53,20 @@ impl Supervisor {
         for &address in &addresses {
             port_conflicts::refuse_others(address, &BTreeSet::new())?;
         }
-        let (desk, at_desk) = watch::channel(nobody());
-        let desk_here = Desk::changing(at_desk);
+        let (live_endpoint, endpoints) = watch::channel(nobody());
+        let control_target = ControlTarget::changing(endpoints);
         let naming = Naming {
             given: self.config.name.as_deref(),
             first: addresses.first().copied(),
             control: self.config.control,
         };
-        let (name, control) = instance::claim(&naming, &self.origin, &desk_here)?;
-        let metrics = self.offer_metrics(&desk_here).await?;
+        let (name, control) = instance::claim(&naming, &self.launch, &control_target)?;
+        let metrics = self.offer_metrics(&control_target).await?;
         let pid = Pid::new(std::process::id());
-        let watchdog = heartbeat::watchdog(&self.origin, pid);
-        let voice = Voice::new(Notifier::new(self.origin.variable("NOTIFY_SOCKET")), watchdog);
-        let groups = Groups::watching(&addresses, Steering::of(&self.origin));
-        let parts = Parts { name, settings, program, reaper, groups, addresses, voice, desk };
+        let watchdog = heartbeat::watchdog(&self.launch, pid);
+        let service_manager = ServiceManager::new(Notifier::new(self.launch.variable("NOTIFY_SOCKET")), watchdog);
+        let groups = Groups::watching(&addresses, Steering::of(&self.launch));
+        let parts = Parts { name, settings, program, reaper, groups, addresses, service_manager, live_endpoint };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = pidfd_getfd::try_copy() {
             tracing::info!(%error, "the program's listeners cannot be copied, it is steered by one more beside them");
@@ -105,7 +105,7 @@ impl Supervisor {
             pid_file.write(Pid::new(std::process::id())).await;
         }
         instance.is_ready();
-        instance.beat(watchdog, pid_file.cloned());
+        instance.heartbeat(watchdog, pid_file.cloned());
         let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
         // The sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
@@ -116,7 +116,10 @@ impl Supervisor {
         Ok(code.unwrap_or_default())
     }
 
-    async fn offer_metrics(&self, desk: &Desk) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
+    async fn offer_metrics(
+        &self,
+        control_target: &ControlTarget,
+    ) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
         let Some(asked) = &self.config.metrics else { return Ok(None) };
         let wrong = |error: io::Error| Error::io(ErrorKind::Address, "cannot offer metrics", error);
         let asked = asked.as_ref().map_err(|error| wrong(io::Error::new(error.kind(), error.to_string())))?;
@@ -124,11 +127,11 @@ impl Supervisor {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "offering metrics");
         }
-        Ok(Some(tokio::spawn(metrics::serve(listener, desk.clone()))))
+        Ok(Some(tokio::spawn(metrics::serve(listener, control_target.clone()))))
     }
 }
 
-fn not_a_program(program: &crate::sys::launch::Origin, why: String) -> Error {
+fn not_a_program(program: &crate::sys::launch::Launch, why: String) -> Error {
     let kind = match program.is_there() {
         true => io::ErrorKind::PermissionDenied,
         false => io::ErrorKind::NotFound,
@@ -146,7 +149,7 @@ impl Instance {
             let took = process_age::of(pid).ok();
             tracing::info!(%generation, %pid, ?took, ?addresses, phase = %Phase::Serving, "live");
         }
-        self.with_standing(None, Voice::ready);
+        self.with_service_status(None, ServiceManager::ready);
     }
 
     /// The end of all: those that still finish what they have would be left to nobody.
@@ -158,7 +161,7 @@ impl Instance {
         }
     }
 
-    /// Counts the connections anew, for the next beat: this one does not wait for the count.
+    /// Counts the connections anew, for the next heartbeat: this one does not wait for the count.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn count(&self, child: &Arc<Child>) {
         let (child, ports) = (child.clone(), self.ports());
@@ -169,21 +172,21 @@ impl Instance {
         });
     }
 
-    /// Begins to beat: for whichever generation is live.
-    fn beat(self: &Arc<Self>, watchdog: Option<std::time::Duration>, pid_file: Option<PidFile>) {
-        let (inputs, mut beats) = mpsc::channel(1);
+    /// Begins to heartbeat: for whichever generation is live.
+    fn heartbeat(self: &Arc<Self>, watchdog: Option<std::time::Duration>, pid_file: Option<PidFile>) {
+        let (inputs, mut heartbeats) = mpsc::channel(1);
         heartbeat::start(inputs.clone(), watchdog);
         group_watch::start(inputs);
         let instance = self.clone();
         tokio::spawn(async move {
-            while let Some(input) = beats.recv().await {
+            while let Some(input) = heartbeats.recv().await {
                 // Whatever was missed.
                 instance.reaper.reap();
                 if let Some(pid_file) = pid_file.clone().filter(PidFile::is_due) {
                     tokio::spawn(async move { pid_file.write(Pid::new(std::process::id())).await });
                 }
                 if let Some(live) = instance.live() {
-                    if matches!(input, Input::Beat) {
+                    if matches!(input, Input::Heartbeat) {
                         instance.count(&live.child);
                     }
                     let _ = live.inputs.send(input).await;

@@ -20,7 +20,7 @@ const PATH_MAX: usize = 107;
 
 /// What decides where control sockets are.
 #[derive(Debug, Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct RuntimeDirs {
     /// `RUNTIME_DIRECTORY` of systemd.exec(5), the first of them.
     runtime: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR/cutover`.
@@ -29,13 +29,13 @@ pub(crate) struct Surroundings {
     is_root: bool,
 }
 
-impl Surroundings {
+impl RuntimeDirs {
     /// Of this process, with the environment that it is told.
-    pub(crate) fn new(variable: impl Fn(&str) -> Option<OsString>) -> Surroundings {
-        Surroundings::with(variable, rustix::process::geteuid().is_root(), OF_THE_SYSTEM.into())
+    pub(crate) fn new(variable: impl Fn(&str) -> Option<OsString>) -> RuntimeDirs {
+        RuntimeDirs::with(variable, rustix::process::geteuid().is_root(), OF_THE_SYSTEM.into())
     }
 
-    fn with(variable: impl Fn(&str) -> Option<OsString>, is_root: bool, of_the_system: PathBuf) -> Surroundings {
+    fn with(variable: impl Fn(&str) -> Option<OsString>, is_root: bool, of_the_system: PathBuf) -> RuntimeDirs {
         // A relative one would be another folder in each process; the XDG specification wants it ignored as well.
         let folder = |path: PathBuf| Some(path).filter(|path| path.is_absolute());
         let runtime = variable("RUNTIME_DIRECTORY").and_then(|list| {
@@ -43,7 +43,7 @@ impl Surroundings {
             folder(std::ffi::OsStr::from_bytes(first).into())
         });
         let of_the_user = variable("XDG_RUNTIME_DIR").and_then(|path| folder(path.into()));
-        Surroundings { runtime, of_the_user: of_the_user.map(|path| path.join("cutover")), of_the_system, is_root }
+        RuntimeDirs { runtime, of_the_user: of_the_user.map(|path| path.join("cutover")), of_the_system, is_root }
     }
 
     /// The folder that a server puts its control socket into; `None` if there is no place for it. It need not exist yet.
@@ -109,9 +109,9 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn surroundings(variables: &[(&str, &str)], is_root: bool, of_the_system: &Path) -> Surroundings {
+    fn runtime_dirs(variables: &[(&str, &str)], is_root: bool, of_the_system: &Path) -> RuntimeDirs {
         let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-        Surroundings::with(variable, is_root, of_the_system.to_owned())
+        RuntimeDirs::with(variable, is_root, of_the_system.to_owned())
     }
 
     #[test]
@@ -126,8 +126,8 @@ mod tests {
             (&[("RUNTIME_DIRECTORY", "relative")], false, None),
             (&[], false, None),
         ] {
-            let surroundings = surroundings(variables, is_root, Path::new(OF_THE_SYSTEM));
-            assert_eq!(surroundings.own(), own.map(Path::new), "{variables:?}, root {is_root}");
+            let runtime_dirs = runtime_dirs(variables, is_root, Path::new(OF_THE_SYSTEM));
+            assert_eq!(runtime_dirs.own(), own.map(Path::new), "{variables:?}, root {is_root}");
         }
     }
 
@@ -143,9 +143,9 @@ mod tests {
         let (runtime, user) = (at("system/web@a"), at("user"));
         let variables =
             [("RUNTIME_DIRECTORY", runtime.to_str().expect("text")), ("XDG_RUNTIME_DIR", user.to_str().expect("text"))];
-        let found = surroundings(&variables, false, &at("system")).candidates();
+        let found = runtime_dirs(&variables, false, &at("system")).candidates();
         assert_eq!(found, [at("system/web@a"), at("system"), at("system/web@b"), at("user/cutover")]);
-        assert_eq!(surroundings(&[], true, &at("nowhere")).candidates(), Vec::<PathBuf>::new());
+        assert_eq!(runtime_dirs(&[], true, &at("nowhere")).candidates(), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -8,17 +8,17 @@ use rustix::fs::{Access, access};
 
 /// How this process was started, taken once, before the application changes anything.
 #[derive(Debug, Clone)]
-pub(crate) struct Origin {
+pub(crate) struct Launch {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(OsString, OsString)>,
     /// The directory's *path*: if it leads through a symlink that is flipped, the next generation follows it anew.
     pub(super) directory: Option<PathBuf>,
 }
 
-impl Origin {
+impl Launch {
     /// Takes it from the running process.
-    pub(crate) fn capture() -> Origin {
-        Origin {
+    pub(crate) fn capture() -> Launch {
+        Launch {
             arguments: std::env::args_os().collect(),
             environment: std::env::vars_os().collect(),
             directory: start_directory(),
@@ -26,8 +26,8 @@ impl Origin {
     }
 
     /// Another program, started from where this one was: its name and its arguments.
-    pub(crate) fn running(&self, words: Vec<OsString>) -> Origin {
-        Origin { arguments: words, ..self.clone() }
+    pub(crate) fn running(&self, words: Vec<OsString>) -> Launch {
+        Launch { arguments: words, ..self.clone() }
     }
 
     /// Whether there is a file by the name that it is started with, whatever it is.
@@ -110,8 +110,8 @@ fn can_execute(path: &Path) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn started_as(name: &str, directory: &Path) -> Origin {
-        Origin {
+    fn started_as(name: &str, directory: &Path) -> Launch {
+        Launch {
             arguments: vec![name.into()],
             environment: vec![("PATH".into(), "/nowhere:/bin:/usr/bin".into())],
             directory: Some(directory.to_owned()),
@@ -134,7 +134,7 @@ mod tests {
         std::fs::write(folder.path().join("plain"), "text").expect("write");
         let in_path = |name: &str| {
             let path = std::env::join_paths([folder.path(), Path::new("/bin")]).expect("a PATH");
-            Origin { environment: vec![("PATH".into(), path)], ..started_as(name, folder.path()) }
+            Launch { environment: vec![("PATH".into(), path)], ..started_as(name, folder.path()) }
         };
         assert!(in_path("sh").executable().expect("the second").starts_with("/bin"));
         assert!(in_path("plain").executable().expect_err("plain").contains("not executable"));

@@ -15,25 +15,25 @@ use crate::model::identity::Inode;
 
 /// Bound, and in no group yet.
 #[derive(Debug)]
-pub(crate) struct BoundAnchor {
+pub(crate) struct BoundPlaceholder {
     inode: Inode,
     bound: BoundSocket,
 }
 
 /// One that is in the group, for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Anchor {
+pub(crate) struct Placeholder {
     pub(crate) inode: Inode,
     listener: TcpListener,
 }
 
-impl BoundAnchor {
+impl BoundPlaceholder {
     /// One that can join the listeners of this address.
     ///
     /// # Errors
     /// `EADDRINUSE` if they are of another user and this process has not CAP_SETUID, or do not share the port; `ENOPROTOOPT`
     /// from a kernel without signatures; and that they are not all alike.
-    pub(crate) fn new(address: SocketAddr) -> io::Result<BoundAnchor> {
+    pub(crate) fn new(address: SocketAddr) -> io::Result<BoundPlaceholder> {
         // In another group than theirs it would swallow what is theirs.
         let (stack, user) =
             sock_diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
@@ -51,15 +51,15 @@ impl BoundAnchor {
             let signed = tcp_md5::with_all(&bound, *family, &key);
             signed.map_err(|error| during("let nothing in (TCP_MD5SIG_EXT)", error))?;
         }
-        Ok(BoundAnchor { inode: socket::inode(&bound)?, bound })
+        Ok(BoundPlaceholder { inode: socket::inode(&bound)?, bound })
     }
 
     /// Joins the group, behind all others. Until a program is attached, the hash leads to it too.
     ///
     /// # Errors
     /// What listen(2) says.
-    pub(crate) fn join(self) -> io::Result<Anchor> {
-        Ok(Anchor { inode: self.inode, listener: self.bound.listen(0)? })
+    pub(crate) fn join(self) -> io::Result<Placeholder> {
+        Ok(Placeholder { inode: self.inode, listener: self.bound.listen(0)? })
     }
 }
 
@@ -79,13 +79,13 @@ fn as_user<T>(user: u32, make: impl FnOnce() -> T) -> T {
     make()
 }
 
-impl AsFd for Anchor {
+impl AsFd for Placeholder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Drop for Anchor {
+impl Drop for Placeholder {
     fn drop(&mut self) {
         // A process that was just forked has it too. If it cannot be shut down, it does not listen.
         let _ = socket::stop_listening(&self.listener);

@@ -84,8 +84,8 @@ impl Process {
     }
 
     /// Holds it a second time, for those who do not reap it.
-    pub(crate) fn try_clone(&self) -> Option<Stranger> {
-        self.pidfd.try_clone().ok().map(Stranger)
+    pub(crate) fn try_clone(&self) -> Option<HeldProcess> {
+        self.pidfd.try_clone().ok().map(HeldProcess)
     }
 
     /// Becomes readable when it ends. Needs a tokio runtime.
@@ -108,13 +108,13 @@ async fn ended(pidfd: &OwnedFd) {
 /// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant. Whether
 /// it is the one that was meant when it was told, another look at it must show before it is signalled.
 #[derive(Debug)]
-pub(crate) struct Stranger(OwnedFd);
+pub(crate) struct HeldProcess(OwnedFd);
 
-impl Stranger {
+impl HeldProcess {
     /// Holds it; `None` if it is gone.
-    pub(crate) fn hold(pid: Pid) -> Option<Stranger> {
+    pub(crate) fn hold(pid: Pid) -> Option<HeldProcess> {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid.number()).ok()?)?;
-        pidfd_open(pid, PidfdFlags::empty()).ok().map(Stranger)
+        pidfd_open(pid, PidfdFlags::empty()).ok().map(HeldProcess)
     }
 
     /// Sends it a signal; `false` if it is gone.
@@ -129,8 +129,8 @@ impl Stranger {
     }
 
     /// Holds it a second time.
-    pub(crate) fn try_clone(&self) -> Option<Stranger> {
-        self.0.try_clone().ok().map(Stranger)
+    pub(crate) fn try_clone(&self) -> Option<HeldProcess> {
+        self.0.try_clone().ok().map(HeldProcess)
     }
 
     pub(crate) fn is_alive(&self) -> bool {

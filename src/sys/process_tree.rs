@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::process::Stranger;
+use super::process::HeldProcess;
 use crate::model::identity::Pid;
 
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
@@ -86,9 +86,9 @@ pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
 
 /// Holds those of `found` that are members still. One that has ended since it was found is not among them, whoever has its
 /// number by now: a process that was held first, was a member after that, and has not ended after that, is that member.
-pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) -> Vec<Stranger> {
-    let held: Vec<(Pid, Stranger)> =
-        found.into_iter().filter_map(|pid| Stranger::hold(pid).map(|held| (pid, held))).collect();
+pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) -> Vec<HeldProcess> {
+    let held: Vec<(Pid, HeldProcess)> =
+        found.into_iter().filter_map(|pid| HeldProcess::hold(pid).map(|held| (pid, held))).collect();
     let still = members();
     held.into_iter().filter(|(pid, held)| still.contains(pid) && held.is_alive()).map(|(_, held)| held).collect()
 }
@@ -195,22 +195,22 @@ impl Snapshot {
             if pid == root || pid == self.own || (orphans.is_spawned)(pid) {
                 continue;
             }
-            match Origin::of(pid, marker) {
-                Origin::Marked => drop(reached.insert(pid)),
+            match Lineage::of(pid, marker) {
+                Lineage::Marked => drop(reached.insert(pid)),
                 // Its children are orphans in a moment.
-                Origin::Ending => {
+                Lineage::Ending => {
                     adopted.extend(of(pid));
                     if self.processes.get(&pid).is_some_and(Stat::is_alive) {
                         certainty = Certainty::Unsure;
                     }
                 }
-                Origin::Wiped => {
+                Lineage::Wiped => {
                     let began = self.processes.get(&pid).map(|stat| stat.start);
                     if orphans.wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
                         reached.insert(pid);
                     }
                 }
-                Origin::Other => {}
+                Lineage::Other => {}
             }
         }
         let mut ahead: Vec<Pid> = reached.iter().copied().collect();
@@ -223,7 +223,7 @@ impl Snapshot {
 }
 
 /// What the environment of a process tells of it.
-enum Origin {
+enum Lineage {
     Marked,
     /// It has another one.
     Other,
@@ -234,19 +234,19 @@ enum Origin {
     Ending,
 }
 
-impl Origin {
-    fn of(pid: Pid, marker: &[u8]) -> Origin {
+impl Lineage {
+    fn of(pid: Pid, marker: &[u8]) -> Lineage {
         let read = |what: &str| fs::read(format!("/proc/{pid}/{what}"));
         match read("environ") {
             // Nor has it arguments then.
             Ok(environment) if environment.is_empty() && read("cmdline").is_ok_and(|line| !line.is_empty()) => {
-                Origin::Wiped
+                Lineage::Wiped
             }
-            Ok(environment) if environment.is_empty() => Origin::Ending,
-            Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| entry == marker) => Origin::Marked,
-            Ok(environment) if !environment.contains(&b'=') => Origin::Wiped,
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Origin::Ending,
-            Ok(_) | Err(_) => Origin::Other,
+            Ok(environment) if environment.is_empty() => Lineage::Ending,
+            Ok(environment) if environment.split(|byte| *byte == 0).any(|entry| entry == marker) => Lineage::Marked,
+            Ok(environment) if !environment.contains(&b'=') => Lineage::Wiped,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Lineage::Ending,
+            Ok(_) | Err(_) => Lineage::Other,
         }
     }
 }

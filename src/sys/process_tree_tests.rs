@@ -2,7 +2,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::super::process::{Process, Stranger};
+use super::super::process::{HeldProcess, Process};
 use super::super::reaper::{Reaper, become_subreaper};
 use super::super::reexec::{role, run_again};
 use super::super::spawn::{self, Group, Program};
@@ -106,14 +106,14 @@ fn in_a_subreaper() {
         let orphaned = orphans(snapshot)?.into_iter().map(|top| tree_of(snapshot, top));
         Some((snapshot.clone(), tree_of(snapshot, root.pid)?, orphaned.collect::<Option<Vec<_>>>()?))
     });
-    orphaned.sort_by_key(|tree| !matches!(Origin::of(*tree.first().expect("three"), MARKER), Origin::Marked));
+    orphaned.sort_by_key(|tree| !matches!(Lineage::of(*tree.first().expect("three"), MARKER), Lineage::Marked));
     let [marked, other] = <[_; 2]>::try_from(orphaned).expect("two");
     assert_eq!(snapshot.members(root.pid, MARKER), of_root.union(&marked).copied().collect());
     assert_eq!(snapshot.members(root.pid, b"CUTOVER_RUN=1"), of_root);
     assert_eq!(snapshot.members(Pid::new(u32::MAX), b"CUTOVER_RUN=12/34"), other);
     a_dead_root_is_no_member_and_its_orphans_are(&root, &of_root, &marked);
     for pid in of_root.iter().chain(&marked).chain(&other) {
-        Stranger::hold(*pid).map(|process| process.signal(rustix::process::Signal::KILL));
+        HeldProcess::hold(*pid).map(|process| process.signal(rustix::process::Signal::KILL));
     }
     let reaper = Reaper::default();
     when(|snapshot| {
@@ -156,7 +156,7 @@ fn a_grandchild_is_always_seen() {
             let is_left = |pid: &Pid| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n");
             // The shell that waits for a sleep, and that.
             if all.len() == 2 && all.iter().any(is_left) {
-                for process in all.iter().filter_map(|pid| Stranger::hold(*pid)) {
+                for process in all.iter().filter_map(|pid| HeldProcess::hold(*pid)) {
                     process.signal(rustix::process::Signal::KILL);
                 }
                 break;
@@ -179,7 +179,7 @@ fn only_what_is_a_member_after_it_was_held_is_signalled() {
     // The first one has left the tree, and the second one has ended: both numbers may be others' by now.
     let still: BTreeSet<Pid> = pids.iter().copied().filter(|pid| pid.number() != children[0].id()).collect();
     children[1].kill().expect("our own child");
-    let second = Stranger::hold(Pid::new(children[1].id())).expect("nobody reaps it");
+    let second = HeldProcess::hold(Pid::new(children[1].id())).expect("nobody reaps it");
     let deadline = Instant::now() + Duration::from_secs(20);
     while second.is_alive() {
         assert!(Instant::now() < deadline, "it does not end");

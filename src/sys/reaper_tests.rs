@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::super::process::Stranger;
+use super::super::process::HeldProcess;
 use super::super::process_tree::Snapshot;
 use super::super::reexec::{role, run_again};
 use super::super::spawn::{self, Group, Program};
@@ -81,7 +81,7 @@ async fn an_orphan_is_reaped(reaper: &Reaper) {
     assert_eq!(end.await.map(Ended::code), Ok(7));
     let children = Snapshot::take().expect("/proc").children_of(Pid::new(std::process::id()));
     assert_eq!(children.len(), 1, "adopted: {children:?}");
-    let orphan = Stranger::hold(*children.first().expect("one")).expect("alive");
+    let orphan = HeldProcess::hold(*children.first().expect("one")).expect("alive");
     assert!(orphan.signal(rustix::process::Signal::KILL));
     orphan.gone().await;
     assert_eq!(reaper.reap(), 1);

@@ -12,7 +12,7 @@ use super::{during, tcp_md5};
 
 /// A client that will never have a connection.
 #[derive(Debug)]
-pub(crate) struct Knocker {
+pub(crate) struct SlotProbe {
     socket: Socket,
     to: SocketAddr,
     /// Its own address, by which it can be told from all others.
@@ -22,10 +22,10 @@ pub(crate) struct Knocker {
 /// Nobody else has a use for it.
 const KEY: &[u8] = b"cutover";
 
-impl Knocker {
+impl SlotProbe {
     /// # Errors
     /// What socket(2), bind(2) and setsockopt(2) say: `ENOPROTOOPT` from a kernel without signatures.
-    pub(crate) fn new(to: SocketAddr) -> io::Result<Knocker> {
+    pub(crate) fn new(to: SocketAddr) -> io::Result<SlotProbe> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP));
         let socket = socket.map_err(|error| during("make a socket", error))?;
@@ -34,7 +34,7 @@ impl Knocker {
         socket.bind(&source.into()).map_err(|error| during(format_args!("bind {}", to.ip()), error))?;
         tcp_md5::with_one(&socket, to, KEY).map_err(|error| during("sign (TCP_MD5SIG)", error))?;
         let source = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Knocker { socket, to, source })
+        Ok(SlotProbe { socket, to, source })
     }
 
     /// Sends the SYN. On the way over loopback it has arrived when this returns.
@@ -65,7 +65,7 @@ mod tests {
             listener.set_nonblocking(true).expect("set");
             let inode = socket::inode(&listener).expect("fstat");
             for count in 1..=3 {
-                Knocker::new(address).expect("this kernel has signatures").knock().expect("on its way");
+                SlotProbe::new(address).expect("this kernel has signatures").knock().expect("on its way");
                 assert_eq!(sock_diag::drops(address).expect("sock_diag"), BTreeMap::from([(inode, count)]));
             }
             assert!(socket::accept_now(&listener).expect("listens").is_none());

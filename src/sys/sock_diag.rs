@@ -23,7 +23,7 @@ pub(crate) struct Listening {
 }
 
 /// A handshake in flight: who knocks, and at which of our addresses.
-pub(crate) type Knock = (SocketAddr, SocketAddr);
+pub(crate) type PendingHandshake = (SocketAddr, SocketAddr);
 
 /// All TCP listeners on `port`, of any address.
 ///
@@ -74,7 +74,7 @@ pub(crate) fn queues(port: u16) -> io::Result<BTreeMap<Inode, u32>> {
 ///
 /// Requests are shown in state SYN_RECV (TCP_NEW_SYN_RECV, Linux 4.4), and so is the new socket until it has been put
 /// into the queue (`tcp_child_process` after `inet_csk_complete_hashdance`, Linux 6.18): there is no moment in between.
-pub(crate) fn knocks(port: u16) -> io::Result<BTreeSet<Knock>> {
+pub(crate) fn knocks(port: u16) -> io::Result<BTreeSet<PendingHandshake>> {
     let mut found = BTreeSet::new();
     dump(port, StateFlags::SYN_RECV, |row| {
         let id = &row.socket_id;

@@ -109,7 +109,7 @@ impl Display {
     }
 
     /// The same, of something that no line of JSON has said: there it is said beside them.
-    pub(crate) fn news(&mut self, text: &str) {
+    pub(crate) fn announce(&mut self, text: &str) {
         match self {
             Display::Terminal(_) | Display::Plain(_) => self.result(text),
             Display::Json => self.note(text),

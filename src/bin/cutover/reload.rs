@@ -244,7 +244,7 @@ impl Watch {
         };
         match timeout(LOOK, look).await {
             Ok(live) => {
-                self.display.news(&format!("generation {} is live (pid {})", live.generation, live.pid));
+                self.display.announce(&format!("generation {} is live (pid {})", live.generation, live.pid));
                 Ok(())
             }
             Err(_) => Err(Failure::new(UNAVAILABLE, "no newer generation is live")),

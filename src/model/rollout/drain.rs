@@ -3,24 +3,24 @@
 use std::time::Instant;
 
 use super::state::{State, Then};
-use super::{Effect, HAMMER, Rollout, STEP, Whose};
+use super::{DrainScope, Effect, FORCE_CLOSE_MAX, Rollout, STEP};
 use crate::model::event::Outcome;
 use crate::model::identity::Generation;
 
 impl Rollout {
     pub(super) fn stop_accepting(&mut self, now: Instant) -> Vec<Effect> {
-        self.state = State::Retiring { successor: None, deadline: now + STEP, forced: false, hammer: false };
+        self.state = State::Retiring { successor: None, deadline: now + STEP, forced: false, force_close: false };
         vec![Effect::StopAccepting]
     }
 
     pub(super) fn listeners_closed(&mut self, now: Instant) -> Vec<Effect> {
-        let State::Retiring { successor, hammer, .. } = self.state else { return vec![] };
-        let wait = if hammer { HAMMER } else { self.plan.drain };
-        self.state = State::Draining { successor, deadline: now + wait, hammered: hammer };
-        let whose = if successor.is_some() { Whose::Own } else { Whose::All };
+        let State::Retiring { successor, force_close, .. } = self.state else { return vec![] };
+        let wait = if force_close { FORCE_CLOSE_MAX } else { self.plan.drain };
+        self.state = State::Draining { successor, deadline: now + wait, force_closed: force_close };
+        let whose = if successor.is_some() { DrainScope::Own } else { DrainScope::All };
         let mut effects = vec![Effect::AwaitConnections(whose)];
-        if hammer {
-            effects.extend(hammering(successor));
+        if force_close {
+            effects.extend(force_closing(successor));
         }
         effects
     }
@@ -30,7 +30,7 @@ impl Rollout {
         match self.state {
             State::Standby { .. } => {
                 let deadline = now + self.plan.linger + STEP;
-                self.state = State::Retiring { successor: Some(by), deadline, forced: false, hammer: false };
+                self.state = State::Retiring { successor: Some(by), deadline, forced: false, force_close: false };
                 vec![Effect::Retire]
             }
             State::Serving
@@ -105,25 +105,25 @@ impl Rollout {
             State::Gone => return vec![],
             State::Standby { .. } | State::Serving | State::Retiring { .. } | State::Draining { .. } => vec![],
         };
-        effects.push(Effect::Hammer);
+        effects.push(Effect::ForceClose);
         effects.extend(self.finish());
         effects
     }
 
-    pub(super) fn hammer_requested(&mut self, now: Instant) -> Vec<Effect> {
+    pub(super) fn force_close_requested(&mut self, now: Instant) -> Vec<Effect> {
         match &mut self.state {
-            State::Retiring { hammer, .. } => {
-                *hammer = true;
+            State::Retiring { force_close, .. } => {
+                *force_close = true;
                 vec![]
             }
-            State::Draining { hammered: true, .. } | State::Gone => vec![],
-            State::Draining { successor, hammered, deadline } => {
-                *hammered = true;
-                *deadline = now + HAMMER;
-                hammering(*successor)
+            State::Draining { force_closed: true, .. } | State::Gone => vec![],
+            State::Draining { successor, force_closed, deadline } => {
+                *force_closed = true;
+                *deadline = now + FORCE_CLOSE_MAX;
+                force_closing(*successor)
             }
             State::Standby { .. } | State::Serving | State::Rolling { .. } | State::RollingBack { .. } => {
-                vec![Effect::HammerPredecessors]
+                vec![Effect::ForceClosePredecessors]
             }
         }
     }
@@ -135,9 +135,9 @@ impl Rollout {
 }
 
 /// Ends a drain. Where nobody comes after, those before do not stay either.
-pub(super) fn hammering(successor: Option<Generation>) -> Vec<Effect> {
+pub(super) fn force_closing(successor: Option<Generation>) -> Vec<Effect> {
     match successor {
-        Some(_) => vec![Effect::Hammer],
-        None => vec![Effect::Hammer, Effect::HammerPredecessors],
+        Some(_) => vec![Effect::ForceClose],
+        None => vec![Effect::ForceClose, Effect::ForceClosePredecessors],
     }
 }

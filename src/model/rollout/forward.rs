@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::CanaryStep;
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, KILL, PROBE_PAUSE, Rollout, STEP, Turn};
+use super::{Effect, KILL, PROBE_PAUSE, Revocability, Rollout, STEP};
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 
@@ -192,7 +192,7 @@ impl Rollout {
     pub(super) fn begin_cut_over(&mut self, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, .. } = &self.state else { return vec![] };
         let green = attempt.green;
-        let turn = if self.plan.soak.is_zero() { Turn::Final } else { Turn::Revocable };
+        let turn = if self.plan.soak.is_zero() { Revocability::Final } else { Revocability::Revocable };
         self.enter(Step::CutOver, now + STEP);
         vec![Effect::CutOver { green, turn }]
     }
@@ -220,7 +220,7 @@ impl Rollout {
         let (green, began) = (attempt.green, attempt.began);
         let Some(pid) = attempt.pid else { return self.roll_back("is gone".into(), Then::Serve, now) };
         let deadline = now + self.plan.linger + STEP;
-        self.state = State::Retiring { successor: Some(green), deadline, forced: false, hammer: false };
+        self.state = State::Retiring { successor: Some(green), deadline, forced: false, force_close: false };
         let took = now.duration_since(began);
         let outcome = Outcome::Done { generation: green, pid, took };
         vec![Effect::HandOver { green, took }, Effect::Report { outcome, serves_on: false }, Effect::Retire]

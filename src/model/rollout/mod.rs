@@ -15,7 +15,7 @@ mod rollback;
 mod state;
 mod status;
 
-pub(crate) use effects::{Asked, Effect, Event, Turn, Whose};
+pub(crate) use effects::{DrainScope, Effect, Revocability, RolloutEvent, UserRequest};
 pub(crate) use plan::{CanaryStep, Plan};
 use state::{State, Step, Then};
 
@@ -26,7 +26,7 @@ const STEP: Duration = Duration::from_secs(10);
 /// How long a killed process may take to be gone.
 const KILL: Duration = Duration::from_secs(5);
 /// How long connections that were told to close at once may take.
-const HAMMER: Duration = Duration::from_secs(1);
+const FORCE_CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Between two probes of a green that users are on.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,38 +63,38 @@ impl Rollout {
 
     /// Takes one event.
     #[must_use = "the effects have to be performed"]
-    pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+    pub(crate) fn handle(&mut self, event: RolloutEvent, now: Instant) -> Vec<Effect> {
         match event {
-            Event::Live => self.live(now),
-            Event::TakenBack { by } => self.taken_back(by, now),
-            Event::ReloadRequested => self.reload_requested(now),
-            Event::PromoteRequested => self.promote_requested(now),
-            Event::RollbackRequested => self.rollback_requested(now),
-            Event::PreflightDone { green, result } => match self.attempt_at(green, Step::Preflight) {
+            RolloutEvent::Live => self.live(now),
+            RolloutEvent::TakenBack { by } => self.taken_back(by, now),
+            RolloutEvent::ReloadRequested => self.reload_requested(now),
+            RolloutEvent::PromoteRequested => self.promote_requested(now),
+            RolloutEvent::RollbackRequested => self.rollback_requested(now),
+            RolloutEvent::PreflightDone { green, result } => match self.attempt_at(green, Step::Preflight) {
                 Some(_) => self.advance(Step::Gate, Effect::Gate { green }, result, now),
                 None => vec![],
             },
-            Event::Gated { green, result } => match self.attempt_at(green, Step::Gate) {
+            RolloutEvent::Gated { green, result } => match self.attempt_at(green, Step::Gate) {
                 Some(_) => self.advance(Step::Spawn, Effect::Spawn { green }, result, now),
                 None => vec![],
             },
-            Event::Spawned { green, result } => self.spawned(green, result, now),
-            Event::GreenReady { green } => match self.attempt_at(green, Step::Ready) {
+            RolloutEvent::Spawned { green, result } => self.spawned(green, result, now),
+            RolloutEvent::GreenReady { green } => match self.attempt_at(green, Step::Ready) {
                 Some(_) => self.advance(Step::Verify, Effect::Verify { green }, Ok(()), now),
                 None => vec![],
             },
-            Event::GreenExtends { green, by } => self.extended(green, by, now),
-            Event::GreenFailed { green, reason } => self.failed(green, reason, now),
-            Event::GreenExited { green, how } => self.exited(green, how, now),
-            Event::Verified { green, result } => self.verified(green, result, now),
-            Event::Probed { green, result } => self.probed(green, result, now),
-            Event::Shared { green, result } => self.shared(green, result, now),
-            Event::CutOver { green, result } => self.cut_over(green, result, now),
-            Event::ListenersClosed => self.listeners_closed(now),
-            Event::ConnectionsGone => self.connections_gone(),
-            Event::Died => self.died(now),
-            Event::StopRequested => self.stop_requested(now),
-            Event::HammerRequested => self.hammer_requested(now),
+            RolloutEvent::GreenExtends { green, by } => self.extended(green, by, now),
+            RolloutEvent::GreenFailed { green, reason } => self.failed(green, reason, now),
+            RolloutEvent::GreenExited { green, how } => self.exited(green, how, now),
+            RolloutEvent::Verified { green, result } => self.verified(green, result, now),
+            RolloutEvent::Probed { green, result } => self.probed(green, result, now),
+            RolloutEvent::Shared { green, result } => self.shared(green, result, now),
+            RolloutEvent::CutOver { green, result } => self.cut_over(green, result, now),
+            RolloutEvent::ListenersClosed => self.listeners_closed(now),
+            RolloutEvent::ConnectionsGone => self.connections_gone(),
+            RolloutEvent::Died => self.died(now),
+            RolloutEvent::StopRequested => self.stop_requested(now),
+            RolloutEvent::ForceCloseRequested => self.force_close_requested(now),
         }
     }
 
@@ -119,10 +119,10 @@ impl Rollout {
                 vec![Effect::CloseNow]
             }
             State::Retiring { .. } => self.listeners_closed(now),
-            State::Draining { successor, hammered, deadline } if !*hammered => {
-                *hammered = true;
-                *deadline = now + HAMMER;
-                drain::hammering(*successor)
+            State::Draining { successor, force_closed, deadline } if !*force_closed => {
+                *force_closed = true;
+                *deadline = now + FORCE_CLOSE_MAX;
+                drain::force_closing(*successor)
             }
             State::Draining { .. } => self.finish(),
             State::Standby { .. } | State::Serving | State::Gone => vec![],

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::state::{Attempt, State, Step, Then};
-use super::{Asked, Effect, Rollout};
+use super::{Effect, Rollout, UserRequest};
 use crate::model::identity::Generation;
 
 impl Rollout {
@@ -25,7 +25,7 @@ impl Rollout {
             | State::RollingBack { .. }
             | State::Retiring { .. }
             | State::Draining { .. }
-            | State::Gone => self.refuse(Asked::Reload),
+            | State::Gone => self.refuse(UserRequest::Reload),
         }
     }
 
@@ -42,7 +42,7 @@ impl Rollout {
             | State::RollingBack { .. }
             | State::Retiring { .. }
             | State::Draining { .. }
-            | State::Gone => self.refuse(Asked::Promotion),
+            | State::Gone => self.refuse(UserRequest::Promotion),
         }
     }
 
@@ -54,24 +54,24 @@ impl Rollout {
             | State::RollingBack { .. }
             | State::Retiring { .. }
             | State::Draining { .. }
-            | State::Gone => self.refuse(Asked::Rollback),
+            | State::Gone => self.refuse(UserRequest::Rollback),
         }
     }
 
-    fn refuse(&self, asked: Asked) -> Vec<Effect> {
+    fn refuse(&self, asked: UserRequest) -> Vec<Effect> {
         let (me, pid) = (self.me, self.pid);
         let reason = match (&self.state, asked) {
-            (State::Rolling { attempt, .. } | State::RollingBack { attempt, .. }, Asked::Reload) => {
+            (State::Rolling { attempt, .. } | State::RollingBack { attempt, .. }, UserRequest::Reload) => {
                 format!("the rollout of generation {} is under way in generation {me} (pid {pid})", attempt.green)
             }
-            (State::Rolling { attempt, .. }, Asked::Promotion | Asked::Rollback) => {
+            (State::Rolling { attempt, .. }, UserRequest::Promotion | UserRequest::Rollback) => {
                 let (green, phase) = (attempt.green, self.phase());
                 format!("the rollout of generation {green} is {phase}: only a canary or a soak can be promoted")
             }
-            (State::RollingBack { attempt, .. }, Asked::Promotion | Asked::Rollback) => {
+            (State::RollingBack { attempt, .. }, UserRequest::Promotion | UserRequest::Rollback) => {
                 format!("generation {} is being rolled back already", attempt.green)
             }
-            (State::Serving, Asked::Rollback) if me > Generation::FIRST => {
+            (State::Serving, UserRequest::Rollback) if me > Generation::FIRST => {
                 format!(
                     "no rollout is under way: generation {me} (pid {pid}) serves; those before it have retired, and \
                      cannot come back"

@@ -60,12 +60,12 @@ pub(super) enum State {
         successor: Option<Generation>,
         deadline: Instant,
         forced: bool,
-        hammer: bool,
+        force_close: bool,
     },
     Draining {
         successor: Option<Generation>,
         deadline: Instant,
-        hammered: bool,
+        force_closed: bool,
     },
     Gone,
 }

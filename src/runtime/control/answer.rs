@@ -20,8 +20,8 @@ use super::clients::{Busy, Client};
 use super::follow::{Follower, LINES, Until};
 use super::metrics;
 use crate::model::control::{Refusal, RolloutStatus, Status};
-use crate::model::event::Event as Told;
-use crate::model::rollout::Event;
+use crate::model::event::Event;
+use crate::model::rollout::RolloutEvent;
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Ask, Input, Refused};
 use crate::runtime::offload::{LOOK_MAX, Lane};
@@ -37,9 +37,9 @@ type Body = BoxBody<Bytes, Infallible>;
 
 /// How the control socket asks the driver, and what it may look at itself.
 #[derive(Debug, Clone)]
-pub(crate) struct Asks {
+pub(crate) struct LiveEndpoint {
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) events: broadcast::Sender<Event>,
     pub(crate) counts: Counts,
     pub(crate) passed_on: watch::Receiver<bool>,
     /// For what is looked up of other processes: see [`looks`].
@@ -71,20 +71,20 @@ impl Counts {
 
 /// Where it is known which generation is to be asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Desk(watch::Receiver<Asks>);
+pub(crate) struct ControlTarget(watch::Receiver<LiveEndpoint>);
 
-impl Desk {
+impl ControlTarget {
     /// Always this one.
-    pub(crate) fn of(asks: Asks) -> Desk {
-        Desk(watch::channel(asks).1)
+    pub(crate) fn of(endpoint: LiveEndpoint) -> ControlTarget {
+        ControlTarget(watch::channel(endpoint).1)
     }
 
     /// The one that is live.
-    pub(crate) fn changing(asks: watch::Receiver<Asks>) -> Desk {
-        Desk(asks)
+    pub(crate) fn changing(endpoint: watch::Receiver<LiveEndpoint>) -> ControlTarget {
+        ControlTarget(endpoint)
     }
 
-    fn now(&self) -> Asks {
+    fn now(&self) -> LiveEndpoint {
         self.0.borrow().clone()
     }
 }
@@ -92,14 +92,14 @@ impl Desk {
 /// One connection's service.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
-    desk: Desk,
+    control_target: ControlTarget,
     client: Client,
     ending: watch::Receiver<bool>,
 }
 
 impl Service {
-    pub(super) fn new(desk: Desk, client: Client, ending: watch::Receiver<bool>) -> Service {
-        Service { desk, client, ending }
+    pub(super) fn new(control_target: ControlTarget, client: Client, ending: watch::Receiver<bool>) -> Service {
+        Service { control_target, client, ending }
     }
 }
 
@@ -109,11 +109,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (asks, busy, mut ending) = (self.desk.now(), self.client.busy(), self.ending.clone());
+        let (endpoint, busy, mut ending) = (self.control_target.now(), self.client.busy(), self.ending.clone());
         Box::pin(async move {
             Ok(tokio::select! {
                 biased;
-                answer = asks.answer(&request, busy) => answer,
+                answer = endpoint.answer(&request, busy) => answer,
                 // The driver answers no more.
                 _ = ending.wait_for(|ending| *ending) => refuse(StatusCode::SERVICE_UNAVAILABLE, "this generation is gone: ask again"),
             })
@@ -121,7 +121,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-impl Asks {
+impl LiveEndpoint {
     async fn answer(&self, request: &Request<Incoming>, busy: Busy) -> Response<Body> {
         let allowed = match request.uri().path() {
             "/v1/status" | "/metrics" => Method::GET,
@@ -142,9 +142,9 @@ impl Asks {
             },
             "/metrics" => self.metrics().await,
             "/v1/reload" => self.reload(request.uri().query(), busy).await,
-            "/v1/promote" => self.done(Event::PromoteRequested).await,
-            "/v1/rollback" => self.done(Event::RollbackRequested).await,
-            _ => self.done(Event::StopRequested).await,
+            "/v1/promote" => self.done(RolloutEvent::PromoteRequested).await,
+            "/v1/rollback" => self.done(RolloutEvent::RollbackRequested).await,
+            _ => self.done(RolloutEvent::StopRequested).await,
         }
     }
 
@@ -159,13 +159,13 @@ impl Asks {
         Ok(self.looks.run_within(LOOK_MAX, move || draft.finish()).await.unwrap_or(known))
     }
 
-    async fn ask(&self, event: Event) -> Result<Option<RolloutStatus>, Refused> {
+    async fn ask(&self, event: RolloutEvent) -> Result<Option<RolloutStatus>, Refused> {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(Input::Ask(Ask::Do { event, reply })).await.map_err(|_| Refused::gone())?;
         answer.await.map_err(|_| Refused::gone())?
     }
 
-    async fn done(&self, event: Event) -> Response<Body> {
+    async fn done(&self, event: RolloutEvent) -> Response<Body> {
         match self.ask(event).await {
             Ok(_) => json(StatusCode::ACCEPTED, &serde_json::Map::new()),
             Err(refused) => refused_by(&refused),
@@ -182,7 +182,7 @@ impl Asks {
         };
         // Before it is asked for, so that nothing of it is missed.
         let (events, began) = (self.events.subscribe(), Instant::now());
-        let rollout = match self.ask(Event::ReloadRequested).await {
+        let rollout = match self.ask(RolloutEvent::ReloadRequested).await {
             Ok(Some(rollout)) => rollout,
             Ok(None) => return refused_by(&Refused::gone()),
             Err(refused) => return refused_by(&refused),
@@ -222,17 +222,17 @@ impl Asks {
 
 /// `GET /metrics` and nothing else, for a TCP listener.
 pub(crate) fn metrics_service(
-    desk: Desk,
+    control_target: ControlTarget,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
 + Clone
 + Send
 + Sync
 + 'static {
     hyper::service::service_fn(move |request: Request<Incoming>| {
-        let asks = desk.now();
+        let endpoint = control_target.now();
         async move {
             let mut answer = match (request.method(), request.uri().path()) {
-                (&Method::GET, "/metrics") => asks.metrics().await,
+                (&Method::GET, "/metrics") => endpoint.metrics().await,
                 (_, "/metrics") => refuse(StatusCode::METHOD_NOT_ALLOWED, "/metrics takes GET only"),
                 _ => refuse(StatusCode::NOT_FOUND, "there is /metrics here, and nothing else"),
             };

@@ -34,7 +34,7 @@ pub(super) struct Follower {
     pub(super) began: Instant,
     pub(super) events: broadcast::Receiver<Event>,
     pub(super) counts: Counts,
-    /// Becomes true when the next generation has taken the office: what is asked after the outcome is asked of that one.
+    /// Becomes true when the next generation has taken the leadership: what is asked after the outcome is asked of that one.
     pub(super) passed_on: watch::Receiver<bool>,
     pub(super) lines: mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
     pub(super) _busy: Busy,

@@ -27,7 +27,7 @@ use super::accept::EXHAUSTED;
 use super::offload::{self, FILES_MAX};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
-pub(crate) use answer::{Asks, Counts, Desk, looks, metrics_service};
+pub(crate) use answer::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
 
 /// How long a client may take to send a request, and how long it may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
-    desk: Desk,
+    control_target: ControlTarget,
     open: Option<Open>,
 }
 
@@ -60,8 +60,8 @@ struct Open {
 
 impl Control {
     /// One that is opened when this generation is live, over that of the generation before.
-    pub(crate) fn later(path: PathBuf, desk: Desk) -> Control {
-        Control { path, desk, open: None }
+    pub(crate) fn later(path: PathBuf, control_target: ControlTarget) -> Control {
+        Control { path, control_target, open: None }
     }
 
     /// The first one of an instance.
@@ -69,10 +69,10 @@ impl Control {
     /// # Errors
     /// [`Refused::Taken`] if a living process has the name.
     #[expect(clippy::disallowed_methods, reason = "before the server begins")]
-    pub(crate) fn claim(path: &Path, desk: Desk) -> Result<Control, Refused> {
+    pub(crate) fn claim(path: &Path, control_target: ControlTarget) -> Result<Control, Refused> {
         let (socket, listener) = control_socket::claim(path)?;
-        let open = serve(socket, listener, desk.clone())?;
-        Ok(Control { path: path.to_owned(), desk, open: Some(open) })
+        let open = serve(socket, listener, control_target.clone())?;
+        Ok(Control { path: path.to_owned(), control_target, open: Some(open) })
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -99,7 +99,7 @@ impl Control {
 
     /// Begins to answer.
     pub(crate) fn open(&mut self, taken: Taken) {
-        match serve(taken.socket, taken.listener, self.desk.clone()) {
+        match serve(taken.socket, taken.listener, self.control_target.clone()) {
             Ok(open) => self.open = Some(open),
             Err(error) => tracing::warn!(%error, "no control socket; signals still work"),
         }
@@ -120,15 +120,15 @@ impl Control {
     }
 }
 
-fn serve(socket: ControlSocket, listener: StdListener, desk: Desk) -> io::Result<Open> {
+fn serve(socket: ControlSocket, listener: StdListener, control_target: ControlTarget) -> io::Result<Open> {
     let listener = UnixListener::from_std(listener)?;
     let (end, ending) = watch::channel(false);
     tracing::debug!(path = %socket.path().display(), "control socket");
-    let ended = tokio::spawn(accept_all(listener, desk, ending));
+    let ended = tokio::spawn(accept_all(listener, control_target, ending));
     Ok(Open { socket, end, ended })
 }
 
-async fn accept_all(listener: UnixListener, desk: Desk, mut ending: watch::Receiver<bool>) {
+async fn accept_all(listener: UnixListener, control_target: ControlTarget, mut ending: watch::Receiver<bool>) {
     let clients = Arc::new(Clients::default());
     loop {
         let accepted = tokio::select! {
@@ -140,7 +140,7 @@ async fn accept_all(listener: UnixListener, desk: Desk, mut ending: watch::Recei
         match accepted {
             Ok((stream, _)) => {
                 clients.room().await;
-                take(stream, &clients, &desk, &ending);
+                take(stream, &clients, &control_target, &ending);
             }
             // Descriptors are short: the server needs them more.
             Err(_) => tokio::time::sleep(EXHAUSTED).await,
@@ -151,26 +151,26 @@ async fn accept_all(listener: UnixListener, desk: Desk, mut ending: watch::Recei
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
             if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
-                take(stream, &clients, &desk, &ending);
+                take(stream, &clients, &control_target, &ending);
             }
         }
     }
     clients.gone().await;
 }
 
-fn take(stream: UnixStream, clients: &Arc<Clients>, desk: &Desk, ending: &watch::Receiver<bool>) {
+fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarget, ending: &watch::Receiver<bool>) {
     if !is_allowed(&stream) {
         // Told to go in words, without a look at what it says. What cannot be written at once is not written.
         let _ = stream.try_write(answer::FORBIDDEN);
         return;
     }
-    let (desk, mut ending) = (desk.clone(), ending.clone());
+    let (control_target, mut ending) = (control_target.clone(), ending.clone());
     clients.enter(|client: Client| async move {
         // hyper would close, at the end, one that it has not read from, and what that one is about to ask would be lost.
         if !matches!(tokio::time::timeout(PATIENCE, begins(&stream, &client)).await, Ok(Ok(()))) {
             return;
         }
-        let service = answer::Service::new(desk, client.clone(), ending.clone());
+        let service = answer::Service::new(control_target, client.clone(), ending.clone());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));

@@ -10,7 +10,7 @@ use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, Tier};
 use crate::runtime::offload;
-use crate::sys::placeholder::Anchor;
+use crate::sys::placeholder::Placeholder;
 use crate::sys::{sock_diag, socket_owner, steering};
 
 /// The group of one address.
@@ -42,7 +42,7 @@ pub(super) struct Group {
     pub(super) unsteered: Option<String>,
     /// Listeners of this process to which nothing comes: the group is steered by them where no copy of another one may be
     /// had, and they stand in for those that would be moved by a close.
-    pub(super) anchors: Vec<Anchor>,
+    pub(super) placeholders: Vec<Placeholder>,
     /// Somebody joined while green did.
     pub(super) ambiguous: bool,
     /// Strangers that were named already.
@@ -67,7 +67,7 @@ impl Group {
             has_moved: false,
             attached: None,
             unsteered: None,
-            anchors: Vec::new(),
+            placeholders: Vec::new(),
             ambiguous: false,
             named: BTreeSet::new(),
         }
@@ -123,7 +123,7 @@ impl Group {
         let mut closing = self.leaving.clone();
         if self.share == Share::NONE {
             closing.extend(self.slots.members_of(|inode| {
-                ![&own, &self.before].iter().any(|known| known.contains(&inode)) && !self.is_anchor(inode)
+                ![&own, &self.before].iter().any(|known| known.contains(&inode)) && !self.is_placeholder(inode)
             }));
         }
         let ahead = (1..=self.closes.min(closing.len())).rev();
@@ -157,11 +157,11 @@ impl Group {
         if shown == own {
             self.slots = Slots::members(own.into_iter().collect());
             self.untold.clear();
-        } else if let Some(mut slots) = self.slots.prefix(&own).filter(|_| self.anchors.is_empty()) {
+        } else if let Some(mut slots) = self.slots.prefix(&own).filter(|_| self.placeholders.is_empty()) {
             shown.difference(&own).for_each(|&stranger| slots.listen(stranger));
             self.slots = slots;
         } else {
-            let found = if self.anchors.is_empty() { None } else { self.find_order() };
+            let found = if self.placeholders.is_empty() { None } else { self.find_order() };
             self.take_order(found.ok_or("others listen there too, and who stands at which slot is not known")?);
         }
         self.learn_order();
@@ -177,7 +177,7 @@ impl Group {
         let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains_key(inode));
         let own = self.own();
         let known = [&self.before, &own, &self.leaving];
-        let is_new = |inode: &Inode| !self.is_anchor(*inode) && !known.iter().any(|known| known.contains(inode));
+        let is_new = |inode: &Inode| !self.is_placeholder(*inode) && !known.iter().any(|known| known.contains(inode));
         let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = shown.keys().copied().filter(is_new).partition(is_green);
         if green.is_empty() {
             return Err(format!("said that it is ready, but does not listen on {}", self.address));
@@ -231,7 +231,7 @@ impl Group {
     pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
         let own = self.own();
         for (&inode, &uid) in shown {
-            let ours = own.contains(&inode) || self.green.contains(&inode) || self.is_anchor(inode);
+            let ours = own.contains(&inode) || self.green.contains(&inode) || self.is_placeholder(inode);
             let known = ours || self.leaving.contains(&inode);
             if !known && self.named.insert(inode) {
                 let address = self.address;
@@ -266,8 +266,8 @@ impl Group {
     }
 
     pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), String> {
-        if let Some(anchor) = self.anchors.first() {
-            steering::attach(anchor, program).map_err(|error| error.to_string())?;
+        if let Some(placeholder) = self.placeholders.first() {
+            steering::attach(placeholder, program).map_err(|error| error.to_string())?;
             self.attached = Some(program.clone());
             return Ok(());
         }
@@ -287,12 +287,12 @@ impl Group {
     pub(super) fn let_be(&mut self) {
         self.attached = None;
         // If it cannot be taken away there is none.
-        let _ = match self.anchors.first() {
-            Some(anchor) => steering::detach(anchor).is_ok(),
+        let _ = match self.placeholders.first() {
+            Some(placeholder) => steering::detach(placeholder).is_ok(),
             None => self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok()),
         };
         // At once: without a program they are hashed to.
-        self.let_anchors_go();
+        self.let_placeholders_go();
     }
 
     /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.

@@ -14,18 +14,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::handover::GroupOrder;
 use crate::model::identity::{Generation, Inode};
-use crate::model::rollout::Turn;
+use crate::model::rollout::Revocability;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, Tier};
-use crate::sys::launch::Origin;
+use crate::sys::launch::Launch;
 use crate::sys::{sock_diag, steering};
 
 pub(crate) use crate::sys::sysctl::migrates;
 
 use self::group::Group;
 pub(crate) use self::listener::Own;
-pub(crate) use self::supervised::{Holders, Kept};
+pub(crate) use self::supervised::{Holders, KeptListener};
 
 /// Whether steering may be tried at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub(crate) enum Steering {
 
 impl Steering {
     /// What the environment says that this process was started with.
-    pub(crate) fn of(origin: &Origin) -> Steering {
-        match origin.variable("CUTOVER_STEERING") {
+    pub(crate) fn of(launch: &Launch) -> Steering {
+        match launch.variable("CUTOVER_STEERING") {
             Some(value) if value == "off" => Steering::Off,
             _ => Steering::Allowed,
         }
@@ -52,25 +52,25 @@ impl Steering {
 pub(crate) struct Groups {
     groups: Vec<Group>,
     steering: Steering,
-    course: Course,
+    active: ActiveRollout,
     /// What the next generation has, as it was seen last.
     green: Option<Holders>,
 }
 
 /// Which rollout may still change what is steered where: a step of it may come late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+enum ActiveRollout {
     /// The rollout of this generation.
     Open(Generation),
     /// None: it was rolled back, or is about to retire.
     Over,
 }
 
-impl Course {
+impl ActiveRollout {
     fn check(self, green: Generation) -> Result<(), String> {
         match self {
-            Course::Open(now) if now == green => Ok(()),
-            Course::Open(_) | Course::Over => Err("the rollout is over".into()),
+            ActiveRollout::Open(now) if now == green => Ok(()),
+            ActiveRollout::Open(_) | ActiveRollout::Over => Err("the rollout is over".into()),
         }
     }
 }
@@ -139,7 +139,7 @@ impl Groups {
         if steering == Steering::Elsewhere {
             groups.iter_mut().for_each(|group| group.unsteered = Some("that is done elsewhere".into()));
         }
-        Groups { groups, steering, course: Course::Over, green: None }
+        Groups { groups, steering, active: ActiveRollout::Over, green: None }
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
@@ -204,7 +204,7 @@ impl Groups {
 
     /// Begins the rollout of this generation: until it is over, its steps may change what is steered where.
     pub(crate) fn gate(&mut self, green: Generation) {
-        self.course = Course::Open(green);
+        self.active = ActiveRollout::Open(green);
         self.green = None;
         self.steer_here();
     }
@@ -237,7 +237,7 @@ impl Groups {
             match shown.of(group.address) {
                 Ok(shown) => {
                     group.find_green(shown, self.green.as_ref(), told)?;
-                    if let Err(why) = group.move_anchor_last() {
+                    if let Err(why) = group.move_placeholder_last() {
                         group.settle_for(Err(why));
                     }
                 }
@@ -259,7 +259,7 @@ impl Groups {
     /// # Errors
     /// That the rollout is over; or names the group that cannot be steered; others may be steered already then.
     pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
-        self.course.check(green)?;
+        self.active.check(green)?;
         for group in &mut self.groups {
             group.is_steered()?;
             let shared = group.check().and_then(|()| {
@@ -283,7 +283,7 @@ impl Groups {
         source: Option<SocketAddr>,
     ) -> Result<(), String> {
         let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
-        match (self.course.check(green), source) {
+        match (self.active.check(green), source) {
             // Nobody's program is touched any more.
             (Err(_), None) => return Ok(()),
             (Err(over), Some(_)) => return Err(over),
@@ -306,11 +306,11 @@ impl Groups {
     /// # Errors
     /// That the rollout is over; and of a turn that is to be revocable, names the group that cannot be steered. In a final
     /// one such a group is left to the kernel, which hashes over both.
-    pub(crate) fn cut_over(&mut self, green: Generation, turn: Turn) -> Result<Tier, String> {
-        self.course.check(green)?;
+    pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<Tier, String> {
+        self.active.check(green)?;
         match turn {
-            Turn::Revocable => self.share(green, Share::ALL)?,
-            Turn::Final => {
+            Revocability::Revocable => self.share(green, Share::ALL)?,
+            Revocability::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
                     let moved = group.check().and_then(|()| group.attach_green());
                     // Whoever steers anew meanwhile steers there.
@@ -324,7 +324,7 @@ impl Groups {
 
     /// The point of no return: from now on the programs belong to the close of the listeners.
     pub(crate) fn begin_to_retire(&mut self) {
-        self.course = Course::Over;
+        self.active = ActiveRollout::Over;
         // A probe may be under way; where all go to green, that is the same.
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
             if group.source.take().is_some() {
@@ -336,7 +336,7 @@ impl Groups {
 
     /// Steers everything back to this generation; green's listeners are still there.
     pub(crate) fn steer_back(&mut self) {
-        self.course = Course::Over;
+        self.active = ActiveRollout::Over;
         // Where nothing was attached yet, the program of the generation before leads here, and is right.
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none() && g.attached.is_some()) {
             // It is about to close its listeners, or is gone, and who listens behind it moves then.

@@ -8,7 +8,7 @@ use super::group::Group;
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
 use crate::model::steering::Program;
-use crate::sys::placeholder::{Anchor, BoundAnchor};
+use crate::sys::placeholder::{BoundPlaceholder, Placeholder};
 use crate::sys::sock_diag;
 
 impl Group {
@@ -18,18 +18,18 @@ impl Group {
     /// Why no listener of ours can be copied, if none can be added either.
     pub(super) fn hold(&mut self) -> Result<(), String> {
         let mut refused = None;
-        for own in self.own.iter().filter(|_| self.anchors.is_empty()) {
+        for own in self.own.iter().filter(|_| self.placeholders.is_empty()) {
             match own.with(|_| Ok(())) {
                 Ok(()) => return Ok(()),
                 Err(error) => refused = Some(error),
             }
         }
         let Some(refused) = refused else { return Ok(()) };
-        self.add_anchor().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
+        self.add_placeholder().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
     }
 
     /// Adds a listener, and looks whether it is this group that is held by it.
-    fn add_anchor(&mut self) -> Result<(), String> {
+    fn add_placeholder(&mut self) -> Result<(), String> {
         let shown = sock_diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
         let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
@@ -37,8 +37,8 @@ impl Group {
         if self.slots.compare(&before).is_err() {
             self.slots = Slots::members(before.into_iter().collect());
         }
-        let anchor = BoundAnchor::new(self.address).map_err(said)?.join().map_err(said)?;
-        self.is_held_by(anchor);
+        let placeholder = BoundPlaceholder::new(self.address).map_err(said)?.join().map_err(said)?;
+        self.is_held_by(placeholder);
         let unknown = || "who stands at which slot cannot be found out".to_owned();
         let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or_else(unknown));
         if found.is_err() {
@@ -54,23 +54,23 @@ impl Group {
     ///
     /// # Errors
     /// Why it cannot be. The group may be held by nothing then.
-    pub(super) fn move_anchor_last(&mut self) -> Result<(), String> {
-        let [anchor] = &self.anchors[..] else { return Ok(()) };
-        let it = BTreeSet::from([anchor.inode]);
+    pub(super) fn move_placeholder_last(&mut self) -> Result<(), String> {
+        let [placeholder] = &self.placeholders[..] else { return Ok(()) };
+        let it = BTreeSet::from([placeholder.inode]);
         if self.slots.last_are(1, &it) {
             return Ok(());
         }
         let right = Program::one_of(&self.slots.throughout(&self.own(), &it, 1));
-        let next = BoundAnchor::new(self.address).map_err(said)?;
+        let next = BoundPlaceholder::new(self.address).map_err(said)?;
         self.attach_program(&right.ok_or("the slots are not known, or too many")?)?;
-        self.let_anchors_go();
+        self.let_placeholders_go();
         self.is_held_by(next.join().map_err(said)?);
         self.direct()
     }
 
-    fn is_held_by(&mut self, anchor: Anchor) {
-        self.slots.listen(anchor.inode);
-        self.anchors.push(anchor);
+    fn is_held_by(&mut self, placeholder: Placeholder) {
+        self.slots.listen(placeholder.inode);
+        self.placeholders.push(placeholder);
     }
 
     /// Sees to it that so many of the live generation's slots stay right whichever of those that leave are closed next, and in
@@ -85,8 +85,8 @@ impl Group {
             if self.slots.order().is_none() {
                 return false;
             }
-            match BoundAnchor::new(self.address).and_then(BoundAnchor::join) {
-                Ok(anchor) => self.is_held_by(anchor),
+            match BoundPlaceholder::new(self.address).and_then(BoundPlaceholder::join) {
+                Ok(placeholder) => self.is_held_by(placeholder),
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "no listener can be added");
                     return false;
@@ -96,14 +96,14 @@ impl Group {
         false
     }
 
-    pub(super) fn let_anchors_go(&mut self) {
-        for anchor in self.anchors.drain(..) {
-            self.slots.close(anchor.inode);
+    pub(super) fn let_placeholders_go(&mut self) {
+        for placeholder in self.placeholders.drain(..) {
+            self.slots.close(placeholder.inode);
         }
     }
 
-    pub(super) fn is_anchor(&self, inode: Inode) -> bool {
-        self.anchors.iter().any(|anchor| anchor.inode == inode)
+    pub(super) fn is_placeholder(&self, inode: Inode) -> bool {
+        self.placeholders.iter().any(|placeholder| placeholder.inode == inode)
     }
 }
 

@@ -9,11 +9,11 @@ use crate::model::identity::Inode;
 use crate::model::slots::{Mismatch, Slots};
 use crate::model::steering::Program;
 use crate::runtime::probe::reached;
-use crate::sys::slot_probe::Knocker;
+use crate::sys::slot_probe::SlotProbe;
 use crate::sys::sock_diag;
 
 /// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
-const KNOCKS: usize = 16;
+const PROBES: usize = 16;
 /// Where that goes on, or somebody comes or goes meanwhile, all begins anew, but not for longer: no connection waits for
 /// it, but the rollout does. It takes some milliseconds where there is a processor free.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ impl Group {
     pub(super) fn find_order(&mut self) -> Option<Slots> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            match self.knock_at_each(until) {
+            match self.probe_each_slot(until) {
                 Ok(Some(found)) => return Some(found),
                 Ok(None) => {}
                 Err(error) => {
@@ -89,7 +89,7 @@ impl Group {
         None
     }
 
-    fn knock_at_each(&mut self, until: Instant) -> io::Result<Option<Slots>> {
+    fn probe_each_slot(&mut self, until: Instant) -> io::Result<Option<Slots>> {
         let count = sock_diag::drops(self.address)?.len();
         let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
         let too_many = || io::Error::other("there are too many");
@@ -111,15 +111,15 @@ impl Group {
 
     fn who_is_at(&mut self, slot: u16, rest: &Program, until: Instant) -> io::Result<Option<Inode>> {
         let mut candidates: Option<Vec<Inode>> = None;
-        for round in 1..=KNOCKS {
+        for round in 1..=PROBES {
             if Instant::now() > until {
                 break;
             }
-            let knocker = Knocker::new(reached(self.address))?;
-            let aside = Program::aside(knocker.source, slot, rest);
+            let slot_probe = SlotProbe::new(reached(self.address))?;
+            let aside = Program::aside(slot_probe.source, slot, rest);
             let program = aside.ok_or_else(|| io::Error::other("there are too many"))?;
             self.attach_program(&program).map_err(io::Error::other)?;
-            let more = self.dropped_by(&knocker)?;
+            let more = self.dropped_by(&slot_probe)?;
             let left: Vec<Inode> = match candidates.take() {
                 Some(known) => known.into_iter().filter(|inode| more.contains(inode)).collect(),
                 None => more,
@@ -134,10 +134,10 @@ impl Group {
     }
 
     /// The listeners that have dropped something, when the knock has arrived: at once, unless the machine is busy.
-    fn dropped_by(&self, knocker: &Knocker) -> io::Result<Vec<Inode>> {
+    fn dropped_by(&self, slot_probe: &SlotProbe) -> io::Result<Vec<Inode>> {
         let before = sock_diag::drops(self.address)?;
         let began = Instant::now();
-        knocker.knock()?;
+        slot_probe.knock()?;
         loop {
             let more = grown(&before, &sock_diag::drops(self.address)?);
             if !more.is_empty() || began.elapsed() > ARRIVES {

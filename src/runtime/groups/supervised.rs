@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::group::Group;
-use super::{Course, Groups, Own, Shown, Steering};
+use super::{ActiveRollout, Groups, Own, Shown, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
 use crate::model::steering::Program;
@@ -16,7 +16,7 @@ pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
 
 /// A listener of a generation that leaves, kept open so that it is closed in our order and not in its own.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptListener {
     pub(crate) inode: Inode,
     _copy: OwnedFd,
 }
@@ -25,7 +25,7 @@ impl Groups {
     /// Groups of these addresses, of whose listeners nothing is known yet.
     pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Groups {
         let groups = addresses.iter().map(|&address| Group::new(address, vec![])).collect();
-        Groups { groups, steering, course: Course::Over, green: None }
+        Groups { groups, steering, active: ActiveRollout::Over, green: None }
     }
 
     /// From now on these are the addresses.
@@ -44,14 +44,14 @@ impl Groups {
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
         for group in self.at_rest() {
             let shown = sock_diag::group(group.address).unwrap_or_default();
-            let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
+            let others = shown.into_keys().filter(|&inode| !group.is_placeholder(inode));
             group.own = others.filter_map(|inode| own_of(inode, holders)).collect();
         }
     }
 
     /// Green, as it was seen last, is the live generation. The listeners of the one before leave; nothing new comes to them.
     pub(crate) fn pass_on(&mut self) {
-        self.course = Course::Over;
+        self.active = ActiveRollout::Over;
         let green = self.green.take();
         for group in &mut self.groups {
             let before: Vec<Inode> = group.own.iter().map(|own| own.inode).collect();
@@ -80,7 +80,7 @@ impl Groups {
     pub(crate) fn rest(&mut self) {
         for group in self.at_rest() {
             let shown = sock_diag::group(group.address).unwrap_or_default();
-            let others = shown.into_keys().filter(|&inode| !group.is_anchor(inode));
+            let others = shown.into_keys().filter(|&inode| !group.is_placeholder(inode));
             if others.collect::<BTreeSet<_>>() == group.own() {
                 group.let_be();
             }
@@ -89,7 +89,7 @@ impl Groups {
 
     /// Nobody will listen: whoever connects meanwhile is not to wait for a listener that accepts nothing.
     pub(crate) fn stand_down(&mut self) {
-        self.groups.iter_mut().filter(|group| !group.anchors.is_empty()).for_each(Group::let_be);
+        self.groups.iter_mut().filter(|group| !group.placeholders.is_empty()).for_each(Group::let_be);
     }
 
     /// Whether any of these processes, which leave, still listens; or anybody who leaves, if that is not known.
@@ -98,10 +98,10 @@ impl Groups {
         !self.have_left() && self.groups.iter().any(|group| group.leaving.iter().any(has))
     }
 
-    /// Those of which nothing is to be moved. Whoever asks may be of a generation that has just passed the office on, or is
+    /// Those of which nothing is to be moved. Whoever asks may be of a generation that has just passed the leadership on, or is
     /// gone at last when the next rollout has begun.
     fn at_rest(&mut self) -> impl Iterator<Item = &mut Group> {
-        let is_over = self.course == Course::Over;
+        let is_over = self.active == ActiveRollout::Over;
         self.groups.iter_mut().filter(move |group| is_over && group.leaving.is_empty() && group.green.is_empty())
     }
 
@@ -150,7 +150,7 @@ impl Groups {
     /// can be asked again, and nothing has changed for those who connect.
     pub(crate) fn place(&mut self, holders: &Holders) -> bool {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
-            // Since the office was passed on, some may have died, and others come.
+            // Since the leadership was passed on, some may have died, and others come.
             group.reconcile();
             let own = group.own();
             let here: Vec<Inode> =
@@ -163,7 +163,7 @@ impl Groups {
 
     /// All that these processes, which leave, listen with, kept open: a close of theirs closes nothing then. A shutdown(2)
     /// does, in an order of their own: nobody is led astray by any number of those.
-    pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<Kept> {
+    pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<KeptListener> {
         let mut kept = Vec::new();
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             group.closes = usize::MAX;
@@ -172,7 +172,7 @@ impl Groups {
             group.settle_for(attached);
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
                 match pidfd_getfd::copy(who.iter().copied(), inode) {
-                    Ok((copy, _)) => kept.push(Kept { inode, _copy: copy }),
+                    Ok((copy, _)) => kept.push(KeptListener { inode, _copy: copy }),
                     Err(error) => tracing::debug!(%error, "it is closed by its program, at a time of its own"),
                 }
             }
@@ -202,7 +202,7 @@ impl Groups {
     }
 
     /// Prepares the close of one that leaves: with a program that is right before and after.
-    pub(crate) fn before_kept_closes(&mut self, kept: &Kept) {
+    pub(crate) fn before_kept_closes(&mut self, kept: &KeptListener) {
         let Some(group) = self.of_leaving(kept.inode) else { return };
         group.reconcile();
         let this = || group.slots.while_closing(kept.inode, &group.own());

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Host, Office};
+use super::{Host, Leadership};
 use crate::model::handover::FromBlue;
 use crate::model::identity::Generation;
-use crate::model::rollout::{Event, Whose};
+use crate::model::rollout::{DrainScope, RolloutEvent};
 use crate::runtime::connections::Stage;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
@@ -29,8 +29,8 @@ impl Host {
     }
 
     pub(super) fn stop_accepting(&mut self) {
-        if self.office == Office::Held {
-            self.voice.stopping();
+        if self.leadership == Leadership::Held {
+            self.service_manager.stopping();
         }
         if self.supervised && lock(&self.groups).others_listen() {
             return self.retire();
@@ -40,7 +40,7 @@ impl Host {
     }
 
     fn close_listeners(&mut self, why: Close) {
-        let Some(acceptors) = self.acceptors.take() else { return self.send(Event::ListenersClosed) };
+        let Some(acceptors) = self.acceptors.take() else { return self.send(RolloutEvent::ListenersClosed) };
         let (groups, linger, now) = (self.groups.clone(), self.linger, self.close_now.subscribe());
         let retirement = Retirement { groups: groups.clone(), acceptors, linger, now };
         let to_green = self.green.as_ref().map(|green| green.handover.clone());
@@ -49,23 +49,23 @@ impl Host {
             if let Some(to_green) = to_green {
                 to_green.send(&FromBlue::Closed { groups: lock(&groups).order() });
             }
-            Event::ListenersClosed
+            RolloutEvent::ListenersClosed
         });
     }
 
-    pub(super) fn await_connections(&mut self, whose: Whose) {
+    pub(super) fn await_connections(&mut self, whose: DrainScope) {
         let connections = self.connections.clone();
         tracing::info!(generation = %self.generation, connections = connections.open(), "draining");
         let others = match whose {
-            Whose::Own => None,
-            Whose::All => Some(self.predecessors.gone()),
+            DrainScope::Own => None,
+            DrainScope::All => Some(self.predecessors.gone()),
         };
         self.in_background(async move {
             connections.gone().await;
             if let Some(others) = others {
                 others.await;
             }
-            Event::ConnectionsGone
+            RolloutEvent::ConnectionsGone
         });
     }
 
@@ -73,12 +73,12 @@ impl Host {
         self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
     }
 
-    pub(super) fn hammer(&self) {
+    pub(super) fn force_close(&self) {
         let left = self.connections.open();
         if left > 0 {
             tracing::warn!(generation = %self.generation, connections = left, "closing the connections that are left");
         }
-        self.connections.enter_stage(Stage::Hammered);
+        self.connections.enter_stage(Stage::ForceClosed);
     }
 
     /// The end of this generation.
@@ -87,7 +87,7 @@ impl Host {
         if let Some(passing_on) = self.passing_on.take() {
             let _ = passing_on.await;
             // The service ends with its main process: that this is another one now should be known by then.
-            if tokio::time::timeout(HEARD, self.voice.manager().delivered()).await.is_err() {
+            if tokio::time::timeout(HEARD, self.service_manager.manager().delivered()).await.is_err() {
                 tracing::warn!(generation = %self.generation, "the service manager does not read that the main process is another one");
             }
         }
@@ -108,7 +108,7 @@ impl Host {
     /// leaves the foreground with that: a later generation, of the same group, is none of the shell's. Where a script has
     /// started it, or sudo(8), that ends the job when it ends itself.
     async fn tell_terminal(&self, control: Option<PathBuf>) {
-        let is_of_a_shell = self.office == Office::PassedOn && self.generation == Generation::FIRST;
+        let is_of_a_shell = self.leadership == Leadership::PassedOn && self.generation == Generation::FIRST;
         if !is_of_a_shell || Terminal::ours().is_none() {
             return;
         }

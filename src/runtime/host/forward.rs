@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Host, News};
-use crate::model::handover::{Birth, PROTOCOL};
+use super::{Host, HostEvent};
+use crate::model::handover::{PROTOCOL, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Event, Turn};
+use crate::model::rollout::{Revocability, RolloutEvent};
 use crate::model::share::Share;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
@@ -20,16 +20,16 @@ use crate::sys::socket_owner;
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn preflight(&self, green: Generation) {
-        self.voice.reloading();
+        self.service_manager.reloading();
         tracing::info!(generation = %self.generation, green = %green, "reloading");
-        let (origin, hook) = (self.origin.clone(), self.before_reload.clone());
+        let (launch, hook) = (self.launch.clone(), self.before_reload.clone());
         self.in_background(async move {
             let asked = offload::run(move || {
-                origin.executable()?;
+                launch.executable()?;
                 hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
             });
             let result = asked.await.unwrap_or_else(|_| Err("was refused: the before_reload hook panicked".into()));
-            Event::PreflightDone { green, result }
+            RolloutEvent::PreflightDone { green, result }
         });
     }
 
@@ -41,12 +41,12 @@ impl Host {
                 blue.closed().await;
             }
             let result = rollout_steps::gate(groups, green, needs_steering, |_| {}).await;
-            Event::Gated { green, result }
+            RolloutEvent::Gated { green, result }
         });
     }
 
     pub(super) fn spawn(&self, green: Generation) {
-        let (origin, inputs, news) = (self.origin.clone(), self.inputs.clone(), self.news.clone());
+        let (launch, inputs, host_events) = (self.launch.clone(), self.inputs.clone(), self.host_events.clone());
         let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
         let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
@@ -54,7 +54,7 @@ impl Host {
             let spawned = async {
                 let handover = unique_name("handover")?;
                 let (protocol, generation) = (PROTOCOL, green);
-                let birth = Birth {
+                let spawn_info = SpawnInfo {
                     protocol,
                     generation,
                     blue,
@@ -64,12 +64,12 @@ impl Host {
                     addresses,
                     control,
                 };
-                Newborn::spawn(Plan { origin, birth, inputs, news: news.clone() }).await
+                Newborn::spawn(Plan { launch, spawn_info, inputs, host_events: host_events.clone() }).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again, and it would take over one day.
-            if let Err(unsent) = news.send(News::Spawned { green, result }).await
-                && let News::Spawned { result: Ok(newborn), .. } = unsent.0
+            if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
+                && let HostEvent::Spawned { result: Ok(newborn), .. } = unsent.0
             {
                 newborn.kill();
             }
@@ -106,17 +106,17 @@ impl Host {
                 }
                 None => Err("is gone".into()),
             };
-            Event::Verified { green, result }
+            RolloutEvent::Verified { green, result }
         });
     }
 
     pub(super) fn probe(&mut self, green: Generation, after: Duration) {
-        let Some(probe) = self.probe.clone() else { return self.send(Event::Probed { green, result: Ok(()) }) };
+        let Some(probe) = self.probe.clone() else { return self.send(RolloutEvent::Probed { green, result: Ok(()) }) };
         let groups = self.groups.clone();
         self.probing = Some(self.in_background(async move {
             // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
-            Event::Probed { green, result: probe.ask(&groups, green).await }
+            RolloutEvent::Probed { green, result: probe.ask(&groups, green).await }
         }));
     }
 
@@ -130,15 +130,15 @@ impl Host {
         let groups = self.groups.clone();
         self.in_background(async move {
             let result = rollout_steps::share(groups, green, share, |_| {}).await;
-            Event::Shared { green, result }
+            RolloutEvent::Shared { green, result }
         });
     }
 
-    pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
+    pub(super) fn cut_over(&self, green: Generation, turn: Revocability) {
         let groups = self.groups.clone();
         self.in_background(async move {
             let result = rollout_steps::cut_over(groups, green, turn, |_| {}).await;
-            Event::CutOver { green, result }
+            RolloutEvent::CutOver { green, result }
         });
     }
 }

@@ -23,21 +23,21 @@ use super::handover::ToBlue;
 use super::pid_file::PidFile;
 use super::predecessors::Predecessors;
 use super::rollout_steps::Probe;
-use super::service_manager::Voice;
+use super::service_manager::ServiceManager;
 use super::status::{Depth, Draft};
 use crate::model::addresses::Bound;
-use crate::model::event::{Event as Told, Phase};
+use crate::model::event::{Event, Phase};
 use crate::model::handover::{Drainer, GroupOrder, History};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Event, Rollout};
-use crate::sys::launch::Origin;
+use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use crate::sys::launch::Launch;
 
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Whether this generation is the one that speaks to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Office {
+pub(crate) enum Leadership {
     Never,
     Held,
     PassedOn,
@@ -50,7 +50,7 @@ pub(crate) struct Host {
     pub(crate) pid: Pid,
     /// The service manager, if this process is its child: then the next generation is to be one too.
     pub(crate) parent: Option<Pid>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) launch: Arc<Launch>,
     pub(crate) addresses: Vec<Bound>,
     /// How many of them are the application's; metrics are offered on the others.
     pub(crate) offered: usize,
@@ -70,35 +70,35 @@ pub(crate) struct Host {
     pub(crate) connections: Arc<Connections>,
     pub(crate) acceptors: Option<Acceptors>,
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) news: mpsc::Sender<News>,
+    pub(crate) host_events: mpsc::Sender<HostEvent>,
     pub(crate) green: Option<Green>,
     pub(crate) to_blue: Option<ToBlue>,
     pub(crate) predecessors: Predecessors,
     pub(crate) history: History,
-    pub(crate) office: Office,
-    pub(crate) voice: Voice,
+    pub(crate) leadership: Leadership,
+    pub(crate) service_manager: ServiceManager,
     /// What became of the last rollout, if it was rolled back.
     pub(crate) failed: Option<String>,
-    pub(crate) events: broadcast::Sender<Told>,
+    pub(crate) events: broadcast::Sender<Event>,
     pub(crate) close_now: watch::Sender<bool>,
-    /// Becomes true when the next generation has taken the office.
+    /// Becomes true when the next generation has taken the leadership.
     pub(crate) passed_on: watch::Sender<bool>,
-    /// Waits for that, once the office is being passed on.
+    /// Waits for that, once the leadership is being passed on.
     pub(crate) passing_on: Option<JoinHandle<()>>,
 }
 
 /// What comes to a server that restarts itself, from its generations.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum HostEvent {
     /// The next generation's process was spawned, or could not be.
     Spawned { green: Generation, result: Result<Box<Newborn>, String> },
     /// What green says about itself, for people.
     GreenStatus { green: Generation, text: String },
-    /// The generation before passes the office on, with what it knew; or it is gone without a word.
+    /// The generation before passes the leadership on, with what it knew; or it is gone without a word.
     Live(Option<Inheritance>),
     /// The control socket was taken over.
     Control(Taken),
-    /// The files that go with the office were taken over, as far as their disks have answered.
+    /// The files that go with the leadership were taken over, as far as their disks have answered.
     Files,
     /// The generation before has taken everything back.
     TakenBack { by: Generation },
@@ -114,39 +114,39 @@ pub(crate) struct Inheritance {
 }
 
 impl driver::Host for Host {
-    type News = News;
+    type HostEvent = HostEvent;
 
     fn who(&self) -> (Generation, Pid) {
         (self.generation, self.pid)
     }
 
     /// It is nothing to us if nobody listens.
-    fn tell(&self, event: Told) {
+    fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
 
-    fn take(&mut self, news: News, rollout: &Rollout) -> Option<Event> {
-        match news {
-            News::Spawned { green, result } => {
+    fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
+        match host_event {
+            HostEvent::Spawned { green, result } => {
                 // Heard only from here on, so that nothing of it comes before its birth.
                 let result = result.map(|newborn| self.adopt(*newborn));
-                return Some(Event::Spawned { green, result });
+                return Some(RolloutEvent::Spawned { green, result });
             }
-            News::GreenStatus { green, text } => tracing::info!(generation = %green, "{text:?}"),
-            News::Live(inheritance) => {
+            HostEvent::GreenStatus { green, text } => tracing::info!(generation = %green, "{text:?}"),
+            HostEvent::Live(inheritance) => {
                 if let Some(Inheritance { draining, history }) = inheritance {
                     self.inherit(&draining, history);
                 }
-                return Some(Event::Live);
+                return Some(RolloutEvent::Live);
             }
-            News::Control(taken) => {
+            HostEvent::Control(taken) => {
                 if let Some(control) = &mut self.control {
                     control.open(taken);
                 }
             }
-            News::Files => self.has_files(),
-            News::TakenBack { by } => return Some(Event::TakenBack { by }),
-            News::BlueClosed(groups) => {
+            HostEvent::Files => self.has_files(),
+            HostEvent::TakenBack { by } => return Some(RolloutEvent::TakenBack { by }),
+            HostEvent::BlueClosed(groups) => {
                 // One that was sent away steers nothing any more, whatever becomes of blue.
                 if !rollout.is_leaving() {
                     self.take_over_groups(&groups);
@@ -157,7 +157,7 @@ impl driver::Host for Host {
         None
     }
 
-    fn beat(&mut self, rollout: &Rollout) {
+    fn heartbeat(&mut self, rollout: &Rollout) {
         self.tell_manager(rollout);
     }
 
@@ -209,15 +209,15 @@ impl driver::Host for Host {
             }
             Effect::AwaitConnections(whose) => self.await_connections(whose),
             Effect::CloseIdle => self.close_idle(),
-            Effect::Hammer => self.hammer(),
-            Effect::HammerPredecessors => self.predecessors.hammer(),
+            Effect::ForceClose => self.force_close(),
+            Effect::ForceClosePredecessors => self.predecessors.force_close(),
             Effect::BecomeLive => {
                 self.become_live();
-                let (files, news) = (self.take_files(), self.news.clone());
+                let (files, host_events) = (self.take_files(), self.host_events.clone());
                 // The driver is gone only when nobody asks it any more.
                 tokio::spawn(async move {
                     files.await;
-                    news.send(News::Files).await
+                    host_events.send(HostEvent::Files).await
                 });
             }
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),

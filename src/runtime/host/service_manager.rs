@@ -1,15 +1,17 @@
-//! What the service manager is told while this generation has the office.
+//! What the service manager is told while this generation has the leadership.
 
-use super::{Host, Office};
+use super::{Host, Leadership};
 use crate::model::rollout::Rollout;
 use crate::runtime::pid_file::PidFile;
-use crate::runtime::service_manager::{Standing, Voice};
+use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 
 impl Host {
     pub(super) fn tell_manager(&mut self, rollout: &Rollout) {
-        if self.office == Office::Held {
-            self.voice.watchdog();
-            self.with_standing(|voice, standing| voice.beat(rollout, standing));
+        if self.leadership == Leadership::Held {
+            self.service_manager.watchdog();
+            self.with_service_status(|service_manager, service_status| {
+                service_manager.heartbeat(rollout, service_status)
+            });
             self.write_what_is_due();
         }
     }
@@ -23,13 +25,14 @@ impl Host {
     }
 
     pub(super) fn tell_ready(&mut self) {
-        self.with_standing(Voice::ready);
+        self.with_service_status(ServiceManager::ready);
     }
 
-    fn with_standing(&mut self, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
+    fn with_service_status(&mut self, tell: impl FnOnce(&mut ServiceManager, &ServiceStatus<'_>)) {
         let draining = self.predecessors.draining().iter().map(|drainer| drainer.generation).collect();
         let (generation, connections) = (self.generation, self.connections.open());
-        let standing = Standing { generation, connections, draining, failed: self.failed.as_deref(), says: None };
-        tell(&mut self.voice, &standing);
+        let service_status =
+            ServiceStatus { generation, connections, draining, failed: self.failed.as_deref(), says: None };
+        tell(&mut self.service_manager, &service_status);
     }
 }

@@ -1,9 +1,9 @@
-//! The office of the live generation: who has it, who gets it next, and how a reload ended.
+//! The leadership of the live generation: who has it, who gets it next, and how a reload ended.
 
 use std::time::Duration;
 
-use super::{Host, News, Office};
-use crate::model::event::{Event as Told, Outcome};
+use super::{Host, HostEvent, Leadership};
+use crate::model::event::{Event, Outcome};
 use crate::model::handover::{Drainer, FromBlue, GroupOrder, History};
 use crate::model::identity::Generation;
 use crate::runtime::control::Control;
@@ -13,22 +13,23 @@ use crate::runtime::handover::ToBlue;
 use crate::runtime::offload::FILES_MAX;
 use crate::runtime::rollout_steps;
 
-/// How long green waits for its office where the service manager does not read that green is the main process. Longer helps
+/// How long green waits for its leadership where the service manager does not read that green is the main process. Longer helps
 /// nobody: a manager that reads takes microseconds.
 const HEARD: Duration = Duration::from_millis(200);
 
 impl Host {
-    /// Passes the office on: the PID file and the service manager first, so that green's own words count when it speaks. They may
+    /// Passes the leadership on: the PID file and the service manager first, so that green's own words count when it speaks. They may
     /// not answer, and green is told all the same.
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(pid) = self.with_green(green, |process| process.pid) else { return };
         self.end_probing();
         lock(&self.groups).begin_to_retire();
-        self.office = Office::PassedOn;
+        self.leadership = Leadership::PassedOn;
         let draining = self.predecessors.join(self.generation, self.pid);
         let mut history = self.history.clone();
         history.add(Outcome::Done { generation: green, pid, took }, rollout_steps::now());
-        let (passed_on, pid_file, manager) = (self.passed_on.clone(), self.pid_file.clone(), self.voice.manager());
+        let (passed_on, pid_file, manager) =
+            (self.passed_on.clone(), self.pid_file.clone(), self.service_manager.manager());
         self.passing_on = self.with_green(green, |process| {
             let handover = process.handover.clone();
             tokio::spawn(async move {
@@ -39,7 +40,7 @@ impl Host {
                 let _ = tokio::time::timeout(HEARD, manager.delivered()).await;
                 handover.send(&FromBlue::Live { draining, history });
                 // Any other program than this one does not answer.
-                if handover.is_heard() {
+                if handover.is_there() {
                     handover.live().await;
                 }
                 passed_on.send_replace(true);
@@ -47,17 +48,17 @@ impl Host {
         });
     }
 
-    /// Takes the office: who asks is answered by this generation from now on.
+    /// Takes the leadership: who asks is answered by this generation from now on.
     pub(crate) fn become_live(&mut self) {
-        self.office = Office::Held;
+        self.leadership = Leadership::Held;
         self.tell_ready();
         // At once: the time of the generation before runs on for this one.
-        self.voice.watchdog();
+        self.service_manager.watchdog();
     }
 
-    /// Takes the control socket over ([`News::Control`]), and writes the PID file. Waits for them for [`FILES_MAX`] at most.
+    /// Takes the control socket over ([`HostEvent::Control`]), and writes the PID file. Waits for them for [`FILES_MAX`] at most.
     pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (pid, pid_file, news) = (self.pid, self.pid_file.clone(), self.news.clone());
+        let (pid, pid_file, host_events) = (self.pid, self.pid_file.clone(), self.host_events.clone());
         let taking = self.control.as_ref().map(Control::take_over);
         async move {
             let control = tokio::spawn(async move {
@@ -65,7 +66,7 @@ impl Host {
                     && let Some(taken) = taking.await
                 {
                     // The driver is gone only when nobody asks it any more.
-                    let _ = news.send(News::Control(taken)).await;
+                    let _ = host_events.send(HostEvent::Control(taken)).await;
                 }
             });
             let written = async {
@@ -118,6 +119,6 @@ impl Host {
                 self.tell_ready();
             }
         }
-        self.tell(Told::Reload(outcome));
+        self.tell(Event::Reload(outcome));
     }
 }

@@ -125,7 +125,7 @@ async fn at_the_end_of_the_drain_all_is_closed_at_once() {
         tokio::task::yield_now().await;
     }
     let ended = Instant::now();
-    bench.connections.enter_stage(Stage::Hammered);
+    bench.connections.enter_stage(Stage::ForceClosed);
     for client in &mut clients {
         let mut rest = Vec::new();
         // By an end or a reset: the request is lost, and that is what was asked for.
@@ -149,7 +149,7 @@ async fn at_the_end_of_the_drain_http2_is_closed_at_once() {
     let under_way = tokio::spawn(sender.send_request(slow));
     let quick = Request::get("http://x/").body(Empty::<Bytes>::new()).expect("a request");
     assert!(sender.send_request(quick).await.is_ok());
-    bench.connections.enter_stage(Stage::Hammered);
+    bench.connections.enter_stage(Stage::ForceClosed);
     assert!(tokio::time::timeout(SOON, under_way).await.expect("ended").expect("ran").is_err());
     tokio::time::timeout(SOON, connection).await.expect("closed").expect("ran").ok();
     bench.all_gone().await;

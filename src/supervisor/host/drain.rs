@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SupervisedHost;
-use crate::model::rollout::{Event, Whose};
+use crate::model::rollout::{DrainScope, RolloutEvent};
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
 use crate::runtime::offload::{self, LOOK_MAX};
@@ -19,22 +19,22 @@ impl SupervisedHost {
         let (instance, child, at_once) = (self.instance.clone(), self.child.clone(), self.close_now.subscribe());
         self.in_background(async move {
             retire::retire(&instance, child, at_once).await;
-            Event::ListenersClosed
+            RolloutEvent::ListenersClosed
         });
     }
 
     /// Nobody will listen.
     pub(super) fn stop_accepting(&mut self) {
         if self.instance.is_live(self.generation()) {
-            self.instance.voice().stopping();
+            self.instance.service_manager().stopping();
         }
         retire::tell(&self.child, self.instance.stop_signal());
         lock(&self.instance.groups).stand_down();
-        self.send(Event::ListenersClosed);
+        self.send(RolloutEvent::ListenersClosed);
     }
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn await_connections(&mut self, whose: Whose) {
+    pub(super) fn await_connections(&mut self, whose: DrainScope) {
         tracing::info!(generation = %self.generation(), "draining");
         let (child, ports) = (self.child.clone(), self.instance.ports());
         let gone = self.gone();
@@ -48,8 +48,8 @@ impl SupervisedHost {
             }
         });
         let others = match whose {
-            Whose::Own => None,
-            Whose::All => Some(self.instance.all_gone()),
+            DrainScope::Own => None,
+            DrainScope::All => Some(self.instance.all_gone()),
         };
         let (child, signal) = (self.child.clone(), self.instance.stop_signal());
         self.in_background(async move {
@@ -62,12 +62,12 @@ impl SupervisedHost {
             if let Some(others) = others {
                 others.await;
             }
-            Event::ConnectionsGone
+            RolloutEvent::ConnectionsGone
         });
     }
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn hammer(&self) {
+    pub(super) fn force_close(&self) {
         let child = self.child.clone();
         offload::detach(move || {
             // First, and without a look: /proc may not answer.

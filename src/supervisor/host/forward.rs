@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{News, SupervisedHost};
+use super::{HostEvent, SupervisedHost};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Event, Turn};
+use crate::model::rollout::{Revocability, RolloutEvent};
 use crate::model::share::Share;
 use crate::runtime::driver::Host as _;
 use crate::runtime::driver::Input;
@@ -36,12 +36,12 @@ fn follow(groups: &Mutex<Groups>, blue: &Child, green: Option<&Child>) {
 
 impl SupervisedHost {
     pub(super) fn preflight(&mut self, green: Generation) {
-        self.instance.voice().reloading();
+        self.instance.service_manager().reloading();
         tracing::info!(generation = %self.generation(), green = %green, "reloading");
         let (instance, child) = (self.instance.clone(), self.child.clone());
         self.checking = Some(self.in_background(async move {
             let result = preflight::pass(&instance, child).await;
-            Event::PreflightDone { green, result }
+            RolloutEvent::PreflightDone { green, result }
         }));
     }
 
@@ -51,13 +51,13 @@ impl SupervisedHost {
         self.in_background(async move {
             let (groups, needs) = (instance.groups.clone(), instance.settings.plan.needs_steering());
             let result = rollout_steps::gate(groups, green, needs, move |groups| see(groups, &child)).await;
-            Event::Gated { green, result }
+            RolloutEvent::Gated { green, result }
         });
     }
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn spawn(&self, green: Generation) {
-        let (instance, news) = (self.instance.clone(), self.news.clone());
+        let (instance, host_events) = (self.instance.clone(), self.host_events.clone());
         let handle = tokio::runtime::Handle::current();
         tokio::spawn(async move {
             let spawned = offload::run(move || {
@@ -67,8 +67,8 @@ impl SupervisedHost {
             let spawned = spawned.await.unwrap_or_else(|stalled| Err(std::io::Error::other(stalled)));
             let result = spawned.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again.
-            if let Err(unsent) = news.send(News::Spawned { green, result }).await
-                && let News::Spawned { result: Ok(newborn), .. } = unsent.0
+            if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
+                && let HostEvent::Spawned { result: Ok(newborn), .. } = unsent.0
             {
                 offload::detach(|| newborn.kill());
             }
@@ -107,7 +107,7 @@ impl SupervisedHost {
                 }
                 None => ended.to_string(),
             };
-            let _ = inputs.send(Input::Rollout(Event::GreenExited { green: generation, how })).await;
+            let _ = inputs.send(Input::Rollout(RolloutEvent::GreenExited { green: generation, how })).await;
         });
     }
 
@@ -123,21 +123,21 @@ impl SupervisedHost {
                 }
                 None => Err("is gone".into()),
             };
-            Event::Verified { green, result }
+            RolloutEvent::Verified { green, result }
         });
     }
 
     pub(super) fn probe(&mut self, green: Generation, after: Duration) {
         let (Some(target), Some(timeout)) = (self.instance.settings.target.clone(), self.instance.settings.plan.probe)
         else {
-            return self.send(Event::Probed { green, result: Ok(()) });
+            return self.send(RolloutEvent::Probed { green, result: Ok(()) });
         };
         let (probe, groups) =
             (Probe { target, timeout, addresses: self.instance.addresses() }, self.instance.groups.clone());
         self.probing = Some(self.in_background(async move {
             // The model's pause between two probes, so that they are no load.
             tokio::time::sleep(after).await;
-            Event::Probed { green, result: probe.ask(&groups, green).await }
+            RolloutEvent::Probed { green, result: probe.ask(&groups, green).await }
         }));
     }
 
@@ -165,18 +165,18 @@ impl SupervisedHost {
         self.in_background(async move {
             let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
             let result = rollout_steps::share(groups, green, share, look).await;
-            Event::Shared { green, result }
+            RolloutEvent::Shared { green, result }
         });
     }
 
     /// See [`SupervisedHost::share`].
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn cut_over(&self, green: Generation, turn: Turn) {
+    pub(super) fn cut_over(&self, green: Generation, turn: Revocability) {
         let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
         self.in_background(async move {
             let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
             let result = rollout_steps::cut_over(groups, green, turn, look).await;
-            Event::CutOver { green, result }
+            RolloutEvent::CutOver { green, result }
         });
     }
 

@@ -12,10 +12,10 @@ use tokio::task::AbortHandle;
 
 use super::child::{Child, Newborn};
 use super::instance::{Instance, events};
-use crate::model::event::{Event as Told, Phase};
+use crate::model::event::{Event, Phase};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Event, Rollout};
-use crate::runtime::control::{Asks, Counts, looks};
+use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use crate::runtime::control::{Counts, LiveEndpoint, looks};
 use crate::runtime::driver::{Host, Input};
 use crate::runtime::groups::lock;
 use crate::runtime::offload::{self, Lane};
@@ -23,7 +23,7 @@ use crate::runtime::status::{Depth, Draft};
 
 /// What comes to a generation that is supervised only.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum HostEvent {
     /// The next generation's process was spawned, or could not be.
     Spawned { green: Generation, result: Result<Box<Newborn>, String> },
 }
@@ -38,13 +38,13 @@ pub(super) struct SupervisedHost {
     checking: Option<AbortHandle>,
     probing: Option<AbortHandle>,
     inputs: mpsc::Sender<Input>,
-    news: mpsc::Sender<News>,
-    events: broadcast::Sender<Told>,
+    host_events: mpsc::Sender<HostEvent>,
+    events: broadcast::Sender<Event>,
     /// What became of the last rollout, if it was rolled back.
     failed: Option<String>,
     close_now: watch::Sender<bool>,
     looks: Lane,
-    /// Becomes true when the next generation has the office.
+    /// Becomes true when the next generation has the leadership.
     passed_on: watch::Sender<bool>,
     gone: watch::Sender<bool>,
 }
@@ -54,13 +54,13 @@ impl SupervisedHost {
         instance: Arc<Instance>,
         child: Arc<Child>,
         inputs: mpsc::Sender<Input>,
-        news: mpsc::Sender<News>,
+        host_events: mpsc::Sender<HostEvent>,
     ) -> SupervisedHost {
         let (end, to) = (child.end(), inputs.clone());
         tokio::spawn(async move {
             if end.await.is_some() {
                 // A machine that is gone needs no event.
-                let _ = to.send(Input::Rollout(Event::Died)).await;
+                let _ = to.send(Input::Rollout(RolloutEvent::Died)).await;
             }
         });
         SupervisedHost {
@@ -71,7 +71,7 @@ impl SupervisedHost {
             checking: None,
             probing: None,
             inputs,
-            news,
+            host_events,
             events: events(),
             failed: None,
             close_now: watch::Sender::new(false),
@@ -82,8 +82,8 @@ impl SupervisedHost {
     }
 
     /// How the control socket asks this generation.
-    pub(super) fn asks(&self) -> Asks {
-        Asks {
+    pub(super) fn endpoint(&self) -> LiveEndpoint {
+        LiveEndpoint {
             inputs: self.inputs.clone(),
             events: self.events.clone(),
             counts: Counts::Watched(self.child.open().clone()),
@@ -107,25 +107,25 @@ impl SupervisedHost {
 }
 
 impl Host for SupervisedHost {
-    type News = News;
+    type HostEvent = HostEvent;
 
     fn who(&self) -> (Generation, Pid) {
         (self.child.generation, self.child.pid)
     }
 
-    fn take(&mut self, news: News, _: &Rollout) -> Option<Event> {
-        let News::Spawned { green, result } = news;
+    fn take(&mut self, host_event: HostEvent, _: &Rollout) -> Option<RolloutEvent> {
+        let HostEvent::Spawned { green, result } = host_event;
         // Heard only from here on, so that nothing of it comes before its birth.
         let result = result.map(|newborn| self.adopt(*newborn));
-        Some(Event::Spawned { green, result })
+        Some(RolloutEvent::Spawned { green, result })
     }
 
     /// It is nothing to us if nobody listens.
-    fn tell(&self, event: Told) {
+    fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
 
-    fn beat(&mut self, rollout: &Rollout) {
+    fn heartbeat(&mut self, rollout: &Rollout) {
         self.tell_manager(rollout);
     }
 
@@ -183,8 +183,8 @@ impl Host for SupervisedHost {
                 self.close_now.send_replace(true);
             }
             Effect::AwaitConnections(whose) => self.await_connections(whose),
-            Effect::Hammer => self.hammer(),
-            Effect::HammerPredecessors => self.instance.hammer_draining(),
+            Effect::ForceClose => self.force_close(),
+            Effect::ForceClosePredecessors => self.instance.force_close_draining(),
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
             // Told by the driver.
             Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } => {}

@@ -1,19 +1,19 @@
-//! The office of the live generation: who gets it next, and how a reload ended.
+//! The leadership of the live generation: who gets it next, and how a reload ended.
 
 use std::time::Duration;
 
 use super::SupervisedHost;
-use crate::model::event::{Event as Told, Outcome};
+use crate::model::event::{Event, Outcome};
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
 use crate::runtime::offload;
 use crate::runtime::rollout_steps;
-use crate::runtime::service_manager::{Standing, Voice};
+use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 
 impl SupervisedHost {
-    /// Green has the office from now on: its machine is the one that is asked.
+    /// Green has the leadership from now on: its machine is the one that is asked.
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(child) = self.green(green) else { return };
         self.end_probing();
@@ -24,11 +24,11 @@ impl SupervisedHost {
         self.instance.give_terminal(&child);
         // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
         // one may be more than the watchdog waits.
-        self.instance.voice().watchdog();
+        self.instance.service_manager().watchdog();
         let (instance, gone) = (self.instance.clone(), self.gone());
         let (blue, inputs) = (self.child.clone(), self.inputs.clone());
         instance.enter(child);
-        self.with_standing(Voice::ready);
+        self.with_service_status(ServiceManager::ready);
         tokio::spawn(async move { instance.leaves(blue, inputs, gone).await });
         self.passed_on.send_replace(true);
     }
@@ -59,10 +59,10 @@ impl SupervisedHost {
             self.instance.history().add(outcome.clone(), rollout_steps::now());
             self.failed = Some(format!("generation {generation} failed: {reason}"));
             if serves_on {
-                self.with_standing(Voice::ready);
+                self.with_service_status(ServiceManager::ready);
             }
         }
-        self.tell(Told::Reload(outcome));
+        self.tell(Event::Reload(outcome));
     }
 
     pub(super) fn tell_manager(&mut self, rollout: &Rollout) {
@@ -70,12 +70,12 @@ impl SupervisedHost {
             return;
         }
         if !self.child.pings() {
-            self.instance.voice().watchdog();
+            self.instance.service_manager().watchdog();
         }
-        self.with_standing(|voice, standing| voice.beat(rollout, standing));
+        self.with_service_status(|service_manager, service_status| service_manager.heartbeat(rollout, service_status));
     }
 
-    fn with_standing(&self, tell: impl FnOnce(&mut Voice, &Standing<'_>)) {
-        self.instance.with_standing(self.failed.as_deref(), tell);
+    fn with_service_status(&self, tell: impl FnOnce(&mut ServiceManager, &ServiceStatus<'_>)) {
+        self.instance.with_service_status(self.failed.as_deref(), tell);
     }
 }

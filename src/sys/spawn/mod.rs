@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::during;
-use super::launch::Origin;
+use super::launch::Launch;
 use super::process::Process;
 use super::signals::Signals;
 use crate::model::identity::Pid;
@@ -29,13 +29,13 @@ use crate::model::identity::Pid;
 /// # Errors
 /// What clone(2), chdir(2) or execve(2) say.
 pub(crate) fn spawn(
-    origin: &Origin,
+    launch: &Launch,
     path: &Path,
     removed: &[&str],
     added: &[(&str, OsString)],
     manager: Option<Pid>,
 ) -> io::Result<Process> {
-    let image = Image::of(origin, path, removed, added)?;
+    let image = Image::of(launch, path, removed, added)?;
     let as_child = || child::spawn(&image, &Signals::only(libc::SIGHUP), Group::Ours);
     let spawned = match manager.is_some() && manager == parent() {
         // A kernel before Linux 5.9, the first process of its PID namespace, which has no siblings, or a seccomp filter.
@@ -109,11 +109,11 @@ struct Image {
 
 impl Image {
     /// As this process was started.
-    fn of(origin: &Origin, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
-        let kept = origin.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
+    fn of(launch: &Launch, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
+        let kept = launch.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
         let kept = kept.map(|(key, value)| (key.as_os_str(), value.as_os_str()));
         let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value.as_os_str())));
-        Image::new(path, &origin.arguments, environment, origin.directory.as_deref())
+        Image::new(path, &launch.arguments, environment, launch.directory.as_deref())
     }
 
     fn new<'a>(

@@ -26,8 +26,8 @@ fn assert_clean(pid: Pid, blocked: &str) {
     assert_eq!(environment, b"KEPT=1\0ADDED=2\0");
 }
 
-fn sleeper() -> Origin {
-    Origin {
+fn sleeper() -> Launch {
+    Launch {
         arguments: vec!["sleep".into(), "60".into()],
         environment: vec![("KEPT".into(), "1".into()), ("REMOVED".into(), "1".into())],
         directory: Some("/".into()),

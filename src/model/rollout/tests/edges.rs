@@ -7,9 +7,9 @@ const UNDER_WAY: &str = "the rollout of generation 2 is under way in generation 
 #[test]
 fn a_good_reload_goes_through_every_step_in_order() {
     let mut bench = Bench::retiring();
-    bench.on(Event::ListenersClosed);
+    bench.on(RolloutEvent::ListenersClosed);
     assert_eq!(bench.rollout.phase(), Phase::Draining);
-    bench.on(Event::ConnectionsGone);
+    bench.on(RolloutEvent::ConnectionsGone);
     assert_eq!(bench.rollout.phase(), Phase::Gone);
     let green = two();
     let took = Duration::from_millis(6);
@@ -20,11 +20,11 @@ fn a_good_reload_goes_through_every_step_in_order() {
             Effect::Gate { green },
             Effect::Spawn { green },
             Effect::Verify { green },
-            Effect::CutOver { green, turn: Turn::Final },
+            Effect::CutOver { green, turn: Revocability::Final },
             Effect::HandOver { green, took },
             Effect::Report { outcome: Outcome::Done { generation: green, pid: Pid::new(77), took }, serves_on: false },
             Effect::Retire,
-            Effect::AwaitConnections(Whose::Own),
+            Effect::AwaitConnections(DrainScope::Own),
             Effect::Finish,
         ]
     );
@@ -33,8 +33,8 @@ fn a_good_reload_goes_through_every_step_in_order() {
 #[test]
 fn a_refused_preflight_ends_it_before_anything_is_touched() {
     let mut bench = Bench::serving();
-    bench.on(Event::ReloadRequested);
-    bench.on(Event::PreflightDone { green: two(), result: Err("is not there".into()) });
+    bench.on(RolloutEvent::ReloadRequested);
+    bench.on(RolloutEvent::PreflightDone { green: two(), result: Err("is not there".into()) });
     assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "is not there"));
     assert!(!bench.effects.contains(&Effect::SteerBack));
 }
@@ -45,16 +45,16 @@ fn a_green_that_is_not_ready_in_time_is_killed_and_the_number_is_not_used_again(
     assert_eq!(bench.after(Duration::from_secs(29)), []);
     let effects = bench.after(Duration::from_secs(2));
     assert_eq!(effects, [Effect::SteerBack, Effect::Kill { green: two() }]);
-    bench.on(Event::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
+    bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
     assert_eq!(bench.reason(), "did not become ready in 30s");
     assert_eq!(bench.rollout.phase(), Phase::Serving);
-    assert_eq!(bench.on(Event::ReloadRequested), [Effect::Preflight { green: Generation::new(3) }]);
+    assert_eq!(bench.on(RolloutEvent::ReloadRequested), [Effect::Preflight { green: Generation::new(3) }]);
 }
 
 #[test]
 fn green_can_ask_for_more_time() {
     let mut bench = Bench::starting();
-    bench.on(Event::GreenExtends { green: two(), by: Duration::from_secs(100) });
+    bench.on(RolloutEvent::GreenExtends { green: two(), by: Duration::from_secs(100) });
     assert_eq!(bench.after(Duration::from_secs(90)), []);
     assert_eq!(bench.after(Duration::from_secs(11)).len(), 2);
 }
@@ -64,11 +64,11 @@ fn what_belongs_to_another_attempt_changes_nothing() {
     let mut bench = Bench::starting();
     let green = Generation::new(9);
     for event in [
-        Event::GreenReady { green },
-        Event::GreenExited { green, how: "exited".into() },
-        Event::GreenFailed { green, reason: "no".into() },
-        Event::Verified { green, result: Ok(()) },
-        Event::CutOver { green, result: Ok(()) },
+        RolloutEvent::GreenReady { green },
+        RolloutEvent::GreenExited { green, how: "exited".into() },
+        RolloutEvent::GreenFailed { green, reason: "no".into() },
+        RolloutEvent::Verified { green, result: Ok(()) },
+        RolloutEvent::CutOver { green, result: Ok(()) },
     ] {
         assert_eq!(bench.on(event), []);
         assert_eq!(bench.rollout.phase(), Phase::Starting);
@@ -78,12 +78,12 @@ fn what_belongs_to_another_attempt_changes_nothing() {
 #[test]
 fn green_dead_before_and_after_ready_is_told_apart() {
     let mut bench = Bench::starting();
-    bench.on(Event::GreenExited { green: two(), how: "exited with status 1".into() });
+    bench.on(RolloutEvent::GreenExited { green: two(), how: "exited with status 1".into() });
     assert_eq!(bench.reason(), "exited with status 1 before it was ready");
 
     let mut bench = Bench::starting();
-    bench.on(Event::GreenReady { green: two() });
-    bench.on(Event::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
+    bench.on(RolloutEvent::GreenReady { green: two() });
+    bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
     assert_eq!(bench.reason(), "was killed by SIGKILL (9) as soon as it was ready");
     assert!(bench.effects.contains(&Effect::SteerBack));
 }
@@ -92,7 +92,7 @@ fn green_dead_before_and_after_ready_is_told_apart() {
 fn green_dead_after_retire_is_said_and_nothing_is_taken_back() {
     let mut bench = Bench::retiring();
     let how = "exited".to_owned();
-    let lost = bench.on(Event::GreenExited { green: two(), how: how.clone() });
+    let lost = bench.on(RolloutEvent::GreenExited { green: two(), how: how.clone() });
     assert_eq!(lost, [Effect::GreenLost { green: two(), how }]);
     assert_eq!(bench.rollout.phase(), Phase::Retiring);
 }
@@ -100,25 +100,25 @@ fn green_dead_after_retire_is_said_and_nothing_is_taken_back() {
 #[test]
 fn a_second_reload_is_refused_with_the_reason() {
     let mut bench = Bench::starting();
-    let refused = bench.on(Event::ReloadRequested);
-    assert_eq!(refused, [Effect::Refuse { asked: Asked::Reload, reason: UNDER_WAY.into() }]);
+    let refused = bench.on(RolloutEvent::ReloadRequested);
+    assert_eq!(refused, [Effect::Refuse { asked: UserRequest::Reload, reason: UNDER_WAY.into() }]);
 }
 
 #[test]
 fn a_stop_in_a_rollout_gives_it_up_and_then_stops() {
     let mut bench = Bench::starting();
-    assert_eq!(bench.on(Event::StopRequested), [Effect::SteerBack, Effect::Kill { green: two() }]);
-    let effects = bench.on(Event::GreenExited { green: two(), how: "was killed".into() });
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack, Effect::Kill { green: two() }]);
+    let effects = bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed".into() });
     assert_eq!(effects.last(), Some(&Effect::StopAccepting));
     assert_eq!(bench.reason(), "was given up: a stop was asked for");
-    assert_eq!(bench.on(Event::ReloadRequested).len(), 1, "refused");
+    assert_eq!(bench.on(RolloutEvent::ReloadRequested).len(), 1, "refused");
 }
 
 #[test]
 fn a_second_stop_is_at_once() {
     let mut bench = Bench::serving();
-    bench.on(Event::StopRequested);
-    assert_eq!(bench.on(Event::StopRequested), [Effect::Hammer, Effect::Finish]);
+    bench.on(RolloutEvent::StopRequested);
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::ForceClose, Effect::Finish]);
     assert_eq!(bench.rollout.phase(), Phase::Gone);
 }
 
@@ -126,13 +126,13 @@ fn a_second_stop_is_at_once() {
 fn a_spawn_that_comes_back_too_late_is_killed() {
     let mut bench = Bench::serving();
     let green = two();
-    bench.on(Event::ReloadRequested);
-    bench.on(Event::PreflightDone { green, result: Ok(()) });
-    bench.on(Event::Gated { green, result: Ok(()) });
+    bench.on(RolloutEvent::ReloadRequested);
+    bench.on(RolloutEvent::PreflightDone { green, result: Ok(()) });
+    bench.on(RolloutEvent::Gated { green, result: Ok(()) });
     assert_eq!(bench.after(STEP), [Effect::SteerBack]);
     assert_eq!(bench.rollout.phase(), Phase::RollingBack);
-    assert_eq!(bench.on(Event::Spawned { green, result: Ok(Pid::new(5)) }), [Effect::Kill { green }]);
-    bench.on(Event::GreenExited { green, how: "was killed".into() });
+    assert_eq!(bench.on(RolloutEvent::Spawned { green, result: Ok(Pid::new(5)) }), [Effect::Kill { green }]);
+    bench.on(RolloutEvent::GreenExited { green, how: "was killed".into() });
     assert!(bench.reason().contains("could not be started"));
 }
 
@@ -141,18 +141,18 @@ fn what_cannot_be_spawned_is_not_waited_for() {
     let green = two();
     let attempt = || {
         let mut bench = Bench::serving();
-        bench.on(Event::ReloadRequested);
-        bench.on(Event::PreflightDone { green, result: Ok(()) });
-        bench.on(Event::Gated { green, result: Ok(()) });
+        bench.on(RolloutEvent::ReloadRequested);
+        bench.on(RolloutEvent::PreflightDone { green, result: Ok(()) });
+        bench.on(RolloutEvent::Gated { green, result: Ok(()) });
         bench
     };
     let mut bench = attempt();
-    bench.on(Event::Spawned { green, result: Err("Exec format error".into()) });
+    bench.on(RolloutEvent::Spawned { green, result: Err("Exec format error".into()) });
     assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "Exec format error"));
 
     // Its end is told before its beginning: the host does not do so, and yet nothing may hang.
     let mut bench = attempt();
-    bench.on(Event::GreenExited { green, how: "exited with status 1".into() });
+    bench.on(RolloutEvent::GreenExited { green, how: "exited with status 1".into() });
     assert_eq!(bench.rollout.phase(), Phase::Serving);
     bench.reason();
 }
@@ -160,32 +160,35 @@ fn what_cannot_be_spawned_is_not_waited_for() {
 #[test]
 fn the_drain_ends_by_the_hammer() {
     let mut bench = Bench::retiring();
-    bench.on(Event::ListenersClosed);
-    assert_eq!(bench.after(plain().drain), [Effect::Hammer]);
-    assert_eq!(bench.after(HAMMER), [Effect::Finish]);
+    bench.on(RolloutEvent::ListenersClosed);
+    assert_eq!(bench.after(plain().drain), [Effect::ForceClose]);
+    assert_eq!(bench.after(FORCE_CLOSE_MAX), [Effect::Finish]);
 
     let mut bench = Bench::retiring();
-    assert_eq!(bench.on(Event::HammerRequested), [], "the listeners first");
-    assert_eq!(bench.on(Event::ListenersClosed), [Effect::AwaitConnections(Whose::Own), Effect::Hammer]);
+    assert_eq!(bench.on(RolloutEvent::ForceCloseRequested), [], "the listeners first");
+    assert_eq!(
+        bench.on(RolloutEvent::ListenersClosed),
+        [Effect::AwaitConnections(DrainScope::Own), Effect::ForceClose]
+    );
 }
 
 #[test]
 fn standby_becomes_live_once() {
     let mut rollout = Rollout::standby(two(), ME, plain());
     let now = Instant::now();
-    assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive]);
-    assert_eq!(rollout.handle(Event::Live, now), []);
-    assert_eq!(rollout.handle(Event::ReloadRequested, now), [Effect::Preflight { green: Generation::new(3) }]);
+    assert_eq!(rollout.handle(RolloutEvent::Live, now), [Effect::BecomeLive]);
+    assert_eq!(rollout.handle(RolloutEvent::Live, now), []);
+    assert_eq!(rollout.handle(RolloutEvent::ReloadRequested, now), [Effect::Preflight { green: Generation::new(3) }]);
 }
 
 #[test]
 fn a_reload_that_is_asked_for_a_moment_before_it_is_live_is_not_lost() {
     let mut rollout = Rollout::standby(two(), ME, plain());
     let now = Instant::now();
-    assert_eq!(rollout.handle(Event::ReloadRequested, now), []);
+    assert_eq!(rollout.handle(RolloutEvent::ReloadRequested, now), []);
     assert_eq!(rollout.phase(), Phase::Standby);
     let green = Generation::new(3);
-    assert_eq!(rollout.handle(Event::Live, now), [Effect::BecomeLive, Effect::Preflight { green }]);
+    assert_eq!(rollout.handle(RolloutEvent::Live, now), [Effect::BecomeLive, Effect::Preflight { green }]);
 }
 
 /// Else the process would be left behind, and take over when nobody is there.
@@ -194,44 +197,44 @@ fn a_stop_at_once_waits_for_what_is_being_spawned() {
     let green = two();
     let spawning = || {
         let mut bench = Bench::serving();
-        bench.on(Event::ReloadRequested);
-        bench.on(Event::PreflightDone { green, result: Ok(()) });
-        bench.on(Event::Gated { green, result: Ok(()) });
+        bench.on(RolloutEvent::ReloadRequested);
+        bench.on(RolloutEvent::PreflightDone { green, result: Ok(()) });
+        bench.on(RolloutEvent::Gated { green, result: Ok(()) });
         bench
     };
     let mut bench = spawning();
-    assert_eq!(bench.on(Event::StopRequested), [Effect::SteerBack]);
-    assert_eq!(bench.on(Event::StopRequested), []);
-    let effects = bench.on(Event::Spawned { green, result: Ok(Pid::new(5)) });
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack]);
+    assert_eq!(bench.on(RolloutEvent::StopRequested), []);
+    let effects = bench.on(RolloutEvent::Spawned { green, result: Ok(Pid::new(5)) });
     assert_eq!((effects.first(), effects.last()), (Some(&Effect::Kill { green }), Some(&Effect::Finish)));
     assert_eq!(bench.reason(), "was given up: a stop was asked for");
 
     let mut bench = spawning();
-    bench.on(Event::StopRequested);
-    bench.on(Event::StopRequested);
-    bench.on(Event::Spawned { green, result: Err("no memory".into()) });
+    bench.on(RolloutEvent::StopRequested);
+    bench.on(RolloutEvent::StopRequested);
+    bench.on(RolloutEvent::Spawned { green, result: Err("no memory".into()) });
     assert_eq!(bench.rollout.phase(), Phase::Gone);
 
     // And if it never comes back, time ends it.
     let mut bench = spawning();
-    bench.on(Event::StopRequested);
-    bench.on(Event::StopRequested);
+    bench.on(RolloutEvent::StopRequested);
+    bench.on(RolloutEvent::StopRequested);
     assert_eq!(bench.after(KILL).last(), Some(&Effect::Finish));
 }
 
 #[test]
 fn a_stop_waits_for_those_before_and_ends_them_with_itself() {
     let mut bench = Bench::serving();
-    bench.on(Event::StopRequested);
-    assert_eq!(bench.on(Event::ListenersClosed), [Effect::AwaitConnections(Whose::All)]);
-    assert_eq!(bench.after(plain().drain), [Effect::Hammer, Effect::HammerPredecessors]);
+    bench.on(RolloutEvent::StopRequested);
+    assert_eq!(bench.on(RolloutEvent::ListenersClosed), [Effect::AwaitConnections(DrainScope::All)]);
+    assert_eq!(bench.after(plain().drain), [Effect::ForceClose, Effect::ForceClosePredecessors]);
 }
 
 #[test]
 fn a_stop_in_a_drain_closes_what_is_idle() {
     let mut bench = Bench::retiring();
-    bench.on(Event::ListenersClosed);
-    assert_eq!(bench.on(Event::StopRequested), [Effect::CloseIdle]);
+    bench.on(RolloutEvent::ListenersClosed);
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::CloseIdle]);
     assert_eq!(bench.rollout.phase(), Phase::Draining);
 }
 
@@ -240,9 +243,9 @@ fn the_next_generation_is_live_as_soon_as_the_one_before_has_ended_ready_or_not(
     for ready in [false, true] {
         let mut bench = Bench::starting();
         if ready {
-            bench.on(Event::GreenReady { green: two() });
+            bench.on(RolloutEvent::GreenReady { green: two() });
         }
-        let effects = bench.on(Event::Died);
+        let effects = bench.on(RolloutEvent::Died);
         assert!(matches!(effects[..], [Effect::HandOver { .. }, Effect::Report { .. }, Effect::Retire]), "{effects:?}");
         assert_eq!(bench.rollout.successor(), Some(two()));
     }
@@ -250,10 +253,10 @@ fn the_next_generation_is_live_as_soon_as_the_one_before_has_ended_ready_or_not(
 
 #[test]
 fn a_generation_that_ends_by_itself_is_gone_and_a_rollout_without_a_process_with_it() {
-    assert_eq!(Bench::serving().on(Event::Died), [Effect::Finish]);
+    assert_eq!(Bench::serving().on(RolloutEvent::Died), [Effect::Finish]);
     let mut bench = Bench::serving();
-    bench.on(Event::ReloadRequested);
-    let effects = bench.on(Event::Died);
+    bench.on(RolloutEvent::ReloadRequested);
+    let effects = bench.on(RolloutEvent::Died);
     assert!(matches!(effects[..], [Effect::Report { serves_on: false, .. }, Effect::Finish]), "{effects:?}");
     assert_eq!(bench.rollout.phase(), Phase::Gone);
 }

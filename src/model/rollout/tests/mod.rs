@@ -53,7 +53,7 @@ impl Bench {
         Bench { rollout: Rollout::serving(ONE, ME, plan), now: Instant::now(), effects: vec![] }
     }
 
-    fn on(&mut self, event: Event) -> Vec<Effect> {
+    fn on(&mut self, event: RolloutEvent) -> Vec<Effect> {
         self.now += Duration::from_millis(1);
         let effects = self.rollout.handle(event, self.now);
         self.effects.extend(effects.clone());
@@ -75,10 +75,10 @@ impl Bench {
     fn start(mut self) -> Bench {
         let bench = &mut self;
         let green = two();
-        bench.on(Event::ReloadRequested);
-        bench.on(Event::PreflightDone { green, result: Ok(()) });
-        bench.on(Event::Gated { green, result: Ok(()) });
-        bench.on(Event::Spawned { green, result: Ok(Pid::new(77)) });
+        bench.on(RolloutEvent::ReloadRequested);
+        bench.on(RolloutEvent::PreflightDone { green, result: Ok(()) });
+        bench.on(RolloutEvent::Gated { green, result: Ok(()) });
+        bench.on(RolloutEvent::Spawned { green, result: Ok(Pid::new(77)) });
         assert_eq!(bench.rollout.phase(), Phase::Starting);
         self
     }
@@ -87,18 +87,18 @@ impl Bench {
     fn up_to(phase: Phase) -> Bench {
         let mut bench = Bench::planned(full()).start();
         let green = two();
-        bench.on(Event::GreenReady { green });
-        bench.on(Event::Verified { green, result: Ok(()) });
+        bench.on(RolloutEvent::GreenReady { green });
+        bench.on(RolloutEvent::Verified { green, result: Ok(()) });
         if phase == Phase::Probing {
             return bench;
         }
-        bench.on(Event::Probed { green, result: Ok(()) });
-        bench.on(Event::Shared { green, result: Ok(()) });
+        bench.on(RolloutEvent::Probed { green, result: Ok(()) });
+        bench.on(RolloutEvent::Shared { green, result: Ok(()) });
         if phase == Phase::Canary {
             return bench;
         }
-        bench.on(Event::PromoteRequested);
-        bench.on(Event::CutOver { green, result: Ok(()) });
+        bench.on(RolloutEvent::PromoteRequested);
+        bench.on(RolloutEvent::CutOver { green, result: Ok(()) });
         assert_eq!((bench.rollout.phase(), phase), (Phase::Soaking, Phase::Soaking));
         bench
     }
@@ -106,9 +106,9 @@ impl Bench {
     fn retiring() -> Bench {
         let mut bench = Bench::starting();
         let green = two();
-        bench.on(Event::GreenReady { green });
-        bench.on(Event::Verified { green, result: Ok(()) });
-        bench.on(Event::CutOver { green, result: Ok(()) });
+        bench.on(RolloutEvent::GreenReady { green });
+        bench.on(RolloutEvent::Verified { green, result: Ok(()) });
+        bench.on(RolloutEvent::CutOver { green, result: Ok(()) });
         assert_eq!(bench.rollout.phase(), Phase::Retiring);
         bench
     }

@@ -8,7 +8,7 @@ use super::*;
 struct World {
     rollout: Rollout,
     now: Instant,
-    pending: Vec<Event>,
+    pending: Vec<RolloutEvent>,
     begun: usize,
     outcomes: usize,
     steered_to_green: bool,
@@ -48,32 +48,32 @@ impl World {
             match effect {
                 Effect::Preflight { green } => {
                     self.begun += 1;
-                    self.pending.push(Event::PreflightDone { green, result: result.clone() });
+                    self.pending.push(RolloutEvent::PreflightDone { green, result: result.clone() });
                 }
-                Effect::Gate { green } => self.pending.push(Event::Gated { green, result: result.clone() }),
+                Effect::Gate { green } => self.pending.push(RolloutEvent::Gated { green, result: result.clone() }),
                 Effect::Spawn { green } => {
                     (self.verified, self.met) = (false, false);
                     let result = result.clone().map(|()| Pid::new(100 + green.number()));
-                    self.pending.push(Event::Spawned { green, result });
-                    self.pending.push(Event::GreenReady { green });
+                    self.pending.push(RolloutEvent::Spawned { green, result });
+                    self.pending.push(RolloutEvent::GreenReady { green });
                 }
                 Effect::Verify { green } => {
                     self.verified = good;
-                    self.pending.push(Event::Verified { green, result: result.clone() });
+                    self.pending.push(RolloutEvent::Verified { green, result: result.clone() });
                 }
                 Effect::Probe { green, .. } => {
                     assert!(self.verified, "probed before it was seen to listen");
-                    self.pending.push(Event::Probed { green, result: result.clone() });
+                    self.pending.push(RolloutEvent::Probed { green, result: result.clone() });
                 }
                 Effect::Share { green, .. } => {
                     assert!(self.verified, "steered to a green that nobody has looked at");
                     self.met = true;
-                    self.pending.push(Event::Shared { green, result: result.clone() });
+                    self.pending.push(RolloutEvent::Shared { green, result: result.clone() });
                 }
                 Effect::CutOver { green, .. } => {
                     assert!(self.verified, "steered to a green that nobody has looked at");
                     (self.steered_to_green, self.met) = (good, true);
-                    self.pending.push(Event::CutOver { green, result: result.clone() });
+                    self.pending.push(RolloutEvent::CutOver { green, result: result.clone() });
                 }
                 Effect::SteerBack => {
                     assert!(!self.retired, "rolled back after retire");
@@ -86,19 +86,19 @@ impl World {
                 Effect::Kill { green } => {
                     assert!(!self.retired, "killed after retire");
                     assert!(!self.met || self.stopping, "killed while it has users");
-                    self.pending.push(Event::GreenExited { green, how: "was killed".into() });
+                    self.pending.push(RolloutEvent::GreenExited { green, how: "was killed".into() });
                 }
                 Effect::Retire => {
                     let goes = self.taken_back || self.died;
                     assert!(goes || self.steered_to_green && self.verified, "nobody accepts");
                     self.retired = true;
-                    self.pending.push(Event::ListenersClosed);
+                    self.pending.push(RolloutEvent::ListenersClosed);
                 }
                 Effect::StopAccepting => {
                     assert!(self.stopping, "closed the listeners, and nobody had asked for it");
-                    self.pending.push(Event::ListenersClosed);
+                    self.pending.push(RolloutEvent::ListenersClosed);
                 }
-                Effect::AwaitConnections(_) => self.pending.push(Event::ConnectionsGone),
+                Effect::AwaitConnections(_) => self.pending.push(RolloutEvent::ConnectionsGone),
                 Effect::Report { outcome, serves_on } => {
                     self.outcomes += 1;
                     assert!(!self.retired);
@@ -114,8 +114,8 @@ impl World {
                 | Effect::CloseIdle
                 | Effect::Canary { .. }
                 | Effect::Soak { .. }
-                | Effect::Hammer
-                | Effect::HammerPredecessors
+                | Effect::ForceClose
+                | Effect::ForceClosePredecessors
                 | Effect::BecomeLive
                 | Effect::Refuse { .. }
                 | Effect::GreenLost { .. }
@@ -131,26 +131,26 @@ impl World {
         self.now += Duration::from_millis(u64::from(which));
         let green = Generation::new(u32::from(which % 8) + 2);
         let event = match what {
-            0 => Event::ReloadRequested,
-            1 => Event::HammerRequested,
+            0 => RolloutEvent::ReloadRequested,
+            1 => RolloutEvent::ForceCloseRequested,
             2 if which == 0 => {
                 self.stopping = true;
-                Event::StopRequested
+                RolloutEvent::StopRequested
             }
-            3 => Event::Live,
-            4 => Event::GreenExited { green, how: "died".into() },
-            5 => Event::GreenFailed { green, reason: "says no".into() },
-            6 => Event::GreenExtends { green, by: Duration::from_secs(which.into()) },
+            3 => RolloutEvent::Live,
+            4 => RolloutEvent::GreenExited { green, how: "died".into() },
+            5 => RolloutEvent::GreenFailed { green, reason: "says no".into() },
+            6 => RolloutEvent::GreenExtends { green, by: Duration::from_secs(which.into()) },
             7 => return self.time_out(good),
-            8 if which < 32 => Event::PromoteRequested,
-            9 if which < 16 => Event::RollbackRequested,
+            8 if which < 32 => RolloutEvent::PromoteRequested,
+            9 if which < 16 => RolloutEvent::RollbackRequested,
             10 if which < 4 => {
                 self.taken_back |= self.rollout.phase() == Phase::Standby;
-                Event::TakenBack { by: green }
+                RolloutEvent::TakenBack { by: green }
             }
             11 if which < 4 => {
                 self.died = true;
-                Event::Died
+                RolloutEvent::Died
             }
             _ if self.pending.is_empty() => return,
             _ => self.pending.remove(usize::from(which) % self.pending.len()),
