@@ -7,15 +7,15 @@
 use std::time::Duration;
 
 use axum::routing::get;
-use cutover::{Event, Server};
+use cutover::{Event, Server, Share};
 
 #[tokio::main]
 async fn main() -> Result<(), cutover::Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let server = Server::bind(address)
         .probe("/healthz")
-        .canary_step(5.0, Duration::from_secs(30))
-        .canary_step(50.0, Duration::from_secs(30))
+        .canary_step(Share::percent(5), Duration::from_secs(30))
+        .canary_step(Share::percent(50), Duration::from_secs(30))
         .soak(Duration::from_secs(10));
 
     let mut events = server.events();

@@ -12,7 +12,9 @@ async fn main() -> Result<(), cutover::Error> {
     let settings = arguments.next().unwrap_or_else(|| "settings.txt".to_owned());
 
     let server = Server::bind(address)
-        .before_begin(|begin| println!("begin generation={} pid={} {:?}", begin.generation, begin.pid, begin.addresses))
+        .on_start(|started| {
+            println!("begin generation={} pid={} {:?}", started.generation, started.pid, started.addresses)
+        })
         .before_reload(move || match std::fs::read_to_string(&settings) {
             Ok(text) if text.starts_with("ok") => Ok(()),
             Ok(_) => Err(format!("{settings} is not ok")),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
+use crate::model::share::Share;
 
 /// Whether there is a control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub(crate) struct Config {
     /// What is asked of the next generation, as the user wrote it.
     pub(crate) probe: Option<String>,
     pub(crate) probe_timeout: Duration,
-    /// Percent of new connections, and how long.
-    pub(crate) canary: Vec<(f64, Duration)>,
+    /// The share of new connections, and how long.
+    pub(crate) canary: Vec<(Share, Duration)>,
     pub(crate) soak: Duration,
     pub(crate) ready_timeout: Duration,
     pub(crate) linger: Duration,

@@ -21,6 +21,7 @@
 
 mod client;
 mod config;
+pub mod control;
 pub mod doctor;
 mod error;
 mod model;
@@ -29,19 +30,17 @@ mod server;
 mod supervisor;
 mod sys;
 
-pub use client::{Control, ControlError, ControlErrorKind, Following, ServerProcess, Until};
 pub use error::{Error, ErrorKind};
-pub use model::control::{ConnectionKinds, GenerationStatus, LastReload, Progress, RolloutStatus, Status};
 pub use model::event::{Event, Outcome, Phase};
 pub use model::identity::{Generation, Pid};
-pub use model::share::Share;
-pub use model::steering::Tier;
+pub use model::share::{InvalidShare, Share};
+pub use model::steering::SteeringMode;
 pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
 pub use server::drain::Drain;
 pub use server::events::Events;
 pub use server::handle::Handle;
 pub use server::listener::Listener;
-pub use server::{Begin, Server};
+pub use server::{Server, Started};
 pub use supervisor::Supervisor;
-pub use supervisor::settings::Ready;
+pub use supervisor::settings::ReadyWhen;

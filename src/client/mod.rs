@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hyper::Method;
 
-use crate::model::control::Status;
 use crate::model::identity::Pid;
+use crate::model::status::Status;
 use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::credentials;
 
@@ -21,7 +21,7 @@ mod server_process;
 mod tests;
 
 pub use error::{ControlError, ControlErrorKind};
-pub use reload_progress::{Following, Until};
+pub use reload_progress::{FollowUntil, ReloadProgress};
 pub use server_process::ServerProcess;
 
 use request::{Patience, ask, ask_whole, of_protocol};
@@ -29,10 +29,11 @@ use request::{Patience, ask, ask_whole, of_protocol};
 /// The control socket of one instance, whichever generation of it is live. Each call connects anew.
 ///
 /// ```no_run
-/// use cutover::{Control, ControlError, Outcome, Progress, Until};
+/// use cutover::control::{Control, ControlError, FollowUntil, Progress};
+/// use cutover::Outcome;
 ///
 /// # async fn example() -> Result<(), ControlError> {
-/// let mut following = Control::find(Some("web"))?.reload(Until::Outcome).await?;
+/// let mut following = Control::find(Some("web"))?.reload(FollowUntil::Outcome).await?;
 /// while let Some(progress) = following.next().await? {
 ///     match progress {
 ///         Progress::Outcome(Outcome::Done { generation, .. }) => println!("generation {generation} is live"),
@@ -154,13 +155,13 @@ impl Control {
     ///
     /// # Errors
     /// [`Refused`](ControlErrorKind::Refused) while a rollout is under way, and those of [all calls](Control#errors).
-    pub async fn reload(&self, until: Until) -> Result<Following, ControlError> {
+    pub async fn reload(&self, until: FollowUntil) -> Result<ReloadProgress, ControlError> {
         let target = match until {
-            Until::Outcome => "/v1/reload",
-            Until::Gone => "/v1/reload?drain=true",
+            FollowUntil::Outcome => "/v1/reload",
+            FollowUntil::Gone => "/v1/reload?drain=true",
         };
         let answer = ask(&self.path, self.patience, Method::POST, target).await?;
-        Ok(Following::new(&self.path, answer))
+        Ok(ReloadProgress::new(&self.path, answer))
     }
 
     /// Goes ahead: ends the canary or the soak of the rollout that is under way.

@@ -8,18 +8,18 @@ use tokio::task::JoinSet;
 
 use super::error::{ControlError, ControlErrorKind};
 use super::request::{Answer, of_protocol};
-use crate::model::control::Progress;
 use crate::model::identity::Pid;
+use crate::model::progress::Progress;
 
 /// The longest line that is taken.
 const LINE_MAX: usize = 1 << 20;
 
 /// How far a reload is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// Until it is decided.
+pub enum FollowUntil {
+    /// Until its outcome is known.
     Outcome,
-    /// Until the old generation is gone as well, if the reload is done.
+    /// Until the old generation has ended as well, if the reload is done.
     Gone,
 }
 
@@ -27,7 +27,7 @@ pub enum Until {
 ///
 /// Not `Clone`: each line is told once.
 #[derive(Debug)]
-pub struct Following {
+pub struct ReloadProgress {
     path: PathBuf,
     body: Incoming,
     /// What has come and was not told yet, from `told` on.
@@ -39,9 +39,9 @@ pub struct Following {
     _connection: JoinSet<()>,
 }
 
-impl Following {
-    pub(super) fn new(path: &Path, answer: Answer) -> Following {
-        Following {
+impl ReloadProgress {
+    pub(super) fn new(path: &Path, answer: Answer) -> ReloadProgress {
+        ReloadProgress {
             path: path.to_owned(),
             body: answer.body,
             received: Vec::new(),
@@ -79,7 +79,7 @@ impl Following {
         }
     }
 
-    /// The line, as it came, of what [`next`](Following::next) told last: one JSON object. Empty before the first.
+    /// The line, as it came, of what [`next`](ReloadProgress::next) told last: one JSON object. Empty before the first.
     pub fn line(&self) -> &str {
         &self.line
     }

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::error::{ControlError, ControlErrorKind};
-use crate::model::control::Refusal;
 use crate::model::identity::Pid;
+use crate::model::status::Refusal;
 use crate::sys::control_folder;
 
 /// The largest answer that is taken, where it is not a stream.

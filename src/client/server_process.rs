@@ -12,11 +12,11 @@ use crate::sys::process::HeldProcess;
 /// The process that a PID file names, proven to be a server that was started from a folder. It is held by a pidfd, so that
 /// a later process with the same number is never meant.
 ///
-/// For a server that has a control socket there is [`Control::of_pid_file`](crate::Control::of_pid_file).
+/// For a server that has a control socket there is [`Control::of_pid_file`](crate::control::Control::of_pid_file).
 ///
 /// ```no_run
-/// # fn main() -> Result<(), cutover::ControlError> {
-/// let server = cutover::ServerProcess::of_pid_file("/run/web.pid", "/srv/web")?;
+/// # fn main() -> Result<(), cutover::control::ControlError> {
+/// let server = cutover::control::ServerProcess::of_pid_file("/run/web.pid", "/srv/web")?;
 /// server.hup()?;
 /// # Ok(())
 /// # }

@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::model::control::Progress;
 use crate::model::event::Outcome;
 use crate::model::identity::Pid;
+use crate::model::progress::Progress;
 
 /// What the server does with one connection.
 enum Act {
@@ -141,8 +141,8 @@ async fn each_verb_asks_for_its_own() {
     control.promote().await.expect("said yes");
     control.rollback().await.expect("said yes");
     control.stop().await.expect("said yes");
-    control.reload(Until::Outcome).await.expect("begun");
-    control.reload(Until::Gone).await.expect("begun");
+    control.reload(FollowUntil::Outcome).await.expect("begun");
+    control.reload(FollowUntil::Gone).await.expect("begun");
     assert_eq!(control.metrics().await.expect("text"), "# EOF\n");
     let wanted = [
         "POST /v1/promote",
@@ -209,7 +209,7 @@ async fn a_refusal_has_its_reason_and_its_kind() {
         (405, ControlErrorKind::Protocol),
     ] {
         let fake = Fake::start(vec![Act::Answer(status, r#"{"error":"no, because"}"#)]);
-        let error = fake.control().reload(Until::Outcome).await.expect_err("refused");
+        let error = fake.control().reload(FollowUntil::Outcome).await.expect_err("refused");
         assert_eq!((error.kind(), error.to_string().as_str()), (wanted, "no, because"));
     }
     let fake = Fake::start(vec![Act::Answer(404, "<html>"), Act::Answer(200, "<html>")]);
@@ -231,7 +231,7 @@ async fn an_answer_without_end_is_not_taken() {
     let piece: &str = "x".repeat(1 << 16).leak();
     let fake = Fake::start(vec![Act::Endless(piece), Act::Endless(piece)]);
     assert_eq!(kind(fake.control().metrics().await), ControlErrorKind::Protocol);
-    let mut following = fake.control().reload(Until::Outcome).await.expect("begun");
+    let mut following = fake.control().reload(FollowUntil::Outcome).await.expect("begun");
     let error = following.next().await.expect_err("a line without end");
     assert_eq!(error.kind(), ControlErrorKind::Protocol);
     assert!(error.source().expect("a cause").to_string().contains("1048576"), "{error:?}");
@@ -245,7 +245,7 @@ async fn a_reload_is_followed_line_by_line() {
         DONE,
     ];
     let fake = Fake::start(vec![Act::BreakAfter(lines)]);
-    let mut following = fake.control().reload(Until::Outcome).await.expect("begun");
+    let mut following = fake.control().reload(FollowUntil::Outcome).await.expect("begun");
     assert_eq!(following.pid(), Pid::new(std::process::id()));
     assert_eq!(following.line(), "");
     assert!(matches!(following.next().await, Ok(Some(Progress::Phase { .. }))));
@@ -269,13 +269,13 @@ async fn an_end_before_the_outcome_is_a_loss() {
         Act::Answer(200, "what?\n"),
     ]);
     for _ in 0..3 {
-        let mut following = fake.control().reload(Until::Outcome).await.expect("begun");
+        let mut following = fake.control().reload(FollowUntil::Outcome).await.expect("begun");
         assert!(matches!(following.next().await, Ok(Some(Progress::Phase { .. }))));
         let error = following.next().await.expect_err("the process died");
         assert_eq!(error.kind(), ControlErrorKind::Lost);
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     }
-    let mut following = fake.control().reload(Until::Outcome).await.expect("begun");
+    let mut following = fake.control().reload(FollowUntil::Outcome).await.expect("begun");
     assert_eq!(kind(following.next().await), ControlErrorKind::Protocol);
 }
 

@@ -172,8 +172,8 @@ fn overlapping(address: SocketAddr, other: SocketAddr, who: &str) -> Finding {
     } else {
         format!("{who} listens on {other}, where the same connections may come")
     };
-    let mend = "let only one of them listen; a server that is started beside another one refuses";
-    Finding::note(address.to_string(), what, mend)
+    let fix = "let only one of them listen; a server that is started beside another one refuses";
+    Finding::note(address.to_string(), what, fix)
 }
 
 /// That an instance listens where a unit is to listen, and is not of that unit.

@@ -34,18 +34,18 @@ fn unseen(subject: &str, error: &io::Error) -> Finding {
 /// Also used for a unit that does not run.
 pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
     const SUBJECT: &str = "descriptors";
-    const MEND: &str = "LimitNOFILE=65536 in its unit; ulimit -n in a shell; docker run --ulimit nofile=65536";
+    const FIX: &str = "LimitNOFILE=65536 in its unit; ulimit -n in a shell; docker run --ulimit nofile=65536";
     let Some(limit) = found.limit else { return Finding::ok(SUBJECT, format!("{whose} may have any number")) };
     match found.open {
         Some(open) if open.saturating_add(RESERVE) > limit => Finding::problem(
             SUBJECT,
             format!("{whose} has {open} of at most {limit} (RLIMIT_NOFILE): a reload needs some itself, and fails"),
-            MEND,
+            FIX,
         ),
         _ if limit < 2 * RESERVE => Finding::problem(
             SUBJECT,
             format!("{whose} may have {limit} (RLIMIT_NOFILE), which is hardly enough for a rollout alone"),
-            MEND,
+            FIX,
         ),
         _ if limit < FEW => Finding::note(
             SUBJECT,
@@ -54,7 +54,7 @@ pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
                  wait in the accept queue",
                 limit - RESERVE
             ),
-            MEND,
+            FIX,
         ),
         Some(open) => Finding::ok(SUBJECT, format!("{whose} has {open} of at most {limit}; each generation its own")),
         None => Finding::ok(SUBJECT, format!("{whose} may have {limit} for each generation")),
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(judge_memory(server, memory(200 << 20, 90 << 20, 90 << 20)).level, Level::Ok);
         let tight = judge_memory(server, memory(64 << 20, 40 << 20, 40 << 20));
         assert_eq!(tight.level, Level::Problem);
-        assert!(tight.mend.as_deref().is_some_and(|mend| mend.contains("80.0 MiB")), "{tight:?}");
+        assert!(tight.fix.as_deref().is_some_and(|fix| fix.contains("80.0 MiB")), "{tight:?}");
         assert_eq!(judge_memory(None, memory(64 << 20, 40 << 20, 40 << 20)).level, Level::Note);
         assert_eq!(judge_memory(server, memory(1 << 40, 1 << 40, 1 << 20)).level, Level::Problem, "others use it up");
     }

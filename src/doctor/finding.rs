@@ -36,20 +36,20 @@ pub struct Finding {
     pub subject: String,
     /// What was found, and what it means.
     pub what: String,
-    /// How to mend it; `None` where nothing has to be.
-    pub mend: Option<String>,
+    /// How to fix it; `None` where nothing has to be.
+    pub fix: Option<String>,
 }
 
 impl Finding {
     pub(super) fn ok(subject: impl Into<String>, what: impl Into<String>) -> Finding {
-        Finding { level: Level::Ok, subject: subject.into(), what: what.into(), mend: None }
+        Finding { level: Level::Ok, subject: subject.into(), what: what.into(), fix: None }
     }
 
-    pub(super) fn note(subject: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { level: Level::Note, subject: subject.into(), what: what.into(), mend: Some(mend.into()) }
+    pub(super) fn note(subject: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { level: Level::Note, subject: subject.into(), what: what.into(), fix: Some(fix.into()) }
     }
 
-    pub(super) fn problem(subject: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { level: Level::Problem, subject: subject.into(), what: what.into(), mend: Some(mend.into()) }
+    pub(super) fn problem(subject: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { level: Level::Problem, subject: subject.into(), what: what.into(), fix: Some(fix.into()) }
     }
 }

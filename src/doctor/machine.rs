@@ -3,9 +3,9 @@
 use std::io;
 
 use super::finding::Finding;
-use super::self_test::{Steering, Trial};
+use super::self_test::{SelfTest, Steering};
 use crate::config::Config;
-use crate::model::steering::Tier;
+use crate::model::steering::SteeringMode;
 use crate::sys::sysctl;
 
 const MIGRATE: &str = "sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d to keep it; \
@@ -26,25 +26,25 @@ impl Settings {
     }
 }
 
-pub(super) fn findings(trial: &Trial, settings: &Settings) -> Vec<Finding> {
-    let steering = steering(trial, settings);
+pub(super) fn findings(self_test: &SelfTest, settings: &Settings) -> Vec<Finding> {
+    let steering = steering(self_test, settings);
     vec![
         Finding::ok("kernel", format!("Linux {}", settings.release)),
         steering.1,
-        sock_diag(&trial.sock_diag),
-        membarrier(&trial.membarrier),
-        pidfd(&trial.pidfd),
-        lend(&trial.lend),
+        sock_diag(&self_test.sock_diag),
+        membarrier(&self_test.membarrier),
+        pidfd(&self_test.pidfd),
+        lend(&self_test.lend),
         tcp_migrate_req(steering.0, settings.migrate_req),
         somaxconn(settings.somaxconn),
     ]
 }
 
-fn steering(trial: &Trial, settings: &Settings) -> (Tier, Finding) {
-    let (why, mend) = match (&trial.steering, &trial.sock_diag) {
+fn steering(self_test: &SelfTest, settings: &Settings) -> (SteeringMode, Finding) {
+    let (why, fix) = match (&self_test.steering, &self_test.sock_diag) {
         (Steering::Works, Ok(())) => {
             let what = "each new connection goes where a program says, as tried with two listeners";
-            return (Tier::Steered, Finding::ok("steering", format!("{}: {what}", Tier::Steered)));
+            return (SteeringMode::Steered, Finding::ok("steering", format!("{}: {what}", SteeringMode::Steered)));
         }
         (Steering::Works, Err(error)) => {
             (format!("who stands in a group cannot be seen ({error})"), "let sock_diag through, see there".to_owned())
@@ -63,16 +63,16 @@ fn steering(trial: &Trial, settings: &Settings) -> (Tier, Finding) {
         let what = "the kernel takes what waits at a closed listener to the next generation, so that nothing is lost, \
                     but there is no probe, no canary and no soak";
         return (
-            Tier::Migrating,
-            Finding::note("steering", format!("{}, for it is {why}: {what}", Tier::Migrating), mend),
+            SteeringMode::Migrating,
+            Finding::note("steering", format!("{}, for it is {why}: {what}", SteeringMode::Migrating), fix),
         );
     }
-    let what = match trial.ignoring {
+    let what = match self_test.ignoring {
         Ok(()) => "a retiring generation ignores new handshakes, whose clients try again after a second",
         Err(_) => "a listener is closed in a quiet moment, and what knocks then is lost",
     };
-    let what = format!("{}, for it is {why}: {what}", Tier::BestEffort);
-    (Tier::BestEffort, Finding::problem("steering", what, format!("{mend}; or {MIGRATE}")))
+    let what = format!("{}, for it is {why}: {what}", SteeringMode::BestEffort);
+    (SteeringMode::BestEffort, Finding::problem("steering", what, format!("{fix}; or {MIGRATE}")))
 }
 
 /// How a refused program can be let through.
@@ -122,9 +122,9 @@ fn pidfd(tried: &io::Result<()>) -> Finding {
     }
 }
 
-fn lend(trial: &io::Result<()>) -> Finding {
+fn lend(self_test: &io::Result<()>) -> Finding {
     const SUBJECT: &str = "pidfd_getfd";
-    match trial {
+    match self_test {
         Ok(()) => Finding::ok(SUBJECT, "`cutover run` can steer a program by a copy of its listener"),
         Err(error) => Finding::note(
             SUBJECT,
@@ -134,16 +134,16 @@ fn lend(trial: &io::Result<()>) -> Finding {
     }
 }
 
-fn tcp_migrate_req(tier: Tier, set: Option<bool>) -> Finding {
+fn tcp_migrate_req(tier: SteeringMode, set: Option<bool>) -> Finding {
     const SUBJECT: &str = "tcp_migrate_req";
     match (set, tier) {
         (Some(true), _) => Finding::ok(SUBJECT, "1: what waits at a closed listener goes to the next generation"),
-        (Some(false), Tier::Steered) => Finding::ok(SUBJECT, "0, and not needed where steering works"),
-        (None, Tier::Steered) => Finding::ok(SUBJECT, "not there, and not needed where steering works"),
-        (Some(false), Tier::Migrating | Tier::BestEffort) => {
+        (Some(false), SteeringMode::Steered) => Finding::ok(SUBJECT, "0, and not needed where steering works"),
+        (None, SteeringMode::Steered) => Finding::ok(SUBJECT, "not there, and not needed where steering works"),
+        (Some(false), SteeringMode::Migrating | SteeringMode::BestEffort) => {
             Finding::note(SUBJECT, "0: without steering, what waits at a closed listener is lost", MIGRATE)
         }
-        (None, Tier::Migrating | Tier::BestEffort) => Finding::note(
+        (None, SteeringMode::Migrating | SteeringMode::BestEffort) => Finding::note(
             SUBJECT,
             "not there: without steering, what waits at a closed listener is lost",
             "run on Linux 5.14 or later, with /proc/sys to be seen",
@@ -172,10 +172,10 @@ mod tests {
     use super::*;
     use crate::doctor::Level;
 
-    fn trial() -> Trial {
+    fn self_test() -> SelfTest {
         let fine = || Ok(());
         let (sock_diag, ignoring, membarrier) = (fine(), fine(), fine());
-        Trial { steering: Steering::Works, sock_diag, ignoring, membarrier, pidfd: fine(), lend: fine() }
+        SelfTest { steering: Steering::Works, sock_diag, ignoring, membarrier, pidfd: fine(), lend: fine() }
     }
 
     fn settings() -> Settings {
@@ -187,49 +187,49 @@ mod tests {
     }
 
     /// All that is not as it should be.
-    fn amiss(trial: &Trial, settings: &Settings) -> Vec<(Level, String)> {
-        let all = findings(trial, settings).into_iter();
+    fn amiss(self_test: &SelfTest, settings: &Settings) -> Vec<(Level, String)> {
+        let all = findings(self_test, settings).into_iter();
         all.filter(|f| f.level != Level::Ok).map(|f| (f.level, f.subject)).collect()
     }
 
     #[test]
     fn a_machine_of_today_has_nothing_amiss() {
-        assert_eq!(amiss(&trial(), &settings()), []);
+        assert_eq!(amiss(&self_test(), &settings()), []);
     }
 
     #[test]
     fn one_thing_missing_is_named_by_its_own_subject() {
         let named = |level, subjects: &[&str]| subjects.iter().map(|s| (level, (*s).to_owned())).collect::<Vec<_>>();
-        let membarrier = Trial { membarrier: Err(refused()), ..trial() };
+        let membarrier = SelfTest { membarrier: Err(refused()), ..self_test() };
         assert_eq!(amiss(&membarrier, &settings()), named(Level::Note, &["membarrier"]));
-        let lend = Trial { lend: Err(refused()), ..trial() };
+        let lend = SelfTest { lend: Err(refused()), ..self_test() };
         assert_eq!(amiss(&lend, &settings()), named(Level::Note, &["pidfd_getfd"]));
-        let pidfd = Trial { pidfd: Err(refused()), ..trial() };
+        let pidfd = SelfTest { pidfd: Err(refused()), ..self_test() };
         assert_eq!(amiss(&pidfd, &settings()), named(Level::Problem, &["pidfd"]));
         let short = Settings { somaxconn: Some(128), ..settings() };
-        assert_eq!(amiss(&trial(), &short), named(Level::Note, &["somaxconn"]));
+        assert_eq!(amiss(&self_test(), &short), named(Level::Note, &["somaxconn"]));
         let migrating = Settings { migrate_req: Some(true), ..settings() };
-        let unsteered = Trial { steering: Steering::Refused(refused()), ..trial() };
+        let unsteered = SelfTest { steering: Steering::Refused(refused()), ..self_test() };
         assert_eq!(amiss(&unsteered, &migrating), named(Level::Note, &["steering"]));
     }
 
     #[test]
     fn without_steering_and_migration_both_ways_out_are_shown() {
-        let unsteered = Trial { steering: Steering::Refused(refused()), ..trial() };
+        let unsteered = SelfTest { steering: Steering::Refused(refused()), ..self_test() };
         let all = findings(&unsteered, &settings());
         let steering = all.iter().find(|f| f.subject == "steering").expect("one");
         assert_eq!(steering.level, Level::Problem);
         assert!(steering.what.starts_with("best effort"), "{steering:?}");
-        let mend = steering.mend.as_deref().expect("a way");
-        assert!(mend.contains("seccomp") && mend.contains("tcp_migrate_req=1"), "{mend}");
+        let fix = steering.fix.as_deref().expect("a way");
+        assert!(fix.contains("seccomp") && fix.contains("tcp_migrate_req=1"), "{fix}");
     }
 
     #[test]
     fn a_kernel_that_ignores_programs_or_hides_groups_does_not_steer() {
         for blind in [
-            Trial { steering: Steering::Ignored, ..trial() },
-            Trial { sock_diag: Err(refused()), ..trial() },
-            Trial { steering: Steering::Untried(refused()), ignoring: Err(refused()), ..trial() },
+            SelfTest { steering: Steering::Ignored, ..self_test() },
+            SelfTest { sock_diag: Err(refused()), ..self_test() },
+            SelfTest { steering: Steering::Untried(refused()), ignoring: Err(refused()), ..self_test() },
         ] {
             assert!(amiss(&blind, &settings()).contains(&(Level::Problem, "steering".to_owned())), "{blind:?}");
         }

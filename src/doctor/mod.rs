@@ -1,4 +1,4 @@
-//! Looks whether a machine, an address and a unit are fit for restarts that lose nothing, and says how to mend what is not.
+//! Looks whether a machine, an address and a unit are fit for restarts that lose nothing, and says how to fix what is not.
 //!
 //! ```no_run
 //! use cutover::doctor::{Doctor, Level};

@@ -30,7 +30,7 @@ pub(super) enum Steering {
 
 /// What was tried, and what came of it.
 #[derive(Debug)]
-pub(super) struct Trial {
+pub(super) struct SelfTest {
     pub(super) steering: Steering,
     /// A dump of sock_diag(7) shows both listeners.
     pub(super) sock_diag: io::Result<()>,
@@ -44,7 +44,7 @@ pub(super) struct Trial {
 
 /// Makes a group of two, on a loopback port that the system chooses, and tries. Takes some 30 ms, and 2 s if the first
 /// connection is waited for in vain.
-pub(super) fn run() -> Trial {
+pub(super) fn run() -> SelfTest {
     let group = pair(Ipv4Addr::LOCALHOST.into()).or_else(|error| pair(Ipv6Addr::LOCALHOST.into()).map_err(|_| error));
     let (steering, sock_diag, ignoring) = match group {
         Ok(group) => {
@@ -57,7 +57,7 @@ pub(super) fn run() -> Trial {
         }
     };
     let (membarrier, pidfd, lend) = (membarrier::settle(), process::try_pidfd(), pidfd_getfd::try_copy());
-    Trial { steering, sock_diag, ignoring, membarrier, pidfd, lend }
+    SelfTest { steering, sock_diag, ignoring, membarrier, pidfd, lend }
 }
 
 type Group = [TcpListener; 2];

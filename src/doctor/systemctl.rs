@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// # Errors
 /// The finding that says why it knows nothing.
 pub(super) fn unit(name: &str) -> Result<Unit, Finding> {
-    let wrong = |what: String, mend: &str| Finding::problem(name.escape_default().to_string(), what, mend);
+    let wrong = |what: String, fix: &str| Finding::problem(name.escape_default().to_string(), what, fix);
     let allowed = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-".contains(c);
     if name.is_empty() || name.starts_with('-') || !name.chars().all(allowed) {
         return Err(wrong("it cannot be the name of a unit".into(), "write it as systemctl does: cutover.service"));

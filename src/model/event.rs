@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::control::seconds;
 use super::identity::{Generation, Pid};
+use super::seconds;
 use super::share::Share;
 
 /// Where a generation stands in its life.

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::addresses::Bound;
-use super::control::LastReload;
 use super::event::Outcome;
 use super::identity::{Generation, Inode, Pid};
+use super::status::LastReload;
 
 /// Raised when a change is more than a field that an older generation can ignore.
 pub(crate) const PROTOCOL: u32 = 1;

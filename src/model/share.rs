@@ -18,17 +18,17 @@ impl Share {
     /// What stands for 100 %.
     pub(crate) const WHOLE: u16 = 10_000;
 
-    /// This many percent, rounded to a hundredth; `None` if that is not from 0 to 100.
-    pub fn percent(percent: f64) -> Option<Share> {
-        let hundredths = (percent * 100.0).round();
-        if !(0.0..=f64::from(Share::WHOLE)).contains(&hundredths) {
-            return None;
-        }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 10,000")]
-        Some(Share(hundredths as u16))
+    /// A share of whole percents, for a literal: `Share::percent(5)`. A number that is computed or read goes through
+    /// `Share::try_from(f64)`, which knows hundredths and returns an error.
+    ///
+    /// # Panics
+    /// Above 100. In a constant the compiler refuses such a number.
+    pub const fn percent(percent: u8) -> Share {
+        assert!(percent <= 100, "a share is at most 100 percent");
+        Share(percent as u16 * 100)
     }
 
-    /// How many percent.
+    /// The share as a percentage.
     pub fn as_percent(self) -> f64 {
         f64::from(self.0) / 100.0
     }
@@ -57,12 +57,23 @@ impl From<Share> for f64 {
 }
 
 impl TryFrom<f64> for Share {
-    type Error = String;
+    type Error = InvalidShare;
 
-    fn try_from(percent: f64) -> Result<Share, String> {
-        Share::percent(percent).ok_or_else(|| format!("{percent} % is no share: it must be from 0 to 100"))
+    /// A percentage, rounded to a hundredth.
+    fn try_from(percent: f64) -> Result<Share, InvalidShare> {
+        let hundredths = (percent * 100.0).round();
+        if !(0.0..=f64::from(Share::WHOLE)).contains(&hundredths) {
+            return Err(InvalidShare(percent));
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 10,000")]
+        Ok(Share(hundredths as u16))
     }
 }
+
+/// A percentage that is not from 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("{0} % is no share: a share is from 0 to 100 %")]
+pub struct InvalidShare(f64);
 
 #[cfg(test)]
 mod tests {
@@ -71,10 +82,18 @@ mod tests {
     #[test]
     fn a_share_is_from_0_to_100_percent() {
         for (percent, text) in [(0.0, "0 %"), (5.0, "5 %"), (0.25, "0.25 %"), (33.333, "33.33 %"), (100.0, "100 %")] {
-            assert_eq!(Share::percent(percent).expect("a share").to_string(), text);
+            assert_eq!(Share::try_from(percent).expect("a share").to_string(), text);
         }
         for percent in [-1.0, 100.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(Share::percent(percent), None, "{percent}");
+            Share::try_from(percent).expect_err(&percent.to_string());
         }
+    }
+
+    #[test]
+    fn a_share_of_whole_percents_is_a_constant() {
+        const HALF: Share = Share::percent(50);
+        assert_eq!(Share::try_from(50.0), Ok(HALF));
+        assert_eq!((Share::percent(0), Share::percent(100)), (Share::NONE, Share::ALL));
+        std::panic::catch_unwind(|| Share::percent(101)).expect_err("more than all");
     }
 }

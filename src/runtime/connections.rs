@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::control::ConnectionKinds;
+use crate::model::status::ConnectionKinds;
 
 /// What the connections have to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

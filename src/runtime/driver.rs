@@ -7,10 +7,10 @@ use tokio::task::AbortHandle;
 
 use super::rollout_steps;
 use super::status::{Depth, Draft};
-use crate::model::control::RolloutStatus;
 use crate::model::event::{Event, Phase};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use crate::model::status::RolloutStatus;
 
 /// How many inputs may wait: their sources wait when there is no room.
 pub(crate) const QUEUE: usize = 64;

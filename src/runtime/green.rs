@@ -35,9 +35,9 @@ pub(crate) struct Plan {
     pub(crate) host_events: mpsc::Sender<HostEvent>,
 }
 
-/// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
+/// A process that was just spawned, and of which nothing is heard before [`SpawnedGreen::listen_to`].
 #[derive(Debug)]
-pub(crate) struct Newborn {
+pub(crate) struct SpawnedGreen {
     pub(crate) pid: Pid,
     process: Process,
     ended: AsyncFd<OwnedFd>,
@@ -56,13 +56,13 @@ pub(crate) struct Green {
     notify: AbortHandle,
 }
 
-impl Newborn {
+impl SpawnedGreen {
     /// Spawns it.
     ///
     /// # Errors
     /// What could not be made, or executed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(crate) async fn spawn(plan: Plan) -> io::Result<Newborn> {
+    pub(crate) async fn spawn(plan: Plan) -> io::Result<SpawnedGreen> {
         let green = plan.spawn_info.generation;
         let notify_name = notify_socket::unique_name("notify")?;
         let notify = notify_socket::bind(&notify_name)?;
@@ -79,7 +79,7 @@ impl Newborn {
         let process = spawned.await.map_err(|stalled| io::Error::other(format!("spawn: {stalled}")))??;
         let (pid, ended) = (process.pid, process.end()?);
         let source = Source { green, pid, inputs: plan.inputs, host_events: plan.host_events };
-        Ok(Newborn { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
+        Ok(SpawnedGreen { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
     /// Begins to listen to it: its words and its end become events. A quick one may have said all already; it waits in
@@ -122,7 +122,7 @@ impl Green {
     }
 }
 
-impl Newborn {
+impl SpawnedGreen {
     /// Ends it before anything was heard of it.
     pub(crate) fn kill(self) {
         self.process.kill();

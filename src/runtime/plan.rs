@@ -26,11 +26,12 @@ pub(crate) fn target(config: &Config) -> Result<Option<Target>, Error> {
 /// # Errors
 /// Names the share that is none.
 pub(crate) fn plan(config: &Config) -> Result<Plan, Error> {
-    let step = |&(percent, time): &(f64, _)| {
-        let share = Share::percent(percent).filter(|share| *share > Share::NONE);
-        let share = share.ok_or_else(|| {
-            wrong(format!("a canary of {percent} %: it must be more than 0 and not more than 100, in steps of 0.01"))
-        })?;
+    let step = |&(share, time): &(Share, _)| {
+        if share == Share::NONE {
+            return Err(wrong(
+                "a canary step of 0 %: the share must be more than 0 and not more than 100, in steps of 0.01".into(),
+            ));
+        }
         Ok(CanaryStep { share, time })
     };
     Ok(Plan {

@@ -354,17 +354,32 @@ mod tls {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// A TLS server, and what it was told: of each handshake that succeeded, the server name.
-    async fn start(alpn: &[u8], text: &'static str) -> (SocketAddr, Arc<Mutex<Vec<Option<String>>>>) {
+    /// What a TLS server was told.
+    #[derive(Default)]
+    struct Told {
+        /// Of each handshake that succeeded, the server name.
+        names: Mutex<Vec<Option<String>>>,
+        /// The connections whose first byte is not the one of a TLS handshake.
+        plain: AtomicUsize,
+    }
+
+    /// The type of the record by which each TLS connection begins (RFC 8446, section 5.1: handshake).
+    const HANDSHAKE: u8 = 22;
+
+    async fn start(alpn: &[u8], text: &'static str) -> (SocketAddr, Arc<Told>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let (names, acceptor) = (Arc::<Mutex<Vec<_>>>::default(), acceptor(alpn));
-        let told = names.clone();
+        let (all, acceptor) = (Arc::<Told>::default(), acceptor(alpn));
+        let told = all.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("accepts");
+                let mut first = [0];
+                if stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0] != HANDSHAKE {
+                    told.plain.fetch_add(1, Ordering::Relaxed);
+                }
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-                told.lock().expect("sound").push(stream.get_ref().1.server_name().map(str::to_owned));
+                told.names.lock().expect("sound").push(stream.get_ref().1.server_name().map(str::to_owned));
                 let mut request = Vec::new();
                 while !request.ends_with(b"\r\n\r\n") {
                     request.push(stream.read_u8().await.expect("a request"));
@@ -373,32 +388,32 @@ mod tls {
                 let _ = stream.shutdown().await;
             }
         });
-        (address, names)
+        (address, all)
     }
 
     #[tokio::test]
     async fn tls_is_found_out_whoever_signed_the_certificate() {
-        let (address, names) = start(b"http/1.1", OK).await;
+        let (address, told) = start(b"http/1.1", OK).await;
         let steering = Steering::default();
         assert_eq!(pass(&target("/"), address, SOON, |source| steering.note(source)).await, Ok(()));
         assert_eq!(steering.sources().len(), 2, "plain first");
         for text in ["https:/", "https://name/", "https://[::1]/"] {
             assert_eq!(pass(&target(text), address, SOON, |_| Ok(())).await, Ok(()));
         }
-        assert_eq!(*names.lock().expect("sound"), [None, None, Some("name".to_owned()), None]);
+        assert_eq!(*told.names.lock().expect("sound"), [None, None, Some("name".to_owned()), None]);
     }
 
     #[tokio::test]
     async fn once_found_out_it_is_not_asked_in_plain_again() {
-        let (address, names) = start(b"http/1.1", UNAVAILABLE).await;
-        let steering = Steering::default();
-        let probed = pass(&target("/"), address, Duration::from_secs(1), |source| steering.note(source)).await;
+        let (address, told) = start(b"http/1.1", UNAVAILABLE).await;
+        let probed = pass(&target("/"), address, Duration::from_secs(1), |_| Ok(())).await;
         let said = probed.expect_err("it is unavailable");
         assert_eq!(
             said,
             format!("did not pass the probe https://{address}/ in 1s: it answered 503 Service Unavailable")
         );
-        assert_eq!(steering.sources().len(), names.lock().expect("sound").len() + 1);
+        assert!(told.names.lock().expect("sound").len() > 1, "it was asked again");
+        assert_eq!(told.plain.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::accept::{AcceptingListener, Acceptors};
 use super::groups::{Groups, lock};
 use super::offload;
-use crate::model::steering::Tier;
+use crate::model::steering::SteeringMode;
 use crate::sys::sock_diag::{self, PendingHandshake};
 use crate::sys::{membarrier, socket};
 
@@ -49,16 +49,16 @@ impl Retirement {
         let tier = lock(&self.groups).tier();
         let waits = match (why, tier) {
             _ if self.linger.is_zero() => false,
-            (Close::ForGood, _) | (_, Tier::Migrating) => false,
+            (Close::ForGood, _) | (_, SteeringMode::Migrating) => false,
             // Also where the kernel would migrate them: it resets a handshake that ends in the very moment of the close, for
             // it has found the listener open and then finds it closed (`inet_csk_reqsk_queue_add` in
             // net/ipv4/inet_connection_sock.c, Linux 6.18).
-            (Close::ForSuccessor, Tier::Steered | Tier::BestEffort) => true,
+            (Close::ForSuccessor, SteeringMode::Steered | SteeringMode::BestEffort) => true,
         };
         // Whether new handshakes still come here while it waits.
         let still_hit = match tier {
-            Tier::Steered | Tier::Migrating => false,
-            Tier::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
+            SteeringMode::Steered | SteeringMode::Migrating => false,
+            SteeringMode::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
         };
         if waits {
             let left = in_flight(&self.groups, still_hit, deadline, &self.now).await;

@@ -5,10 +5,10 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::control::{GenerationStatus, Status};
 use crate::model::event::Phase;
 use crate::model::identity::{Generation, Inode, Pid};
 use crate::model::share::Share;
+use crate::model::status::{GenerationStatus, Status};
 use crate::sys::{process_age, sock_diag, socket_owner};
 
 /// How deep to look.

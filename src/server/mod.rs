@@ -42,7 +42,7 @@ use self::listener::Listener;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-type BeforeBegin = Box<dyn FnOnce(&Begin) + Send>;
+type OnStart = Box<dyn FnOnce(&Started) + Send>;
 
 /// How many events a slow reader may fall behind.
 const EVENTS: usize = 256;
@@ -50,7 +50,7 @@ const EVENTS: usize = 256;
 /// What is known when a server is about to begin: it is bound, and takes no connection yet.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Begin {
+pub struct Started {
     /// The addresses, with the real ports where 0 was asked for.
     pub addresses: Vec<SocketAddr>,
     /// Where metrics are offered.
@@ -74,7 +74,7 @@ pub struct Begin {
 /// # async fn example() -> Result<(), cutover::Error> {
 /// let server = cutover::Server::bind("127.0.0.1:0")
 ///     .ready_timeout(std::time::Duration::from_secs(10))
-///     .before_begin(|begin| println!("http://{} pid {}", begin.addresses[0], begin.pid));
+///     .on_start(|started| println!("http://{} pid {}", started.addresses[0], started.pid));
 /// server.serve(axum::Router::new()).await
 /// # }
 /// ```
@@ -84,7 +84,7 @@ pub struct Server {
     config: Config,
     launch: Arc<Launch>,
     early_hup: io::Result<EarlyHup>,
-    before_begin: Option<BeforeBegin>,
+    on_start: Option<OnStart>,
     before_reload: Option<BeforeReload>,
     events: broadcast::Sender<Event>,
     stage: watch::Sender<Stage>,
@@ -102,7 +102,7 @@ impl Server {
             config: Config::default(),
             launch: Arc::new(Launch::capture()),
             early_hup: EarlyHup::remember(),
-            before_begin: None,
+            on_start: None,
             before_reload: None,
             events: broadcast::Sender::new(EVENTS),
             stage: watch::Sender::new(Stage::Serving),
@@ -125,8 +125,8 @@ impl Server {
     ///
     /// The hook runs on the task that calls [`serve`](Server::serve) or [`listen`](Server::listen). A hook that does not return
     /// makes a next generation miss the [`ready_timeout`](Server::ready_timeout), and the generation before serves on.
-    pub fn before_begin(mut self, hook: impl FnOnce(&Begin) + Send + 'static) -> Server {
-        self.before_begin = Some(Box::new(hook));
+    pub fn on_start(mut self, hook: impl FnOnce(&Started) + Send + 'static) -> Server {
+        self.on_start = Some(Box::new(hook));
         self
     }
 

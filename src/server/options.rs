@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Server;
 use crate::config::ControlSocket;
+use crate::model::share::Share;
 
 impl Server {
     /// The name of this instance: in messages, and for `cutover reload --name`. Letters, digits and `._:@[]-`, at most 64.
@@ -59,13 +60,13 @@ impl Server {
         self
     }
 
-    /// One more step of a canary: this much percent of the new connections go to the next generation, for this time.
+    /// One more step of a canary: this share of the new connections goes to the next generation, for this time.
     /// Default: no canary.
     ///
     /// If in that time the next generation dies, fails the probe, or a rollback is asked for, everything comes back to
     /// this one, and the next generation finishes what it has.
-    pub fn canary_step(mut self, percent: f64, time: Duration) -> Server {
-        self.config.canary.push((percent, time));
+    pub fn canary_step(mut self, share: Share, time: Duration) -> Server {
+        self.config.canary.push((share, time));
         self
     }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{self, Bound, Offer};
 use crate::model::handover::SpawnInfo;
-use crate::runtime::groups::Own;
+use crate::runtime::groups::GroupListener;
 use crate::runtime::port_conflicts::{others, refuse_others, taken};
 use crate::runtime::role::Role;
 use crate::sys::socket::{self, BoundSocket, Sharing, Stack};
@@ -60,7 +60,7 @@ impl Sockets {
     ///
     /// # Errors
     /// If another process has begun to listen on one of the addresses in the meantime.
-    pub(crate) fn listen(self, backlog: u32) -> Result<Vec<(SocketAddr, Vec<Own>)>, Error> {
+    pub(crate) fn listen(self, backlog: u32) -> Result<Vec<(SocketAddr, Vec<GroupListener>)>, Error> {
         let mut listeners = Vec::new();
         let mut mine = BTreeSet::new();
         for (address, sockets) in self.bound {
@@ -71,9 +71,11 @@ impl Sockets {
             let mut own = Vec::new();
             for socket in sockets {
                 let listener = socket.listen(backlog).and_then(TcpListener::from_std);
-                own.push(listener.and_then(|l| Own::new(Arc::new(l))).map_err(|error| refused(address, error))?);
+                own.push(
+                    listener.and_then(|l| GroupListener::new(Arc::new(l))).map_err(|error| refused(address, error))?,
+                );
             }
-            mine.extend(own.iter().map(|o: &Own| o.inode));
+            mine.extend(own.iter().map(|o: &GroupListener| o.inode));
             if self.sharing == Sharing::Alone {
                 refuse_others(address, &mine)?;
             }

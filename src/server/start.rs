@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::sockets::Sockets;
-use super::{Begin, Server, http};
+use super::{Server, Started, http};
 use crate::config::ControlSocket;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
@@ -19,7 +19,7 @@ use crate::runtime::connections::Connections;
 use crate::runtime::control::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
 use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::lock;
-use crate::runtime::groups::{Groups, Own, Steering};
+use crate::runtime::groups::{GroupListener, Groups, Steering};
 use crate::runtime::handover::ToBlue;
 use crate::runtime::host::{Host, Leadership};
 use crate::runtime::notifier::{Notifier, NotifyState};
@@ -66,7 +66,7 @@ struct Begun {
     addresses: Vec<Bound>,
     /// How many of them are the application's; the others are for metrics.
     offered: usize,
-    listeners: Vec<(SocketAddr, Vec<Own>)>,
+    listeners: Vec<(SocketAddr, Vec<GroupListener>)>,
 }
 
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -206,8 +206,8 @@ impl Server {
         let offered = addresses.iter().take_while(|address| address.offer == Offer::Application).count();
         let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
         let (mine, metrics) = (bound(&addresses[..offered]), bound(&addresses[offered..]));
-        if let Some(hook) = self.before_begin.take() {
-            hook(&Begin { addresses: mine.clone(), metrics: metrics.clone(), pid, generation });
+        if let Some(hook) = self.on_start.take() {
+            hook(&Started { addresses: mine.clone(), metrics: metrics.clone(), pid, generation });
         }
         let listeners = sockets.listen(self.config.backlog)?;
         for address in mine {
@@ -222,13 +222,13 @@ impl Server {
     /// Begins to take connections.
     fn accept<R: Room>(
         &self,
-        offered: &[(SocketAddr, Vec<Own>)],
-        metrics: &[(SocketAddr, Vec<Own>)],
+        offered: &[(SocketAddr, Vec<GroupListener>)],
+        metrics: &[(SocketAddr, Vec<GroupListener>)],
         connections: &Arc<Connections>,
         (sink, room): (Sink, R),
         control_target: &ControlTarget,
     ) -> Acceptors {
-        let all = |of: &[(SocketAddr, Vec<Own>)]| -> Vec<_> {
+        let all = |of: &[(SocketAddr, Vec<GroupListener>)]| -> Vec<_> {
             of.iter().flat_map(|(_, own)| own.iter().filter_map(|o| o.listener().cloned())).collect()
         };
         let mut acceptors = Acceptors::new(connections);
@@ -241,7 +241,7 @@ impl Server {
         acceptors
     }
 
-    fn groups(&self, listeners: Vec<(SocketAddr, Vec<Own>)>, role: &Role) -> Groups {
+    fn groups(&self, listeners: Vec<(SocketAddr, Vec<GroupListener>)>, role: &Role) -> Groups {
         let steering = match role {
             Role::Supervised { .. } => Steering::Elsewhere,
             Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::of(&self.launch),

@@ -35,9 +35,9 @@ pub(super) const KILL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A process that was just spawned, and of which nothing is heard before [`Newborn::listen_to`].
+/// A process that was just spawned, and of which nothing is heard before [`SpawnedChild::listen_to`].
 #[derive(Debug)]
-pub(super) struct Newborn {
+pub(super) struct SpawnedChild {
     child: Child,
     notify: UnixDatagram,
 }
@@ -67,7 +67,7 @@ pub(super) struct Child {
     pub(super) lane: Lane,
 }
 
-impl Newborn {
+impl SpawnedChild {
     /// Spawns it. Blocks until exec has happened.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Newborn {
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
-    pub(super) fn spawn(instance: &Instance, generation: Generation) -> io::Result<Newborn> {
+    pub(super) fn spawn(instance: &Instance, generation: Generation) -> io::Result<SpawnedChild> {
         let program = &instance.program;
         let path = program.executable().map_err(io::Error::other)?;
         let name = notify_socket::unique_name("notify")?;
@@ -117,7 +117,7 @@ impl Newborn {
             open: Arc::default(),
             lane: Lane::new(2),
         };
-        Ok(Newborn { child, notify })
+        Ok(SpawnedChild { child, notify })
     }
 
     /// Begins to listen to it: what it says that matters to a rollout goes to `inputs`. A quick one may have said all

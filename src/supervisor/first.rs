@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
-use super::child::{Child, KILL_MAX, Newborn};
+use super::child::{Child, KILL_MAX, SpawnedChild};
 use super::instance::Instance;
-use super::settings::Ready;
+use super::settings::ReadyWhen;
 use super::{readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
@@ -33,17 +33,17 @@ pub(super) enum First {
 /// Starts the first generation, and waits until it is ready.
 pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
     let (inputs, mut received) = mpsc::channel(QUEUE);
-    let newborn = tokio::select! {
+    let spawned = tokio::select! {
         spawned = spawn(instance.clone()) => spawned,
         code = stop_signal(signals) => return Ok(First::Over(code)),
     };
-    let newborn = newborn.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
-    let child = newborn.listen_to(&Arc::downgrade(instance), inputs.clone());
+    let spawned = spawned.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
+    let child = spawned.listen_to(&Arc::downgrade(instance), inputs.clone());
     let (generation, pid) = (child.generation, child.pid);
     tracing::info!(%generation, %pid, name = instance.name, "spawned");
     instance.give_terminal(&child);
     let settings = &instance.settings;
-    if settings.addresses.is_none() && settings.ready == Ready::Listening {
+    if settings.addresses.is_none() && settings.ready == ReadyWhen::Listening {
         // Whatever it is, and wherever it will listen: there is nothing to wait for.
         child.is_ready();
         return Ok(First::Ready(child));
@@ -101,11 +101,11 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
 
 /// Exec may wait for a disk, and signals are to be heard meanwhile.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-async fn spawn(instance: Arc<Instance>) -> io::Result<Newborn> {
+async fn spawn(instance: Arc<Instance>) -> io::Result<SpawnedChild> {
     let handle = tokio::runtime::Handle::current();
     let spawned = offload::run(move || {
         let _context = handle.enter();
-        Newborn::spawn(&instance, Generation::FIRST)
+        SpawnedChild::spawn(&instance, Generation::FIRST)
     });
     spawned.await.unwrap_or_else(|stalled| Err(io::Error::other(stalled)))
 }

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::sys::launch::Launch;
 
-use self::settings::Ready;
+use self::settings::ReadyWhen;
 
 /// Runs a program in any language, and replaces it on SIGHUP without losing a request.
 ///
@@ -44,7 +44,7 @@ pub struct Supervisor {
     words: Vec<OsString>,
     listen: Vec<std::io::Result<Vec<SocketAddr>>>,
     config: Config,
-    ready: Ready,
+    ready: ReadyWhen,
     stop_signal: String,
     preflight: Option<Vec<OsString>>,
     launch: Arc<Launch>,
@@ -57,7 +57,7 @@ impl Supervisor {
             words: std::iter::once(program.into()).chain(arguments.into_iter().map(Into::into)).collect(),
             listen: Vec::new(),
             config: Config::default(),
-            ready: Ready::Listening,
+            ready: ReadyWhen::Listening,
             stop_signal: "TERM".to_owned(),
             preflight: None,
             launch: Arc::new(Launch::capture()),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::child::Child;
 use super::instance::Instance;
-use super::settings::Ready;
+use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
 use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
@@ -71,7 +71,7 @@ async fn is_of(child: &Arc<Child>, sender: Option<Pid>) -> bool {
 fn take(child: &Child, instance: &Instance, notification: Notification) -> Option<RolloutEvent> {
     let green = child.generation;
     match notification {
-        Notification::Ready => (instance.settings.ready == Ready::Notify).then(|| {
+        Notification::Ready => (instance.settings.ready == ReadyWhen::Notify).then(|| {
             child.is_ready();
             RolloutEvent::GreenReady { green }
         }),

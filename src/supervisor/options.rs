@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Supervisor;
-use super::settings::Ready;
+use super::settings::ReadyWhen;
 use crate::config::ControlSocket;
+use crate::model::share::Share;
 
 impl Supervisor {
     /// One more address on which the program listens. Default: wherever it is found to listen when a reload begins.
@@ -17,8 +18,8 @@ impl Supervisor {
         self
     }
 
-    /// How it is known that a generation is ready. Default: [`Ready::Listening`].
-    pub fn ready(mut self, ready: Ready) -> Supervisor {
+    /// How it is known that a generation is ready. Default: [`ReadyWhen::Listening`].
+    pub fn ready(mut self, ready: ReadyWhen) -> Supervisor {
         self.ready = ready;
         self
     }
@@ -81,8 +82,8 @@ impl Supervisor {
     }
 
     /// One more step of a canary. See [`Server::canary_step`](crate::Server::canary_step).
-    pub fn canary_step(mut self, percent: f64, time: Duration) -> Supervisor {
-        self.config.canary.push((percent, time));
+    pub fn canary_step(mut self, share: Share, time: Duration) -> Supervisor {
+        self.config.canary.push((share, time));
         self
     }
 

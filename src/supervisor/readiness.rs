@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::child::Child;
 use super::instance::Instance;
 use super::preflight::HOW;
-use super::settings::Ready;
+use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
 use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::Input;
@@ -26,13 +26,13 @@ const STEADY: Duration = Duration::from_millis(300);
 pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: mpsc::Sender<Input>) {
     match &instance.settings.ready {
         // It says so itself.
-        Ready::Notify => return,
-        Ready::Listening | Ready::Http(_) => {
+        ReadyWhen::Notify => return,
+        ReadyWhen::Listening | ReadyWhen::Http(_) => {
             if !listens(&instance, &child).await {
                 return;
             }
         }
-        Ready::Delay(time) => tokio::time::sleep(*time).await,
+        ReadyWhen::Delay(time) => tokio::time::sleep(*time).await,
     }
     if let Some(child) = child.upgrade() {
         child.is_ready();

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Inode;
-use crate::model::steering::Tier;
+use crate::model::steering::SteeringMode;
 use crate::runtime::groups::{KeptListener, lock};
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::retire::{LOOK, in_flight};
@@ -34,8 +34,8 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
     let deadline = Instant::now() + linger;
     let tier = lock(&instance.groups).tier();
     if !linger.is_zero() && child.has_ended().is_none() {
-        if tier != Tier::Migrating {
-            let left = in_flight(&instance.groups, tier == Tier::BestEffort, deadline, &at_once).await;
+        if tier != SteeringMode::Migrating {
+            let left = in_flight(&instance.groups, tier == SteeringMode::BestEffort, deadline, &at_once).await;
             if left > 0 {
                 tracing::warn!(handshakes = left, ?linger, "handshakes in flight when the linger time was over");
             }

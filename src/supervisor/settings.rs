@@ -12,7 +12,7 @@ use crate::model::rollout::Plan;
 /// How it is known that a generation is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Ready {
+pub enum ReadyWhen {
     /// It says `READY=1` to its NOTIFY_SOCKET (sd_notify(3)); any of its processes may.
     Notify,
     /// One of its processes listens on each address.
@@ -27,7 +27,7 @@ pub enum Ready {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) plan: Plan,
-    pub(super) ready: Ready,
+    pub(super) ready: ReadyWhen,
     /// What is asked of each generation before users get to it.
     pub(super) target: Option<Target>,
     pub(super) stop_signal: Signal,

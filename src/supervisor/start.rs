@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::child::Child;
 use super::first::{First, begin, kill};
 use super::instance::{Instance, Parts, nobody};
-use super::settings::{Ready, Settings};
+use super::settings::{ReadyWhen, Settings};
 use super::{Supervisor, metrics, signals};
 use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
@@ -201,7 +201,7 @@ impl Supervisor {
     fn settings(&mut self) -> Result<Settings, Error> {
         let wrong = |what: String| Error::new(ErrorKind::Config, what);
         let config = &mut self.config;
-        if let Ready::Http(target) = &self.ready {
+        if let ReadyWhen::Http(target) = &self.ready {
             if config.probe.is_some() {
                 return Err(wrong("both a probe and --ready http: are asked for: they are the same".into()));
             }
@@ -214,7 +214,7 @@ impl Supervisor {
         let stop_signal = stop_signal.ok_or_else(|| wrong(format!("{} is no signal", self.stop_signal)))?;
         let addresses = self.addresses()?;
         let needs = plan::plan(&self.config)?;
-        if let Ready::Delay(time) = self.ready
+        if let ReadyWhen::Delay(time) = self.ready
             && time >= needs.ready
         {
             return Err(wrong(format!(
@@ -222,7 +222,7 @@ impl Supervisor {
                 needs.ready
             )));
         }
-        if addresses.is_none() && (needs.probe.is_some() || self.ready == Ready::Notify && needs.needs_steering()) {
+        if addresses.is_none() && (needs.probe.is_some() || self.ready == ReadyWhen::Notify && needs.needs_steering()) {
             return Err(wrong("a probe needs to know where the program listens: --listen ADDR".into()));
         }
         Ok(Settings {

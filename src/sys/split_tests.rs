@@ -151,7 +151,7 @@ fn a_share_is_kept_and_spread_over_the_listeners_of_each_side() {
     const ALL: usize = 5_000;
     let group = Group::new("127.0.0.1:0", 2, 2);
     let probe = client((V4, 0).into());
-    group.steer(Some(local(&probe)), Share::percent(5.0).expect("a share"));
+    group.steer(Some(local(&probe)), Share::percent(5));
     let spread = group.spread(V4, ALL);
     let of = |slots: &[u16]| slots.iter().map(|slot| spread[slot]).collect::<Vec<_>>();
     let (green, blue) = (of(&group.green), of(&group.blue));
@@ -172,6 +172,6 @@ fn the_kernel_takes_the_largest_split_and_jumps_as_far() {
     (group.blue, group.green) = (vec![0; SLOTS_MAX], vec![1; SLOTS_MAX]);
     group.tell_apart(V4);
     group.tell_apart(V6);
-    group.steer(None, Share::percent(50.0).expect("a share"));
+    group.steer(None, Share::percent(50));
     assert_eq!(group.spread(V4, 200).len(), 2);
 }

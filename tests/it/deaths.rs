@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use cutover::Phase;
+use cutover::{Phase, Share};
 use rustix::process::Signal;
 
 use crate::support::app::{App, HOUR, Options};
@@ -25,7 +25,7 @@ enum Step {
 impl Step {
     fn app(self) -> App {
         let (canary, soak) = match self {
-            Step::Starting | Step::Probing | Step::Canary => (vec![(50.0, HOUR)], Duration::ZERO),
+            Step::Starting | Step::Probing | Step::Canary => (vec![(Share::percent(50), HOUR)], Duration::ZERO),
             Step::Soak => (vec![], HOUR),
         };
         let probe = Some("/healthz".into());

@@ -30,7 +30,7 @@ fn says(report: &Report, level: Level, subject: &str, words: &[&str]) {
     assert!(
         found
             .iter()
-            .any(|f| f.level == level && fits(&format!("{}; {}", f.what, f.mend.as_deref().unwrap_or_default()))),
+            .any(|f| f.level == level && fits(&format!("{}; {}", f.what, f.fix.as_deref().unwrap_or_default()))),
         "no {level} of {subject} with {words:?}: {report:#?}"
     );
 }

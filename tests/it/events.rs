@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cutover::Share;
+
 use crate::support::app::{App, HOUR, Options, Reaction};
 use crate::support::control::Panel;
 use crate::support::load::{Mode, Plan};
@@ -9,7 +11,7 @@ use crate::support::load::{Mode, Plan};
 const SOON: Duration = Duration::from_secs(20);
 
 fn with(on_canary: Option<Reaction>, on_soak: Option<Reaction>) -> App {
-    App::new(Options { canary: vec![(5.0, HOUR)], soak: HOUR, on_canary, on_soak, ..Options::default() })
+    App::new(Options { canary: vec![(Share::percent(5), HOUR)], soak: HOUR, on_canary, on_soak, ..Options::default() })
 }
 
 /// The events of the rollout, as the application has logged them, are these, in this order.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cutover::Status;
+use cutover::control::Status;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cutover::Phase;
+use cutover::{Phase, Share};
 
 use crate::support::app::{App, HOUR, Options};
 use crate::support::control::{Panel, Watched};
@@ -112,7 +112,12 @@ impl Bench {
 }
 
 fn all_steps() -> Options {
-    Options { probe: Some("/healthz".into()), canary: vec![(50.0, HOUR)], soak: HOUR, ..Options::default() }
+    Options {
+        probe: Some("/healthz".into()),
+        canary: vec![(Share::percent(50), HOUR)],
+        soak: HOUR,
+        ..Options::default()
+    }
 }
 
 #[test]

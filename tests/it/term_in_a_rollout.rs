@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use cutover::Share;
+
 use crate::support::app::{App, HOUR, Options};
 use crate::support::control::Panel;
 use crate::support::process::{Instance, Start};
@@ -51,7 +53,7 @@ fn both_finish_what_they_have(options: Options, generations: &[u32]) {
 
 #[test]
 fn in_the_canary() {
-    both_finish_what_they_have(Options { canary: vec![(50.0, HOUR)], ..Options::default() }, &[1, 2]);
+    both_finish_what_they_have(Options { canary: vec![(Share::percent(50), HOUR)], ..Options::default() }, &[1, 2]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use cutover::{Outcome, Phase, Progress};
+use cutover::control::Progress;
+use cutover::{Outcome, Phase};
 use rustix::process::Signal;
 
 use crate::support::deployed::{Deployed, GARBAGE, GREEN};

@@ -16,9 +16,9 @@ const INDENT: usize = 9;
 /// Narrower than this, a text is not wrapped.
 const WIDTH_MIN: usize = 40;
 
-/// Look whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to mend what is not.
+/// Look whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to fix what is not.
 ///
-/// One line a finding: ok, note or problem, what was looked at, what it means, how to mend it. Needs no root, and changes
+/// One line a finding: ok, note or problem, what was looked at, what it means, how to fix it. Needs no root, and changes
 /// nothing. Exit status 1 if there is a problem; notes do no harm.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
@@ -28,7 +28,7 @@ pub(crate) struct Doctor {
     /// Look who listens here too; may be given more than once. Default: where the unit's program does.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Vec<Addresses>,
-    /// As JSON, one object a line: {"level":"ok|note|problem","subject":"…","what":"…","mend":"…" or null}
+    /// As JSON, one object a line: {"level":"ok|note|problem","subject":"…","what":"…","fix":"…" or null}
     #[arg(long)]
     json: bool,
 }
@@ -84,8 +84,8 @@ impl Style {
 fn text(findings: &[Finding], style: Style) -> String {
     let mut text = String::new();
     for finding in findings {
-        let mend = finding.mend.as_ref().map(|mend| format!("; {mend}")).unwrap_or_default();
-        let line = format::one_line(&format!("{}: {}{mend}", finding.subject, finding.what));
+        let fix = finding.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+        let line = format::one_line(&format!("{}: {}{fix}", finding.subject, finding.what));
         let line = style.width.map_or(line.clone(), |width| wrap(&line, width));
         let (begin, end) = match (style.colour, finding.level) {
             (false, _) => ("", ""),
@@ -123,8 +123,8 @@ mod tests {
     use super::*;
 
     fn findings() -> Vec<Finding> {
-        let json = r#"[{"level":"ok","subject":"kernel","what":"Linux 6.1","mend":null},
-            {"level":"problem","subject":"127.0.0.1:80","what":"a\nb listens there already","mend":"stop it"}]"#;
+        let json = r#"[{"level":"ok","subject":"kernel","what":"Linux 6.1","fix":null},
+            {"level":"problem","subject":"127.0.0.1:80","what":"a\nb listens there already","fix":"stop it"}]"#;
         serde_json::from_str(json).expect("findings")
     }
 
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn an_object_a_line() {
         let lines = json(&findings()).expect("plain data");
-        assert_eq!(lines.lines().next(), Some(r#"{"level":"ok","subject":"kernel","what":"Linux 6.1","mend":null}"#));
+        assert_eq!(lines.lines().next(), Some(r#"{"level":"ok","subject":"kernel","what":"Linux 6.1","fix":null}"#));
         let again: Vec<Finding> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(again, findings());
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use cutover::{ControlError, ControlErrorKind};
+use cutover::control::{ControlError, ControlErrorKind};
 
 /// What was looked at is not as it should be.
 pub(crate) const PROBLEM: u8 = 1;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use cutover::{Begin, Generation};
+use cutover::{Generation, Started};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -29,9 +29,9 @@ impl Page {
         Page(Arc::new(Facts { generation: OnceLock::new(), began: Instant::now(), answered: AtomicU64::new(0) }))
     }
 
-    pub(crate) fn begin(&self, begin: &Begin) {
+    pub(crate) fn on_start(&self, started: &Started) {
         // Called once, before the first request.
-        let _ = self.0.generation.set(begin.generation);
+        let _ = self.0.generation.set(started.generation);
     }
 
     pub(crate) fn answer(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

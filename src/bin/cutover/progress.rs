@@ -4,7 +4,8 @@ use std::io::IsTerminal as _;
 use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
-use cutover::{Phase, Progress};
+use cutover::Phase;
+use cutover::control::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::exit::{complain, say};

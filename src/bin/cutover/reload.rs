@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Control, ControlError, ControlErrorKind, Following, Generation, Outcome, Phase, Pid, Progress, Until};
+use cutover::control::{Control, ControlError, ControlErrorKind, FollowUntil, Progress, ReloadProgress};
+use cutover::{Generation, Outcome, Phase, Pid};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, with_cause};
@@ -65,7 +66,7 @@ impl Reload {
             }
             (Err(error), _, _) => return Err(error.into()),
         };
-        let until = if self.drain { Until::Gone } else { Until::Outcome };
+        let until = if self.drain { FollowUntil::Gone } else { FollowUntil::Outcome };
         let following = control.reload(until).await?;
         let old = if self.drain { Some(Old::of(&control, following.pid()).await?) } else { None };
         let mut watch = Watch { control, following, display: Display::new(self.json), brought: None };
@@ -113,7 +114,7 @@ impl Old {
 /// A reload that is watched.
 struct Watch {
     control: Control,
-    following: Following,
+    following: ReloadProgress,
     display: Display,
     /// The generation that the reload brings.
     brought: Option<Generation>,

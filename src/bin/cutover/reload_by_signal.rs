@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cutover::{ControlError, ServerProcess};
+use cutover::control::{ControlError, ServerProcess};
 use tokio::time::{Instant, sleep};
 
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, say, with_cause};

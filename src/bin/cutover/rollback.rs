@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use cutover::Control;
+use cutover::control::Control;
 use tokio::time::{sleep, timeout};
 
 use crate::exit::{Failure, TRY_AGAIN, say};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Server, Supervisor};
+use cutover::{Server, Share, Supervisor};
 
 /// How a rollout goes, and how an instance is reached.
 #[derive(Debug, Args)]
@@ -53,24 +53,25 @@ pub(crate) fn address(text: &str) -> Result<Addresses, String> {
 
 #[derive(Debug, Clone, Copy)]
 struct CanaryStep {
-    percent: f64,
+    share: Share,
     time: Duration,
 }
 
 fn canary_step(text: &str) -> Result<CanaryStep, String> {
     let (percent, time) = text.split_once(':').ok_or("a step is a percentage and a time: 5%:30s")?;
     let percent = percent.strip_suffix('%').ok_or_else(|| format!("{percent} is no percentage: write 5%"))?;
-    let percent = percent.trim().parse().map_err(|_| format!("{percent} is no number of percent"))?;
+    let percent: f64 = percent.trim().parse().map_err(|_| format!("{percent} is no number of percent"))?;
+    let share = Share::try_from(percent).map_err(|error| error.to_string())?;
     let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
-    Ok(CanaryStep { percent, time })
+    Ok(CanaryStep { share, time })
 }
 
 /// Sets what was asked for, on either of the two.
 macro_rules! set {
     ($options:expr, $on:expr) => {{
         let (options, mut it) = ($options, $on);
-        for CanaryStep { percent, time } in options.canary {
-            it = it.canary_step(percent, time);
+        for CanaryStep { share, time } in options.canary {
+            it = it.canary_step(share, time);
         }
         if let Some(name) = options.name {
             it = it.name(name);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Error, ErrorKind, Ready, Supervisor};
+use cutover::{Error, ErrorKind, ReadyWhen, Supervisor};
 
 use crate::exit::{CANNOT_EXECUTE, NOT_FOUND, UNAVAILABLE, USAGE};
 use crate::rollout::{Addresses, Rollout, address};
@@ -23,7 +23,7 @@ pub(crate) struct Run {
     /// How it is known that a generation is ready: `listening` on each --listen; `notify`, it says READY=1 (sd_notify);
     /// `http:/PATH`, it answers that with 2xx or 3xx; `delay:2s`, it has run for so long.
     #[arg(long, value_name = "HOW", value_parser = ready, default_value = "listening")]
-    ready: Ready,
+    ready: ReadyWhen,
     /// The signal by which an old generation is told to stop.
     #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
     stop_signal: String,
@@ -51,15 +51,15 @@ fn words(text: &str) -> Result<Words, String> {
     }
 }
 
-fn ready(text: &str) -> Result<Ready, String> {
+fn ready(text: &str) -> Result<ReadyWhen, String> {
     match text.split_once(':') {
-        None if text == "notify" => Ok(Ready::Notify),
-        None if text == "listening" => Ok(Ready::Listening),
-        Some(("http", path)) if path.starts_with('/') => Ok(Ready::Http(path.to_owned())),
-        Some(("https", _)) => Ok(Ready::Http(text.to_owned())),
+        None if text == "notify" => Ok(ReadyWhen::Notify),
+        None if text == "listening" => Ok(ReadyWhen::Listening),
+        Some(("http", path)) if path.starts_with('/') => Ok(ReadyWhen::Http(path.to_owned())),
+        Some(("https", _)) => Ok(ReadyWhen::Http(text.to_owned())),
         Some(("delay", time)) => {
             let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
-            Ok(Ready::Delay(time))
+            Ok(ReadyWhen::Delay(time))
         }
         _ => Err("it is one of listening, notify, http:/PATH, https:/PATH, delay:TIME".into()),
     }

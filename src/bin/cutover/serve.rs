@@ -82,7 +82,7 @@ async fn serve_page(server: Server) -> Result<(), Error> {
     let page = Page::new();
     let answering = page.clone();
     server
-        .before_begin(move |begin| page.begin(begin))
+        .on_start(move |started| page.on_start(started))
         .serve_hyper(service_fn(move |request| {
             let answer = answering.answer(&request);
             async move { answer }

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use cutover::Status as State;
+use cutover::control::Status as State;
 
 use crate::exit::{BUG, Failure, print};
 use crate::screen::Screen;

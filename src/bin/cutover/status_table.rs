@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use cutover::{ConnectionKinds, GenerationStatus, LastReload, Outcome, Phase, RolloutStatus, Status};
+use cutover::control::{ConnectionKinds, GenerationStatus, LastReload, RolloutStatus, Status};
+use cutover::{Outcome, Phase};
 
 use crate::format;
 

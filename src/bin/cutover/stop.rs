@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use cutover::{Control, ControlErrorKind, Status};
+use cutover::control::{Control, ControlErrorKind, Status};
 
 use crate::exit::{Failure, TRY_AGAIN, say};
 use crate::format;

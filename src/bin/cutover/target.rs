@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cutover::{Control, ControlError};
+use cutover::control::{Control, ControlError};
 
 #[derive(Debug, Args)]
 pub(crate) struct Target {

@@ -142,11 +142,11 @@ fn missing(unit: &Unit) -> Vec<Finding> {
     let all = lines.iter().flat_map(|line| unit.shown.commands(line).into_iter().map(move |command| (line, command)));
     let gone = all.filter(|(_, command)| unit.missing.contains(&command.path));
     let finding = |(line, command): (&&str, properties::Command)| {
-        let mend = match command.path.as_str() {
+        let fix = match command.path.as_str() {
             "/bin/kill" | "/usr/bin/kill" => "install it (Debian: procps), or ExecReload=cutover reload".to_owned(),
             path => format!("put a program at {path}, or name the one that is there"),
         };
-        Finding::problem(*line, format!("{} is not there", command.path), mend)
+        Finding::problem(*line, format!("{} is not there", command.path), fix)
     };
     gone.map(finding).collect()
 }

@@ -71,10 +71,10 @@ fn reload_signal(unit: &Unit) -> Finding {
 /// systemd itself sends SIGHUP, and then runs the commands.
 fn twice(unit: &Unit) -> Finding {
     let what = "beside Type=notify-reload, which sends SIGHUP itself: the server is told twice";
-    let mend = "remove ExecReload=, or Type=notify";
+    let fix = "remove ExecReload=, or Type=notify";
     match waits(unit) {
-        true => Finding::problem(SUBJECT, format!("{what}, refuses the second one, and systemctl reload fails"), mend),
-        false => Finding::note(SUBJECT, format!("{what}, and refuses the second one"), mend),
+        true => Finding::problem(SUBJECT, format!("{what}, refuses the second one, and systemctl reload fails"), fix),
+        false => Finding::note(SUBJECT, format!("{what}, and refuses the second one"), fix),
     }
 }
 

@@ -72,17 +72,17 @@ fn stop_timeout(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "TimeoutStopSec";
     let drain = unit.serving.as_ref()?.drain;
     let limit = unit.shown.time("TimeoutStopUSec")?;
-    let mend = || format!("TimeoutStopSec={}s, or a shorter --drain-timeout", drain.as_secs().saturating_add(15));
+    let fix = || format!("TimeoutStopSec={}s, or a shorter --drain-timeout", drain.as_secs().saturating_add(15));
     Some(if limit > drain {
         Finding::ok(SUBJECT, format!("longer than the {drain:?} that a drain takes at the most"))
     } else if limit <= ASKS_EVERY {
         let what = format!("{limit:?}: connections that take longer are killed, and not drained for up to {drain:?}");
-        Finding::problem(SUBJECT, what, mend())
+        Finding::problem(SUBJECT, what, fix())
     } else {
         let what = format!(
             "{limit:?}, and a drain takes up to {drain:?}: that holds only because the server asks for more time every \
              {ASKS_EVERY:?}"
         );
-        Finding::note(SUBJECT, what, mend())
+        Finding::note(SUBJECT, what, fix())
     })
 }

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::Rollout;
 use super::state::{State, Step};
-use crate::model::control::RolloutStatus;
 use crate::model::event::Phase;
 use crate::model::identity::Generation;
 use crate::model::share::Share;
+use crate::model::status::RolloutStatus;
 
 impl Rollout {
     /// Where it stands.

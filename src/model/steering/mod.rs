@@ -20,7 +20,7 @@ pub(crate) use split::Split;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Tier {
+pub enum SteeringMode {
     /// A steering program moves them all at once; nothing is lost.
     Steered,
     /// There is no program, but the kernel takes what waits at a closed listener to another one of the group
@@ -31,12 +31,12 @@ pub enum Tier {
     BestEffort,
 }
 
-impl fmt::Display for Tier {
+impl fmt::Display for SteeringMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Tier::Steered => "steered",
-            Tier::Migrating => "migrating",
-            Tier::BestEffort => "best effort",
+            SteeringMode::Steered => "steered",
+            SteeringMode::Migrating => "migrating",
+            SteeringMode::BestEffort => "best effort",
         })
     }
 }

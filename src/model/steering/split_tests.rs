@@ -34,7 +34,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn share(percent: f64) -> Share {
-    Share::percent(percent).expect("a share")
+    Share::try_from(percent).expect("a share")
 }
 
 /// The slots from here on are blue's, in these tests.

@@ -17,11 +17,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::clients::{Busy, Client};
-use super::follow::{Follower, LINES, Until};
+use super::follow::{FollowUntil, Follower, LINES};
 use super::metrics;
-use crate::model::control::{Refusal, RolloutStatus, Status};
 use crate::model::event::Event;
 use crate::model::rollout::RolloutEvent;
+use crate::model::status::{Refusal, RolloutStatus, Status};
 use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Ask, Input, Refused};
 use crate::runtime::offload::{LOOK_MAX, Lane};
@@ -174,8 +174,8 @@ impl LiveEndpoint {
 
     async fn reload(&self, query: Option<&str>, busy: Busy) -> Response<Body> {
         let until = match query {
-            None | Some("" | "drain=false") => Until::Outcome,
-            Some("drain" | "drain=true") => Until::Gone,
+            None | Some("" | "drain=false") => FollowUntil::Outcome,
+            Some("drain" | "drain=true") => FollowUntil::Gone,
             Some(other) => {
                 return refuse(StatusCode::BAD_REQUEST, &format!("?{other} is not understood; there is ?drain=true"));
             }

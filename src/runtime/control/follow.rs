@@ -10,9 +10,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::answer::Counts;
 use super::clients::Busy;
-use crate::model::control::Progress;
 use crate::model::event::{Event, Outcome, Phase};
 use crate::model::identity::Generation;
+use crate::model::progress::Progress;
 
 /// Lines that wait for a client which does not read.
 pub(super) const LINES: usize = 16;
@@ -21,7 +21,7 @@ const COUNT: Duration = Duration::from_millis(250);
 
 /// How long a reload is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
+pub(super) enum FollowUntil {
     Outcome,
     /// The old generation is gone.
     Gone,
@@ -30,7 +30,7 @@ pub(super) enum Until {
 /// Who follows what.
 pub(super) struct Follower {
     pub(super) generation: Generation,
-    pub(super) until: Until,
+    pub(super) until: FollowUntil,
     pub(super) began: Instant,
     pub(super) events: broadcast::Receiver<Event>,
     pub(super) counts: Counts,
@@ -118,7 +118,7 @@ impl Follower {
             let _ = self.passed_on.wait_for(|passed| *passed).await;
         }
         let more = self.line(&Progress::Outcome(outcome)).await;
-        if done && self.until == Until::Gone { more } else { More::No }
+        if done && self.until == FollowUntil::Gone { more } else { More::No }
     }
 
     async fn line(&self, progress: &Progress) -> More {

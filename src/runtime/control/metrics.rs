@@ -10,9 +10,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::answer::Counts;
-use crate::model::control::{ConnectionKinds, GenerationStatus, LastReload, Status};
 use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;
+use crate::model::status::{ConnectionKinds, GenerationStatus, LastReload, Status};
 
 /// What the text is.
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

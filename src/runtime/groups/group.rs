@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::{Holders, Own, Steering, migrates};
+use super::{GroupListener, Holders, Steering, migrates};
 use crate::model::handover::GroupOrder;
 use crate::model::identity::Inode;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
-use crate::model::steering::{Program, Split, Tier};
+use crate::model::steering::{Program, Split, SteeringMode};
 use crate::runtime::offload;
 use crate::sys::placeholder::Placeholder;
 use crate::sys::{sock_diag, socket_owner, steering};
@@ -17,7 +17,7 @@ use crate::sys::{sock_diag, socket_owner, steering};
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) address: SocketAddr,
-    pub(super) own: Vec<Own>,
+    pub(super) own: Vec<GroupListener>,
     pub(super) green: BTreeSet<Inode>,
     /// Listeners of an earlier green that was sent away and closes them as soon as nothing is on its way to them.
     pub(super) leaving: BTreeSet<Inode>,
@@ -51,7 +51,7 @@ pub(super) struct Group {
 
 impl Group {
     /// A group in which only `own` listen, in this order.
-    pub(super) fn new(address: SocketAddr, own: Vec<Own>) -> Group {
+    pub(super) fn new(address: SocketAddr, own: Vec<GroupListener>) -> Group {
         let slots = Slots::in_order(own.iter().map(|o| o.inode).collect());
         Group {
             address,
@@ -306,7 +306,7 @@ impl Group {
             Err(why) => {
                 // A program that leads to a wrong slot is worse than none.
                 self.let_be();
-                let tier = if migrates() { Tier::Migrating } else { Tier::BestEffort };
+                let tier = if migrates() { SteeringMode::Migrating } else { SteeringMode::BestEffort };
                 match &self.unsteered {
                     None => {
                         tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");

@@ -14,7 +14,7 @@ use crate::sys::socket;
 
 /// One listener of the live generation.
 #[derive(Debug, Clone)]
-pub(crate) struct Own {
+pub(crate) struct GroupListener {
     pub(crate) inode: Inode,
     handle: Handle,
 }
@@ -30,16 +30,16 @@ enum Handle {
     },
 }
 
-impl Own {
+impl GroupListener {
     /// # Errors
     /// What fstat(2) says.
-    pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<Own> {
-        Ok(Own { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
+    pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<GroupListener> {
+        Ok(GroupListener { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
     }
 
     /// One that these processes have.
-    pub(crate) fn lent(inode: Inode, holders: BTreeSet<Pid>) -> Own {
-        Own { inode, handle: Handle::Lent { holders, place: Cell::new(None) } }
+    pub(crate) fn lent(inode: Inode, holders: BTreeSet<Pid>) -> GroupListener {
+        GroupListener { inode, handle: Handle::Lent { holders, place: Cell::new(None) } }
     }
 
     /// The listener, if it is ours.

@@ -17,14 +17,14 @@ use crate::model::identity::{Generation, Inode};
 use crate::model::rollout::Revocability;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
-use crate::model::steering::{Program, Tier};
+use crate::model::steering::{Program, SteeringMode};
 use crate::sys::launch::Launch;
 use crate::sys::{sock_diag, steering};
 
 pub(crate) use crate::sys::sysctl::migrates;
 
 use self::group::Group;
-pub(crate) use self::listener::Own;
+pub(crate) use self::listener::GroupListener;
 pub(crate) use self::supervised::{Holders, KeptListener};
 
 /// Whether steering may be tried at all.
@@ -134,7 +134,7 @@ pub(crate) fn lock(groups: &Mutex<Groups>) -> MutexGuard<'_, Groups> {
 
 impl Groups {
     /// Groups in which only this generation listens, in the order of `listeners`.
-    pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<Own>)>, steering: Steering) -> Groups {
+    pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<GroupListener>)>, steering: Steering) -> Groups {
         let mut groups: Vec<Group> = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
         if steering == Steering::Elsewhere {
             groups.iter_mut().for_each(|group| group.unsteered = Some("that is done elsewhere".into()));
@@ -179,11 +179,11 @@ impl Groups {
     }
 
     /// How new connections will be moved.
-    pub(crate) fn tier(&self) -> Tier {
+    pub(crate) fn tier(&self) -> SteeringMode {
         match self.groups.iter().all(|g| g.unsteered.is_none()) {
-            true => Tier::Steered,
-            false if migrates() => Tier::Migrating,
-            false => Tier::BestEffort,
+            true => SteeringMode::Steered,
+            false if migrates() => SteeringMode::Migrating,
+            false => SteeringMode::BestEffort,
         }
     }
 
@@ -306,7 +306,7 @@ impl Groups {
     /// # Errors
     /// That the rollout is over; and of a turn that is to be revocable, names the group that cannot be steered. In a final
     /// one such a group is left to the kernel, which hashes over both.
-    pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<Tier, String> {
+    pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, String> {
         self.active.check(green)?;
         match turn {
             Revocability::Revocable => self.share(green, Share::ALL)?,

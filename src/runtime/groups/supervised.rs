@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::group::Group;
-use super::{ActiveRollout, Groups, Own, Shown, Steering};
+use super::{ActiveRollout, GroupListener, Groups, Shown, Steering};
 use crate::model::identity::{Inode, Pid};
 use crate::model::share::Share;
 use crate::model::steering::Program;
@@ -70,7 +70,7 @@ impl Groups {
     pub(crate) fn renew(&mut self, holders: &Holders) {
         for own in self.groups.iter_mut().flat_map(|group| &mut group.own) {
             if let Some(who) = holders.get(&own.inode) {
-                *own = Own::lent(own.inode, who.clone());
+                *own = GroupListener::lent(own.inode, who.clone());
             }
         }
     }
@@ -237,9 +237,9 @@ impl Groups {
 }
 
 /// One whose process may not be looked at is not lent by anybody, but counts.
-fn own_of(inode: Inode, holders: Option<&Holders>) -> Option<Own> {
+fn own_of(inode: Inode, holders: Option<&Holders>) -> Option<GroupListener> {
     match holders {
-        Some(holders) => holders.get(&inode).map(|who| Own::lent(inode, who.clone())),
-        None => Some(Own::lent(inode, BTreeSet::new())),
+        Some(holders) => holders.get(&inode).map(|who| GroupListener::lent(inode, who.clone())),
+        None => Some(GroupListener::lent(inode, BTreeSet::new())),
     }
 }

@@ -10,7 +10,7 @@ use crate::model::rollout::{Revocability, RolloutEvent};
 use crate::model::share::Share;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
-use crate::runtime::green::{Newborn, Plan};
+use crate::runtime::green::{Plan, SpawnedGreen};
 use crate::runtime::groups::{Groups, Shown, with_a_look};
 use crate::runtime::offload;
 use crate::runtime::rollout_steps;
@@ -64,22 +64,22 @@ impl Host {
                     addresses,
                     control,
                 };
-                Newborn::spawn(Plan { launch, spawn_info, inputs, host_events: host_events.clone() }).await
+                SpawnedGreen::spawn(Plan { launch, spawn_info, inputs, host_events: host_events.clone() }).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again, and it would take over one day.
             if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
-                && let HostEvent::Spawned { result: Ok(newborn), .. } = unsent.0
+                && let HostEvent::Spawned { result: Ok(spawned), .. } = unsent.0
             {
-                newborn.kill();
+                spawned.kill();
             }
         });
     }
 
     /// Takes a new process on, and begins to listen to it.
-    pub(super) fn adopt(&mut self, newborn: Newborn) -> Pid {
-        let pid = newborn.pid;
-        let green = newborn.listen_to();
+    pub(super) fn adopt(&mut self, spawned: SpawnedGreen) -> Pid {
+        let pid = spawned.pid;
+        let green = spawned.listen_to();
         tracing::info!(generation = %green.generation, %pid, "spawned");
         match &self.green {
             // One that was given up long ago, and comes when another attempt has its process already.

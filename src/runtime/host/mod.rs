@@ -16,7 +16,7 @@ use super::accept::Acceptors;
 use super::connections::Connections;
 use super::control::{Control, Taken};
 use super::driver::{self, Input};
-use super::green::{Green, Newborn};
+use super::green::{Green, SpawnedGreen};
 use super::groups::Groups;
 use super::groups::lock;
 use super::handover::ToBlue;
@@ -91,7 +91,7 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) enum HostEvent {
     /// The next generation's process was spawned, or could not be.
-    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
+    Spawned { green: Generation, result: Result<Box<SpawnedGreen>, String> },
     /// What green says about itself, for people.
     GreenStatus { green: Generation, text: String },
     /// The generation before passes the leadership on, with what it knew; or it is gone without a word.
@@ -129,7 +129,7 @@ impl driver::Host for Host {
         match host_event {
             HostEvent::Spawned { green, result } => {
                 // Heard only from here on, so that nothing of it comes before its birth.
-                let result = result.map(|newborn| self.adopt(*newborn));
+                let result = result.map(|spawned| self.adopt(*spawned));
                 return Some(RolloutEvent::Spawned { green, result });
             }
             HostEvent::GreenStatus { green, text } => tracing::info!(generation = %green, "{text:?}"),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Host;
-use crate::model::control::{GenerationStatus, Status};
 use crate::model::event::Phase;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
+use crate::model::status::{GenerationStatus, Status};
 use crate::runtime::groups::lock;
 use crate::runtime::status::{Depth, Draft, count, generation};
 

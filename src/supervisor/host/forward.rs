@@ -12,7 +12,7 @@ use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
 use crate::runtime::offload;
 use crate::runtime::rollout_steps::{self, Probe};
-use crate::supervisor::child::{Child, Newborn};
+use crate::supervisor::child::{Child, SpawnedChild};
 use crate::supervisor::{preflight, readiness};
 
 /// There is no event for a listener that was closed, or has come.
@@ -62,23 +62,23 @@ impl SupervisedHost {
         tokio::spawn(async move {
             let spawned = offload::run(move || {
                 let _context = handle.enter();
-                Newborn::spawn(&instance, green)
+                SpawnedChild::spawn(&instance, green)
             });
             let spawned = spawned.await.unwrap_or_else(|stalled| Err(std::io::Error::other(stalled)));
             let result = spawned.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again.
             if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
-                && let HostEvent::Spawned { result: Ok(newborn), .. } = unsent.0
+                && let HostEvent::Spawned { result: Ok(spawned), .. } = unsent.0
             {
-                offload::detach(|| newborn.kill());
+                offload::detach(|| spawned.kill());
             }
         });
     }
 
     /// Takes a new process on, and begins to listen to it, and to look whether it is ready.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn adopt(&mut self, newborn: Newborn) -> Pid {
-        let green = newborn.listen_to(&Arc::downgrade(&self.instance), self.inputs.clone());
+    pub(super) fn adopt(&mut self, spawned: SpawnedChild) -> Pid {
+        let green = spawned.listen_to(&Arc::downgrade(&self.instance), self.inputs.clone());
         let (generation, pid) = (green.generation, green.pid);
         tracing::info!(%generation, %pid, "spawned");
         self.watch_end(&green);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::child::{Child, Newborn};
+use super::child::{Child, SpawnedChild};
 use super::instance::{Instance, events};
 use crate::model::event::{Event, Phase};
 use crate::model::identity::{Generation, Pid};
@@ -25,7 +25,7 @@ use crate::runtime::status::{Depth, Draft};
 #[derive(Debug)]
 pub(super) enum HostEvent {
     /// The next generation's process was spawned, or could not be.
-    Spawned { green: Generation, result: Result<Box<Newborn>, String> },
+    Spawned { green: Generation, result: Result<Box<SpawnedChild>, String> },
 }
 
 /// Everything that the effects need.
@@ -116,7 +116,7 @@ impl Host for SupervisedHost {
     fn take(&mut self, host_event: HostEvent, _: &Rollout) -> Option<RolloutEvent> {
         let HostEvent::Spawned { green, result } = host_event;
         // Heard only from here on, so that nothing of it comes before its birth.
-        let result = result.map(|newborn| self.adopt(*newborn));
+        let result = result.map(|spawned| self.adopt(*spawned));
         Some(RolloutEvent::Spawned { green, result })
     }
 

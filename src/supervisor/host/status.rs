@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::SupervisedHost;
-use crate::model::control::Status;
 use crate::model::event::Phase;
 use crate::model::identity::Pid;
 use crate::model::rollout::Rollout;
 use crate::model::share::Share;
+use crate::model::status::Status;
 use crate::runtime::groups::lock;
 use crate::runtime::status::{Depth, Draft, Processes, generation};
 

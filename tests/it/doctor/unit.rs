@@ -79,7 +79,7 @@ fn the_shipped_unit_has_no_problem() {
 
 #[test]
 fn each_fault_of_a_unit_is_found_with_how_to_mend_it() {
-    for (key, value, subject, mend) in [
+    for (key, value, subject, fix) in [
         ("NotifyAccess", "none", "NotifyAccess", "NotifyAccess=main"),
         ("Type", "simple", "Type", "Type=notify"),
         ("KillMode", "none", "KillMode", "KillMode=mixed"),
@@ -98,7 +98,7 @@ fn each_fault_of_a_unit_is_found_with_how_to_mend_it() {
             continue;
         }
         let report = Systemctl::showing(257, &sown(key, value), "").report();
-        says(&report, Level::Problem, subject, &[mend]);
+        says(&report, Level::Problem, subject, &[fix]);
         assert_eq!(report.code, Some(1), "{key}={value}");
         let problems = report.findings.iter().filter(|finding| finding.level == Level::Problem).count();
         assert_eq!(problems, 1, "{key}={value}: {report:#?}");

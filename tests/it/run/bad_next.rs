@@ -133,7 +133,7 @@ fn one_that_does_not_share_its_port_any_more() {
     server.run.wait_log("Address already in use", SOON);
 }
 
-/// The running one cannot be joined by anybody: that is said before anything is spawned, and how it is mended.
+/// The running one cannot be joined by anybody: that is said before anything is spawned, and how it is fixed.
 #[test]
 fn a_running_one_that_does_not_share_its_port() {
     let (port, script) = (Port::free(), Script::new("serve(sys.argv[1], share=False)"));

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover::{Begin, Event, Handle, LogWriter, Server};
+use cutover::{Event, Handle, LogWriter, Server, Share, Started};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -44,7 +44,7 @@ pub struct Options {
     pub tls: Vec<usize>,
     pub probe: Option<String>,
     pub probe_timeout: Duration,
-    pub canary: Vec<(f64, Duration)>,
+    pub canary: Vec<(Share, Duration)>,
     pub soak: Duration,
     pub listeners_per_address: usize,
     pub idle_grace: Duration,
@@ -173,8 +173,8 @@ fn build(options: &Options) -> Server {
     if let Some(probe) = &options.probe {
         server = server.probe(probe);
     }
-    for (percent, time) in &options.canary {
-        server = server.canary_step(*percent, *time);
+    for (share, time) in &options.canary {
+        server = server.canary_step(*share, *time);
     }
     if let Some(path) = &options.pid_file {
         server = server.pid_file(path);
@@ -199,7 +199,7 @@ async fn serve(server: Server, options: Options, folder: PathBuf) {
     tokio::spawn(react(server.events(), server.handle(), options.clone()));
     let page = Page { folder: folder.into(), begun: Arc::default() };
     let begun = page.begun.clone();
-    let server = server.before_begin(move |begin| begun.set(begin.clone()).expect("it begins once"));
+    let server = server.on_start(move |started| begun.set(started.clone()).expect("it begins once"));
     if options.tls.is_empty() {
         let service = service_fn(move |request| page.clone().answer(request));
         server.serve_hyper(service).await.expect("it begins");
@@ -254,11 +254,11 @@ type Body = BoxBody<Bytes, Infallible>;
 #[derive(Clone)]
 struct Page {
     folder: Arc<Path>,
-    begun: Arc<OnceLock<Begin>>,
+    begun: Arc<OnceLock<Started>>,
 }
 
 impl Page {
-    fn begun(&self) -> &Begin {
+    fn begun(&self) -> &Started {
         self.begun.get().expect("nobody asks before it has begun")
     }
 

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use cutover::{Control, Following, Outcome, Phase, Progress, Status, Until};
+use cutover::control::{Control, FollowUntil, Progress, ReloadProgress, Status};
+use cutover::{Outcome, Phase};
 use tokio::runtime::Runtime;
 
 use super::process::Instance;
@@ -52,7 +53,7 @@ impl Panel {
     /// Asks for a reload, and follows it.
     #[track_caller]
     pub fn reload(&self) -> Watched<'_> {
-        let following = self.wait("reload", self.control.reload(Until::Outcome));
+        let following = self.wait("reload", self.control.reload(FollowUntil::Outcome));
         Watched { panel: self, following, told: Vec::new() }
     }
 
@@ -78,7 +79,7 @@ impl Panel {
 /// A reload that is followed.
 pub struct Watched<'a> {
     panel: &'a Panel,
-    following: Following,
+    following: ReloadProgress,
     told: Vec<Progress>,
 }
 
@@ -107,10 +108,10 @@ impl Watched<'_> {
     /// A step of the canary has begun: the kernel has the share.
     #[track_caller]
     pub fn reaches_canary(&mut self, percent: f64) {
-        let wanted = cutover::Share::percent(percent);
+        let wanted = cutover::Share::try_from(percent).expect("a share");
         self.until(
             &format!("canary of {percent} %"),
-            |progress| matches!(progress, Progress::Canary { share, .. } if Some(*share) == wanted),
+            |progress| matches!(progress, Progress::Canary { share, .. } if *share == wanted),
         );
     }
 

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cutover::{Control, Status};
+use cutover::control::{Control, Status};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::{Instance, Start};

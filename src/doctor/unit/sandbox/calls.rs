@@ -99,9 +99,9 @@ fn finding(call: &Call, fate: Fate) -> Option<Finding> {
         Fate::Refused => (call.level, format!("refuses {}: {}", call.name, call.without)),
         Fate::Killed => (Level::Problem, format!("kills a process that calls {}, and a rollout does", call.name)),
     };
-    let mend = format!("SystemCallFilter=@system-service {}, last, and SystemCallErrorNumber=EPERM", call.name);
+    let fix = format!("SystemCallFilter=@system-service {}, last, and SystemCallErrorNumber=EPERM", call.name);
     Some(match level {
-        Level::Ok | Level::Note => Finding::note(SUBJECT, what, mend),
-        Level::Problem => Finding::problem(SUBJECT, what, mend),
+        Level::Ok | Level::Note => Finding::note(SUBJECT, what, fix),
+        Level::Problem => Finding::problem(SUBJECT, what, fix),
     })
 }

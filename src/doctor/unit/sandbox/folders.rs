@@ -17,7 +17,7 @@ pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
 
 fn control(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "RuntimeDirectory";
-    const MEND: &str = "RuntimeDirectory=cutover, or cutover/NAME where there are several";
+    const FIX: &str = "RuntimeDirectory=cutover, or cutover/NAME where there are several";
     let given = unit.shown.words("Environment").any(|variable| {
         ["RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR="].iter().any(|name| variable.trim_matches('"').starts_with(name))
     });
@@ -29,16 +29,16 @@ fn control(unit: &Unit) -> Option<Finding> {
         Some(folder) => Some(Finding::note(
             SUBJECT,
             format!("/run/{folder}: from a shell, cutover reload and status do not look there"),
-            format!("{MEND}; or --control /run/{folder}/NAME.sock in each call"),
+            format!("{FIX}; or --control /run/{folder}/NAME.sock in each call"),
         )),
         None if given || own_folder => None,
         None if unit.shown.commands("ExecReload").iter().any(|c| c.words.iter().any(|word| word == "reload")) => {
             let what = "none: there is no place for a control socket, and cutover reload does not find the server";
-            Some(Finding::problem(SUBJECT, what, MEND))
+            Some(Finding::problem(SUBJECT, what, FIX))
         }
         None => {
             let what = "none: there is no place for a control socket; only signals reach the server";
-            Some(Finding::note(SUBJECT, what, MEND))
+            Some(Finding::note(SUBJECT, what, FIX))
         }
     }
 }
@@ -58,8 +58,8 @@ fn pid_file(unit: &Unit, path: &str) -> Option<Finding> {
         (true, false) if roots_own => format!("only root may write in {}", folder.display()),
         (true, _) => return None,
     };
-    let mend = "RuntimeDirectory=cutover and --pid-file %t/cutover/cutover.pid, or ReadWritePaths=";
-    Some(Finding::problem(SUBJECT, format!("{path}: {why}"), mend))
+    let fix = "RuntimeDirectory=cutover and --pid-file %t/cutover/cutover.pid, or ReadWritePaths=";
+    Some(Finding::problem(SUBJECT, format!("{path}: {why}"), fix))
 }
 
 /// Whether ProtectSystem= leaves this folder writable, by what else the unit says (systemd.exec(5)).

@@ -50,24 +50,24 @@ fn right(unit: &Unit, port: u16) -> Finding {
 /// A server that begins as root and becomes another user cannot bind again: a group belongs to one user.
 fn user(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "User";
-    const MEND: &str = "User= or DynamicUser=yes, and AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024";
+    const FIX: &str = "User= or DynamicUser=yes, and AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024";
     let keeps_root =
         unit.shown.commands("ExecStartEx").iter().any(|c| c.flags.contains("no-setuid") && !unit.is_root());
     match unit.main_uid {
         Some(uid) if unit.is_root() && uid != 0 => Some(Finding::problem(
             SUBJECT,
             format!("it was started as root, and is uid {uid} now: the next generation cannot bind the same address"),
-            MEND,
+            FIX,
         )),
         _ if keeps_root => Some(Finding::problem(
             SUBJECT,
             "ExecStart=! starts it as root, to drop that itself: the next generation cannot bind the same address",
-            format!("remove the exclamation mark; {MEND}"),
+            format!("remove the exclamation mark; {FIX}"),
         )),
         _ if unit.is_root() && unit.serving.is_none() => Some(Finding::note(
             SUBJECT,
             "it is started as root: if it drops that, the next generation cannot bind the same address",
-            MEND,
+            FIX,
         )),
         _ => None,
     }
@@ -84,7 +84,7 @@ fn network(unit: &Unit) -> Option<Finding> {
 fn families(unit: &Unit) -> Finding {
     const SUBJECT: &str = "RestrictAddressFamilies";
     let missing = missing_families(unit);
-    let mend = "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK";
+    let fix = "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK";
     let why = |family: &str| match family {
         "AF_UNIX" => "systemd, the next generation and cutover reload are not heard",
         "AF_NETLINK" => "who listens, and which handshakes are in flight, cannot be seen: nothing is steered",
@@ -94,7 +94,7 @@ fn families(unit: &Unit) -> Finding {
         return Finding::ok(SUBJECT, "lets through what a rollout needs");
     }
     let reasons: Vec<String> = missing.iter().map(|family| format!("without {family} {}", why(family))).collect();
-    Finding::problem(SUBJECT, reasons.join("; "), mend)
+    Finding::problem(SUBJECT, reasons.join("; "), fix)
 }
 
 fn missing_families(unit: &Unit) -> Vec<&'static str> {

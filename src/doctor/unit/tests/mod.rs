@@ -44,7 +44,7 @@ fn amiss(unit: &Unit) -> Vec<(Level, String)> {
 fn brings(unit: &Unit, level: Level, subject: &str) -> Finding {
     assert_eq!(amiss(unit), [(level, subject.to_owned())], "{:#?}", lint(unit));
     let found = lint(unit).into_iter().find(|f| f.subject == subject && f.level == level).expect("there");
-    assert!(found.mend.as_ref().is_some_and(|mend| !mend.is_empty()), "{found:?} does not say how to mend it");
+    assert!(found.fix.as_ref().is_some_and(|fix| !fix.is_empty()), "{found:?} does not say how to fix it");
     found
 }
 
@@ -200,7 +200,7 @@ fn a_pid_file_needs_a_folder_that_can_be_written() {
 fn a_program_that_is_not_there_is_named() {
     let missing = |path: &str| BTreeSet::from([path.to_owned()]);
     let found = brings(&Unit { missing: missing("/bin/kill"), ..shipped() }, Problem, "ExecReload");
-    assert!(found.mend.is_some_and(|mend| mend.contains("procps")));
+    assert!(found.fix.is_some_and(|fix| fix.contains("procps")));
     brings(&Unit { missing: missing("/usr/local/bin/cutover"), ..shipped() }, Problem, "ExecStart");
 }
 

@@ -30,7 +30,7 @@ fn full() -> Plan {
 }
 
 fn percent_of(percent: f64) -> Share {
-    Share::percent(percent).expect("a share")
+    Share::try_from(percent).expect("a share")
 }
 
 fn two() -> Generation {
