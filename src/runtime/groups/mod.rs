@@ -7,6 +7,8 @@ mod listener;
 mod placeholder;
 mod slot_discovery;
 mod supervised;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -62,6 +64,8 @@ pub(crate) struct Groups {
 enum ActiveRollout {
     /// The rollout of this generation.
     Open(Generation),
+    /// The same, after its last step: all new connections go there.
+    CutOver(Generation),
     /// None: it was rolled back, or is about to retire.
     Over,
 }
@@ -69,8 +73,10 @@ enum ActiveRollout {
 impl ActiveRollout {
     fn check(self, green: Generation) -> Result<(), String> {
         match self {
-            ActiveRollout::Open(now) if now == green => Ok(()),
-            ActiveRollout::Open(_) | ActiveRollout::Over => Err("the rollout is over".into()),
+            ActiveRollout::Open(now) | ActiveRollout::CutOver(now) if now == green => Ok(()),
+            ActiveRollout::Open(_) | ActiveRollout::CutOver(_) | ActiveRollout::Over => {
+                Err("the rollout is over".into())
+            }
         }
     }
 }
@@ -257,9 +263,17 @@ impl Groups {
     /// Steers a part of the new connections of every group to green.
     ///
     /// # Errors
-    /// That the rollout is over; or names the group that cannot be steered; others may be steered already then.
+    /// That the rollout is over, or has cut over meanwhile: a promotion may overtake a step of the canary. Or the error names the
+    /// group that cannot be steered; others may be steered already then.
     pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
         self.active.check(green)?;
+        if self.active == ActiveRollout::CutOver(green) {
+            return Err("all new connections go to the next generation already".into());
+        }
+        self.steer_share(share)
+    }
+
+    fn steer_share(&mut self, share: Share) -> Result<(), String> {
         for group in &mut self.groups {
             group.is_steered()?;
             let shared = group.check().and_then(|()| {
@@ -308,8 +322,9 @@ impl Groups {
     /// one such a group is left to the kernel, which hashes over both.
     pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, String> {
         self.active.check(green)?;
+        self.active = ActiveRollout::CutOver(green);
         match turn {
-            Revocability::Revocable => self.share(green, Share::ALL)?,
+            Revocability::Revocable => self.steer_share(Share::ALL)?,
             Revocability::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
                     let moved = group.check().and_then(|()| group.attach_green());

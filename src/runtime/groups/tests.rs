@@ -1,0 +1,84 @@
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::model::identity::Pid;
+use crate::sys::socket::{self, Sharing, Stack};
+
+/// Two generations in one process, on one address.
+struct Two {
+    address: SocketAddr,
+    blue: Arc<TcpListener>,
+    green: TcpListener,
+    groups: Groups,
+}
+
+fn green() -> Generation {
+    Generation::FIRST.next()
+}
+
+impl Two {
+    /// Green was started, and listens.
+    fn verified() -> Two {
+        let first =
+            socket::bind("127.0.0.1:0".parse().expect("an address"), Sharing::Group, Stack::Dual).expect("bound");
+        let address = first.address;
+        let listener = first.listen(128).expect("listens");
+        let blue = Arc::new(TcpListener::from_std(listener).expect("in a runtime"));
+        let own = GroupListener::new(blue.clone()).expect("a socket");
+        let mut groups = Groups::new(vec![(address, vec![own])], Steering::Allowed);
+        groups.gate(green());
+        let next = socket::bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(128).expect("listens");
+        let green = TcpListener::from_std(next).expect("in a runtime");
+        let me = BTreeSet::from([Pid::new(std::process::id())]);
+        let holders = Holders::from([(socket::inode(&green).expect("a socket"), me)]);
+        groups.verify(&groups.shown(), Some(holders), &[]).expect("green listens");
+        Two { address, blue, green, groups }
+    }
+
+    /// How many of a hundred new connections came to blue, and to green.
+    fn spread(&self) -> (usize, usize) {
+        // On loopback a connection is in a queue when connect returns.
+        let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(self.address).expect("connected")).collect();
+        let count = |of: &TcpListener| std::iter::from_fn(|| socket::accept_now(of).expect("accepts")).count();
+        let spread = (count(&self.blue), count(&self.green));
+        assert_eq!(spread.0 + spread.1, clients.len());
+        spread
+    }
+}
+
+#[tokio::test]
+async fn a_share_is_a_share() {
+    let mut two = Two::verified();
+    assert_eq!(two.spread(), (100, 0));
+    two.groups.share(green(), Share::percent(50)).expect("steered");
+    let (blue, green) = two.spread();
+    assert!(blue > 20 && green > 20, "{blue} and {green}");
+}
+
+/// Each step is done by a thread of its own: one of the canary may come after the promotion that ended it.
+#[tokio::test]
+async fn a_step_that_was_overtaken_by_the_cut_over_takes_nothing_back() {
+    for turn in [Revocability::Revocable, Revocability::Final] {
+        let mut two = Two::verified();
+        two.groups.cut_over(green(), turn).expect("steered");
+        assert_eq!(two.spread(), (0, 100), "{turn:?}");
+        two.groups.share(green(), Share::percent(50)).expect_err("it is too late");
+        assert_eq!(two.spread(), (0, 100), "{turn:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_late_for_its_rollout_changes_nothing() {
+    let mut two = Two::verified();
+    two.groups.steer_back();
+    two.groups.share(green(), Share::ALL).expect_err("it is over");
+    two.groups.cut_over(green(), Revocability::Final).expect_err("it is over");
+    assert_eq!(two.spread(), (100, 0));
+    two.groups.gate(green().next());
+    two.groups.share(green(), Share::ALL).expect_err("another one is under way");
+    assert_eq!(two.spread(), (100, 0));
+}
