@@ -14,19 +14,35 @@ const START: usize = 22 - 3;
 /// # Errors
 /// `ENOENT` if it is gone.
 pub(crate) fn of(pid: Pid) -> io::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let start = started(pid)?;
     let up = std::fs::read_to_string("/proc/uptime")?;
-    let age = since_start(&stat, &up, rustix::param::clock_ticks_per_second());
-    age.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood")))
+    let age = since_start(start, &up, rustix::param::clock_ticks_per_second());
+    age.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/uptime cannot be understood"))
 }
 
-fn since_start(stat: &str, up: &str, ticks_per_second: u64) -> Option<Duration> {
+/// When the process was started, in clock ticks since the start of the system: of two processes, the older one has less.
+///
+/// # Errors
+/// `ENOENT` if the process is gone.
+pub(crate) fn started(pid: Pid) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let cannot = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood"));
+    start_of(&stat).ok_or_else(cannot)
+}
+
+fn start_of(stat: &str) -> Option<u64> {
     // The name, in brackets, may contain anything, brackets and spaces too.
     let (_, after_name) = stat.rsplit_once(')')?;
-    let ticks: f64 = after_name.split_whitespace().nth(START)?.parse().ok()?;
+    after_name.split_whitespace().nth(START)?.parse().ok()
+}
+
+fn since_start(ticks: u64, up: &str, ticks_per_second: u64) -> Option<Duration> {
     let up: f64 = up.split_whitespace().next()?.parse().ok()?;
-    #[allow(clippy::cast_precision_loss, reason = "it is a hundred, or a thousand")]
-    let start = ticks / ticks_per_second as f64;
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "2^53 ticks are many years, and a second has a hundred ticks or a thousand"
+    )]
+    let start = ticks as f64 / ticks_per_second as f64;
     Duration::try_from_secs_f64((up - start).max(0.0)).ok()
 }
 
@@ -37,7 +53,8 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_confuse_it() {
         let stat = format!("12 (a) b (c) S{}250 9 9", " 1".repeat(START - 1) + " ");
-        assert_eq!(since_start(&stat, "10.50 3.00\n", 100), Some(Duration::from_secs(8)));
+        assert_eq!(start_of(&stat), Some(250));
+        assert_eq!(since_start(250, "10.50 3.00\n", 100), Some(Duration::from_secs(8)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 
+use super::process_age;
 use crate::model::identity::{Inode, Pid};
 
 /// The sockets that a process has open.
@@ -44,21 +45,29 @@ pub(crate) struct Owner {
     pub(crate) name: String,
 }
 
-/// Who has these sockets. One whose owner may not be looked at, or that has none, is not in the answer.
+/// Who has these sockets. A socket whose owner may not be looked at, or that has none, is not in the answer.
+///
+/// Several processes may have one socket: the workers of a server, or a child that is about to call execve(2), and has all
+/// descriptors of its parent until then. The oldest process is the owner.
 pub(crate) fn owners(wanted: &BTreeSet<Inode>) -> BTreeMap<Inode, Owner> {
-    let mut found = BTreeMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
+    let mut oldest = BTreeMap::<Inode, (u64, Pid)>::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return BTreeMap::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::new));
     for pid in pids {
         let Ok(sockets) = sockets_of(pid) else { continue };
-        for inode in sockets.intersection(wanted) {
-            found.entry(*inode).or_insert_with(|| Owner { pid, name: name_of(pid) });
+        let mut shared = sockets.intersection(wanted).peekable();
+        if shared.peek().is_none() {
+            continue;
         }
-        if found.len() == wanted.len() {
-            break;
+        let Ok(started) = process_age::started(pid) else { continue };
+        for inode in shared {
+            let known = oldest.entry(*inode).or_insert((started, pid));
+            if started < known.0 {
+                *known = (started, pid);
+            }
         }
     }
-    found
+    oldest.into_iter().map(|(inode, (_, pid))| (inode, Owner { pid, name: name_of(pid) })).collect()
 }
 
 /// The name of a process, as ps(1) shows it; `?` if it is gone.
@@ -78,7 +87,8 @@ pub(crate) fn describe(inode: Inode, uid: u32) -> String {
 mod tests {
     use super::*;
     use std::net::TcpListener;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::process::Command;
 
     #[test]
     fn our_own_listener_is_found_as_ours() {
@@ -87,5 +97,17 @@ mod tests {
         let owners = owners(&BTreeSet::from([inode]));
         assert_eq!(owners[&inode].pid, Pid::new(std::process::id()));
         assert!(describe(inode, 0).contains(&format!("pid {}", std::process::id())));
+    }
+
+    #[test]
+    fn of_two_that_have_it_the_older_one_is_the_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let inode = crate::sys::socket::inode(listener.as_fd()).expect("fstat");
+        let stdin = OwnedFd::from(listener.try_clone().expect("a copy"));
+        let mut child = Command::new("sleep").arg("600").stdin(stdin).spawn().expect("spawned");
+        assert!(sockets_of(Pid::new(child.id())).expect("it lives").contains(&inode));
+        assert_eq!(owners(&BTreeSet::from([inode]))[&inode].pid, Pid::new(std::process::id()));
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
     }
 }
