@@ -147,6 +147,7 @@ impl driver::Host for Host {
             HostEvent::Files => self.has_files(),
             HostEvent::TakenBack { by } => return Some(RolloutEvent::TakenBack { by }),
             HostEvent::BlueClosed(groups) => {
+                tracing::debug!(generation = %self.generation, "the generation before has closed its listeners");
                 // One that was sent away steers nothing any more, whatever becomes of blue.
                 if !rollout.is_leaving() {
                     self.take_over_groups(&groups);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::site::{HANGS, Place, SOON, Site, works, works_slowly, write_script};
 use super::{Way, by_each_way};
+use crate::support::run::wait_until;
 
 by_each_way!(broken, hanging, hanging_longer_than_the_deploy_waits, late);
 
@@ -121,6 +122,8 @@ fn late(way: Way) {
     }
     assert!(told, "{ended:?}");
     site.server.wait_log("reload done", SOON);
+    // The PID file is written by the generation that is live now, and its disk may be slow.
+    wait_until("the PID file names the next generation", || site.live() != live);
     assert_eq!(Site::release_of(site.live()), "slow");
     site.assert_flipped_back();
     site.reload();

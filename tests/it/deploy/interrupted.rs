@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use super::site::{HANGS, SOON, Site, tree, works_slowly};
 use super::{Way, by_each_way};
+use crate::support::run::wait_until;
 
 by_each_way!(by_a_signal, by_a_signal_that_comes_too_late, by_the_end_of_the_server);
 
@@ -35,13 +36,14 @@ fn by_a_signal(way: Way) {
 fn by_a_signal_that_comes_too_late(way: Way) {
     let site = Site::start(way, &[]);
     fs::write(site.place.path("hold"), "").expect("a file");
-    let slow = works_slowly("new v2", &site.place);
+    let (slow, live) = (works_slowly("new v2", &site.place), site.live());
     let deploy = site.begin(&["--release", "v2"], &site.place.folder("slow", Some(&slow)));
     site.server.wait_log("spawned", SOON);
     // It does not see that the release goes live.
     deploy.signal(Signal::STOP);
     fs::remove_file(site.place.path("hold")).expect("let it go on");
     site.server.wait_log("reload done", SOON);
+    wait_until("the PID file names the next generation", || site.live() != live);
     deploy.signal(Signal::INT);
     deploy.signal(Signal::CONT);
     let ended = deploy.end();

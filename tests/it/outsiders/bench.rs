@@ -82,6 +82,7 @@ pub(super) struct Setup {
     args: Vec<String>,
     script: &'static str,
     options: Options,
+    log_level: &'static str,
 }
 
 impl Setup {
@@ -101,7 +102,14 @@ impl Setup {
             args: Vec::new(),
             script: "serve(sys.argv[1])",
             options: Options::default(),
+            log_level: "info",
         }
+    }
+
+    /// The log tells [`Bench::has_handed_over`].
+    pub(super) fn debug(mut self) -> Setup {
+        self.log_level = "debug";
+        self
     }
 
     /// When it answers, these do not any more.
@@ -157,6 +165,7 @@ impl Setup {
             }
             (None, None) => self.program("serve").args(["--drain-timeout", "2s"]),
         };
+        let start = start.env("CUTOVER_LOG", self.log_level);
         let start = start.cpus(self.cpus).stalls(&stalls).env("RUNTIME_DIRECTORY", self.folder.path().join("run"));
         let (start, manager) = self.with_manager(start);
         let (start, log) = self.with_log(start);
@@ -222,9 +231,11 @@ impl Bench {
         (live, held)
     }
 
-    /// Waits until this generation has closed its listeners.
-    pub(super) fn drains(&self, generation: u32) {
-        self.instance.wait_log(&format!(" draining generation={generation} "), RELOADED);
+    /// Waits until this generation has nothing more to tell the next one: its listeners are closed, which the next one knows.
+    pub(super) fn has_handed_over(&self, generation: u32) {
+        let next = generation + 1;
+        let line = format!("the generation before has closed its listeners generation={next}");
+        self.instance.wait_log(&line, RELOADED);
     }
 
     pub(super) fn signal(&self, pid: u32, signal: Signal) {

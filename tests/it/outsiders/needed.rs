@@ -83,10 +83,10 @@ fn a_next_generation_that_is_stopped() {
 /// A generation that drains and is stopped hears nothing: neither reloads nor a stop wait for it longer than a drain may take.
 #[test]
 fn a_generation_before_that_is_stopped() {
-    let bench = Setup::new(Face::Serve, 1).start();
+    let bench = Setup::new(Face::Serve, 1).debug().start();
     let (drains, _held) = bench.held();
     bench.reload();
-    bench.drains(1);
+    bench.has_handed_over(1);
     bench.signal(drains, Signal::STOP);
     bench.reload();
     bench.reload();
