@@ -4,11 +4,15 @@ mod connection_close;
 mod control;
 pub(crate) mod drain;
 pub(crate) mod events;
+mod green;
 pub(crate) mod handle;
+mod handover;
+mod host;
 pub(crate) mod http;
 mod http_version;
 pub(crate) mod listener;
 mod options;
+mod signals;
 mod sockets;
 mod start;
 
@@ -30,15 +34,15 @@ use crate::model::identity::{Generation, Pid};
 use crate::runtime::accept::Unbounded;
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::driver::{Input, QUEUE};
-use crate::runtime::host::BeforeReload;
-use crate::runtime::signals::EarlyHup;
 use crate::sys::launch::Launch;
 use crate::sys::limits;
 
 use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
+use self::host::BeforeReload;
 use self::listener::Listener;
+use self::signals::EarlyHup;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

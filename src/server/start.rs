@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::handover::ToBlue;
+use super::host::{Host, Leadership};
 use super::sockets::Sockets;
-use super::{Server, Started, http};
+use super::{Server, Started, http, signals};
 use crate::config::ControlSocket;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
@@ -20,15 +22,13 @@ use crate::runtime::control::{ControlTarget, Counts, LiveEndpoint, looks, metric
 use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::lock;
 use crate::runtime::groups::{GroupListener, Groups, Steering};
-use crate::runtime::handover::ToBlue;
-use crate::runtime::host::{Host, Leadership};
 use crate::runtime::notifier::{Notifier, NotifyState};
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::role::{NOTIFY, Role};
 use crate::runtime::rollout_steps::Probe;
 use crate::runtime::service_manager::ServiceManager;
-use crate::runtime::{group_watch, heartbeat, plan, signals};
+use crate::runtime::{group_watch, heartbeat, plan};
 
 /// Where the service manager wants to hear from the service (sd_notify(3)).
 const MANAGER: &str = "NOTIFY_SOCKET";

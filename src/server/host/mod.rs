@@ -12,24 +12,24 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::accept::Acceptors;
-use super::connections::Connections;
-use super::control::{Control, Taken};
-use super::driver::{self, Input};
 use super::green::{Green, SpawnedGreen};
-use super::groups::Groups;
-use super::groups::lock;
 use super::handover::ToBlue;
-use super::pid_file::PidFile;
-use super::predecessors::Predecessors;
-use super::rollout_steps::Probe;
-use super::service_manager::ServiceManager;
-use super::status::{Depth, Draft};
 use crate::model::addresses::Bound;
 use crate::model::event::{Event, Phase};
 use crate::model::handover::{Drainer, GroupOrder, History};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use crate::runtime::accept::Acceptors;
+use crate::runtime::connections::Connections;
+use crate::runtime::control::{Control, Taken};
+use crate::runtime::driver::{self, Input};
+use crate::runtime::groups::Groups;
+use crate::runtime::groups::lock;
+use crate::runtime::pid_file::PidFile;
+use crate::runtime::predecessors::Predecessors;
+use crate::runtime::rollout_steps::Probe;
+use crate::runtime::service_manager::ServiceManager;
+use crate::runtime::status::{Depth, Draft};
 use crate::sys::launch::Launch;
 
 /// Asks the application whether a reload may begin.

@@ -10,10 +10,10 @@ use crate::model::rollout::{Revocability, RolloutEvent};
 use crate::model::share::Share;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
-use crate::runtime::green::{Plan, SpawnedGreen};
 use crate::runtime::groups::{Groups, Shown, with_a_look};
 use crate::runtime::offload;
 use crate::runtime::rollout_steps;
+use crate::server::green::{Plan, SpawnedGreen};
 use crate::sys::notify_socket::unique_name;
 use crate::sys::socket_owner;
 

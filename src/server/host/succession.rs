@@ -9,9 +9,9 @@ use crate::model::identity::Generation;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
-use crate::runtime::handover::ToBlue;
 use crate::runtime::offload::FILES_MAX;
 use crate::runtime::rollout_steps;
+use crate::server::handover::ToBlue;
 
 /// How long green waits for its leadership where the service manager does not read that green is the main process. Longer helps
 /// nobody: a manager that reads takes microseconds.

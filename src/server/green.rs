@@ -13,15 +13,15 @@ use tokio::net::{UnixDatagram, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::driver::Input;
 use super::handover::{self, ToGreen};
 use super::host::HostEvent;
-use super::offload;
-use super::role::{NOTIFY, OWN, SPAWN_INFO};
 use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
+use crate::runtime::driver::Input;
+use crate::runtime::offload;
+use crate::runtime::role::{NOTIFY, OWN, SPAWN_INFO};
 use crate::sys::launch::Launch;
 use crate::sys::notify_socket;
 use crate::sys::process::{HeldProcess, Process};

@@ -9,8 +9,8 @@ use signal_hook_tokio::Signals;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
-use super::driver::Input;
 use crate::model::rollout::RolloutEvent;
+use crate::runtime::driver::Input;
 use crate::sys::{during, spawn};
 
 /// Remembers a SIGHUP that comes before the server is ready for it.
