@@ -2,7 +2,7 @@
 //!
 //! A program that is attached to one listener is that of its whole group, whoever has the others. Where the hash leads a
 //! client to this one, as it does when no program is attached, the SYN is dropped, for it is not signed (see
-//! [`super::signature`]), and comes again a second later (RFC 6298): that client waits, and is not refused.
+//! [`super::tcp_md5`]), and comes again a second later (RFC 6298): that client waits, and is not refused.
 #![allow(unsafe_code)]
 
 use std::io;

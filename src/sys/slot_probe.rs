@@ -1,7 +1,7 @@
 //! Finds out which listener a connection would come to, without making one.
 //!
 //! A SYN that is signed, at a listener that has no such key, is dropped by it, and counted as its drop (see
-//! [`super::signature`]): there is no handshake, and its process sees nothing.
+//! [`super::tcp_md5`]): there is no handshake, and its process sees nothing.
 
 use std::io;
 use std::net::SocketAddr;
