@@ -207,8 +207,7 @@ fn each_request_is_answered_as_documented() {
         statuses.filter(|status| *status != "403").map(|status| format!("{operation} {status}")).collect()
     };
     let documented: BTreeSet<String> = document.operations().into_iter().flat_map(of_operation).collect();
-    let seen: BTreeSet<String> =
-        document.seen.borrow().iter().cloned().chain(UNSEEN.map(str::to_owned)).collect();
+    let seen: BTreeSet<String> = document.seen.borrow().iter().cloned().chain(UNSEEN.map(str::to_owned)).collect();
     assert_eq!(documented, seen, "what is documented, and what was seen");
 }
 
@@ -233,9 +232,8 @@ fn nothing_is_there_that_is_not_documented() {
     let document = Document::read();
     let server = Start::serve().ready();
     let control = Raw::of(&server);
-    let (none, other) = ["NotFound", "MethodNotAllowed"]
-        .map(|name| &document.file["components"]["responses"][name])
-        .into();
+    let (none, other) =
+        ["NotFound", "MethodNotAllowed"].map(|name| &document.file["components"]["responses"][name]).into();
     let paths: Vec<&String> = document.file["paths"].as_object().expect("paths").keys().collect();
     for path in &paths {
         for method in METHODS {
@@ -244,9 +242,8 @@ fn nothing_is_there_that_is_not_documented() {
             }
             // The body of an answer to HEAD is not sent: only its status can be seen.
             if method == "HEAD" {
-                let (said, _) = control.write_and_read(
-                    format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
-                );
+                let (said, _) = control
+                    .write_and_read(format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
                 assert!(said.starts_with("HTTP/1.1 405 "), "{path}: {said}");
                 continue;
             }
@@ -257,7 +254,9 @@ fn nothing_is_there_that_is_not_documented() {
             assert!(document.operations().contains_key(&format!("{allow} {path}")), "{method} {path}: {answer:?}");
         }
     }
-    for path in ["/", "/v1", "/v1/", "/v1/status/", "/v1/events", "/v1/doctor", "/v2/status", "/openapi.json", "/healthz"] {
+    for path in
+        ["/", "/v1", "/v1/", "/v1/status/", "/v1/events", "/v1/doctor", "/v2/status", "/openapi.json", "/healthz"]
+    {
         assert!(!paths.iter().any(|known| *known == path));
         for method in ["GET", "POST"] {
             let answer = control.ask(method, path);
@@ -352,5 +351,9 @@ fn a_fault_would_be_found() {
     assert_ne!(faults(&|status| drop(status.as_object_mut().expect("one").remove("version"))), 0, "a field less");
     let progress = json!({ "$ref": "#/components/schemas/Progress" });
     assert_ne!(document.faults(&progress, &json!({ "event": "song" })).len(), 0, "another event");
-    assert_ne!(document.faults(&progress, &json!({ "event": "gone", "song": 1 })).len(), 0, "an event with a further field");
+    assert_ne!(
+        document.faults(&progress, &json!({ "event": "gone", "song": 1 })).len(),
+        0,
+        "an event with a further field"
+    );
 }
