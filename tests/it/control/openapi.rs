@@ -331,6 +331,20 @@ fn a_reload_that_fails_is_told_as_documented() {
     document.status(&control);
 }
 
+/// The examples in the book are what a server says, too.
+#[test]
+fn the_examples_of_the_book_are_as_documented() {
+    let document = Document::read();
+    let page = include_str!("../../../docs/control-api.md");
+    let (_, block) = page.split_once("```json\n").expect("a status");
+    let (status, _) = block.split_once("```").expect("its end");
+    document.is("Status", &serde_json::from_str(status).expect("JSON"));
+    let page = include_str!("../../../docs/operators.md");
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("{\"event\"")).collect();
+    assert!(lines.len() > 5, "{lines:?}");
+    lines.iter().for_each(|line| document.is("Progress", &serde_json::from_str(line).expect("JSON")));
+}
+
 /// So that the checks above can fail.
 #[test]
 fn a_fault_would_be_found() {
