@@ -3,6 +3,7 @@
 mod abuse;
 mod handover;
 mod names;
+mod openapi;
 mod strangers;
 
 use std::collections::BTreeSet;

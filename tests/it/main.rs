@@ -9,6 +9,7 @@ mod control;
 mod deaths;
 mod deploy;
 mod docker;
+mod docs;
 mod doctor;
 mod drain;
 mod events;

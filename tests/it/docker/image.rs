@@ -101,13 +101,13 @@ pub(super) fn assert_only_copies_are_refused(findings: &str) {
     assert!(matches!(amiss[..], [line] if line.starts_with("note") && line.contains(" pidfd_getfd: ")), "{findings}");
 }
 
-/// The one of the README, of a server of one's own: here that is this program, which must be told to be a server.
+/// The one of docs/containers.md, of a server of one's own: here that is this program, which must be told to be a server.
 #[test]
 fn is_the_base_of_your_own() {
     let Some(engine) = Engine::running() else { return };
     let Some(image) = engine.cutover() else { return };
-    let readme = include_str!("../../../README.md");
-    let (_, block) = readme.split_once("```dockerfile\n").expect("a Dockerfile");
+    let page = include_str!("../../../docs/containers.md");
+    let (_, block) = page.split_once("```dockerfile\n").expect("a Dockerfile");
     let (dockerfile, _) = block.split_once("```").expect("its end");
     assert!(dockerfile.starts_with("FROM cutover\n"), "{dockerfile}");
     engine.build("cutover-it-own", &dockerfile.replace("FROM cutover\n", &format!("FROM {image}\n")));
