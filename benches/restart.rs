@@ -1,5 +1,5 @@
-//! What a server costs that can restart itself, and what a restart costs: `cargo bench`, in some eight minutes, or
-//! `cargo bench -- --quick`, in less than one. Words such as `throughput` or `handover` choose among the measurements.
+//! What a server costs that can restart itself, and what a restart costs: `cargo bench --features cli`, in some eight minutes, or
+//! `cargo bench --features cli -- --quick`, in less than one. Words such as `throughput` or `handover` choose among the measurements.
 //!
 //! No number makes it fail; a lost request does. Builds and others share the machine, so runs of what is compared are
 //! interleaved, and what counts are the ratios within a run.

@@ -7,3 +7,4 @@
 pub use crate::client::{Control, ControlError, ControlErrorKind, FollowUntil, ReloadProgress, ServerProcess};
 pub use crate::model::progress::Progress;
 pub use crate::model::status::{ConnectionKinds, GenerationStatus, LastReload, RolloutStatus, Status};
+pub use crate::model::steering::SteeringMode;

@@ -34,7 +34,6 @@ pub use error::{Error, ErrorKind};
 pub use model::event::{Event, Outcome, Phase};
 pub use model::identity::{Generation, Pid};
 pub use model::share::{InvalidShare, Share};
-pub use model::steering::SteeringMode;
 pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
 pub use server::drain::Drain;
@@ -44,3 +43,12 @@ pub use server::listener::Listener;
 pub use server::{Server, Started};
 pub use supervisor::Supervisor;
 pub use supervisor::settings::ReadyWhen;
+
+/// The Rust code of the documents, which `cargo test` builds.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/library.md")]
+    mod library {}
+}
