@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::handover::{self, ToGreen};
-use super::host::HostEvent;
 use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::RolloutEvent;
@@ -32,7 +31,6 @@ pub(crate) struct Plan {
     pub(crate) launch: Arc<Launch>,
     pub(crate) spawn_info: SpawnInfo,
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) host_events: mpsc::Sender<HostEvent>,
 }
 
 /// A process that was just spawned, and of which nothing is heard before [`SpawnedGreen::listen_to`].
@@ -78,7 +76,7 @@ impl SpawnedGreen {
         });
         let process = spawned.await.map_err(|stalled| io::Error::other(format!("spawn: {stalled}")))??;
         let (pid, ended) = (process.pid, process.end()?);
-        let source = Source { green, pid, inputs: plan.inputs, host_events: plan.host_events };
+        let source = Source { green, pid, inputs: plan.inputs };
         Ok(SpawnedGreen { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
@@ -140,7 +138,6 @@ struct Source {
     green: Generation,
     pid: Pid,
     inputs: mpsc::Sender<Input>,
-    host_events: mpsc::Sender<HostEvent>,
 }
 
 impl Source {
@@ -188,7 +185,8 @@ impl Source {
             // A generation of ours begins with that when it is live, and then speaks to the service manager itself.
             Notification::Watchdog | Notification::WatchdogTrigger => return true,
             Notification::Status(text) => {
-                return self.host_events.send(HostEvent::GreenStatus { green, text }).await.is_ok();
+                tracing::info!(generation = %green, "{text:?}");
+                return true;
             }
         };
         self.inputs.send(Input::Rollout(event)).await.is_ok()

@@ -13,9 +13,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::host::{HostEvent, Inheritance};
-use crate::model::handover::{FromBlue, FromGreen, GroupOrder, SpawnInfo};
-use crate::model::identity::Pid;
+use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, SpawnInfo};
+use crate::model::identity::{Generation, Pid};
 use crate::sys::during;
 use crate::sys::process::HeldProcess;
 
@@ -135,6 +134,24 @@ async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Un
     serde_json::from_str(&line).map(Some).map_err(io::Error::from)
 }
 
+/// What green hears of the generation before.
+#[derive(Debug)]
+pub(crate) enum BlueEvent {
+    /// Blue passes the leadership on, with what blue knew; or blue is gone without a word.
+    Live(Option<Inheritance>),
+    /// Blue has taken everything back.
+    TakenBack { by: Generation },
+    /// Blue has closed its listeners; the order of the slots.
+    Closed(Vec<GroupOrder>),
+}
+
+/// What goes from the live generation to the next.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub(crate) draining: Vec<Drainer>,
+    pub(crate) history: History,
+}
+
 /// Green's end.
 #[derive(Debug, Clone)]
 pub(crate) struct ToBlue {
@@ -145,7 +162,11 @@ pub(crate) struct ToBlue {
 
 impl ToBlue {
     /// Begins to read what blue says; by its end of file green learns that blue is gone.
-    pub(crate) fn start(blue: StdStream, spawn_info: &SpawnInfo, told: mpsc::Sender<HostEvent>) -> io::Result<ToBlue> {
+    pub(crate) fn start<E: From<BlueEvent> + Send + 'static>(
+        blue: StdStream,
+        spawn_info: &SpawnInfo,
+        told: mpsc::Sender<E>,
+    ) -> io::Result<ToBlue> {
         let (process, by) = (HeldProcess::hold(spawn_info.blue), spawn_info.blue_generation);
         let writing = blue.try_clone()?;
         blue.set_nonblocking(true)?;
@@ -153,14 +174,14 @@ impl ToBlue {
         tokio::spawn(async move {
             let mut was_closed = false;
             loop {
-                let host_event = match read_line(&mut read).await {
+                let event = match read_line(&mut read).await {
                     Ok(Some(FromBlue::Live { draining, history })) => {
-                        HostEvent::Live(Some(Inheritance { draining, history }))
+                        BlueEvent::Live(Some(Inheritance { draining, history }))
                     }
-                    Ok(Some(FromBlue::TakenBack)) => HostEvent::TakenBack { by },
+                    Ok(Some(FromBlue::TakenBack)) => BlueEvent::TakenBack { by },
                     Ok(Some(FromBlue::Closed { groups })) => {
                         was_closed = true;
-                        HostEvent::BlueClosed(groups)
+                        BlueEvent::Closed(groups)
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     Ok(None) | Err(_) => {
@@ -170,13 +191,13 @@ impl ToBlue {
                                 process.gone().await;
                             }
                             // Blue is gone without a word, and with it what it knew of the order.
-                            let _ = told.send(HostEvent::BlueClosed(vec![])).await;
+                            let _ = told.send(BlueEvent::Closed(vec![]).into()).await;
                         }
-                        let _ = told.send(HostEvent::Live(None)).await;
+                        let _ = told.send(BlueEvent::Live(None).into()).await;
                         return;
                     }
                 };
-                if told.send(host_event).await.is_err() {
+                if told.send(event.into()).await.is_err() {
                     return;
                 }
             }
@@ -207,7 +228,7 @@ impl ToBlue {
         }
     }
 
-    /// Says that [`HostEvent::BlueClosed`] was acted on: this generation has taken over what blue steered.
+    /// Says that [`BlueEvent::Closed`] was acted on: this generation has taken over what blue steered.
     pub(crate) fn mark_taken_over(&self) {
         self.taken_over.send_replace(true);
     }
@@ -258,7 +279,7 @@ mod tests {
         blue.set_nonblocking(true).expect("set");
         let mut blue = UnixStream::from_std(blue).expect("a stream");
         blue.write_all(b"{\"kind\":\"closed\"}\n").await.expect("written");
-        assert!(matches!(host_events.recv().await, Some(HostEvent::BlueClosed(groups)) if groups.is_empty()));
+        assert!(matches!(host_events.recv().await, Some(BlueEvent::Closed(groups)) if groups.is_empty()));
         let gate = to_blue.closed();
         tokio::pin!(gate);
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut gate).await.is_err(), "nothing was done yet");

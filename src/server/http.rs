@@ -16,12 +16,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
 use super::connection_close::{self, CloseTiming};
-use super::{BoxError, http_version};
+use super::http_version;
 use crate::config::Config;
 use crate::model::pipeline::Framing;
 use crate::runtime::accept::Sink;
 use crate::runtime::connections::Kind;
 use crate::runtime::stream::{Answering, Shared, Stream};
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How both versions are served.
 struct Http {

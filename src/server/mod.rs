@@ -12,6 +12,7 @@ pub(crate) mod http;
 mod http_version;
 pub(crate) mod listener;
 mod options;
+mod serve;
 mod signals;
 mod sockets;
 mod start;
@@ -21,17 +22,11 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::Config;
-use crate::error::Error;
 use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
-use crate::runtime::accept::Unbounded;
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::driver::{Input, QUEUE};
 use crate::sys::launch::Launch;
@@ -41,10 +36,7 @@ use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
 use self::host::BeforeReload;
-use self::listener::Listener;
 use self::signals::EarlyHup;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type OnStart = Box<dyn FnOnce(&Started) + Send>;
 
@@ -159,62 +151,6 @@ impl Server {
     /// Tells handlers of long connections, such as WebSockets, when to say goodbye.
     pub fn drain(&self) -> Drain {
         Drain::new(self.stage.subscribe())
-    }
-
-    /// Serves HTTP/1 and HTTP/2 with a tower service, an axum `Router` included. Returns when this generation is gone:
-    /// after it was told to stop, or when another one is live and all connections of this one are finished.
-    ///
-    /// # Errors
-    /// If it cannot begin: see [`ErrorKind`](crate::ErrorKind). Later nothing is an error; a failed reload is an
-    /// [`Event::Reload`].
-    ///
-    /// # Cancel safety
-    /// Not cancel safe: a server whose future is dropped goes on in the background.
-    pub async fn serve<S, B>(self, app: S) -> Result<(), Error>
-    where
-        S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError> + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
-        self.serve_hyper(TowerToHyperService::new(app)).await
-    }
-
-    /// Serves with a hyper service. Otherwise as [`serve`](Server::serve).
-    ///
-    /// # Errors
-    /// As [`serve`](Server::serve).
-    ///
-    /// # Cancel safety
-    /// As [`serve`](Server::serve).
-    pub async fn serve_hyper<S, B>(self, service: S) -> Result<(), Error>
-    where
-        S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
-        let sink = http::sink(service, &self.config);
-        let running = self.start(sink, Unbounded).await?;
-        running.gone().await;
-        Ok(())
-    }
-
-    /// Listens for plain TCP: accept from the [`Listener`] until it ends. Calling this says that the application is ready.
-    ///
-    /// # Errors
-    /// As [`serve`](Server::serve).
-    ///
-    /// # Cancel safety
-    /// Not cancel safe.
-    pub async fn listen(self) -> Result<Listener, Error> {
-        let (sink, room, accepted) = listener::queue();
-        let running = self.start(sink, room.clone()).await?;
-        Ok(Listener::new(accepted, room, running))
     }
 
     fn connections(&self) -> Arc<Connections> {

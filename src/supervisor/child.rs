@@ -5,22 +5,20 @@ use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::net::UnixDatagram;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::instance::Instance;
-use super::notifications;
 use crate::model::identity::{Generation, Pid};
-use crate::runtime::driver::Input;
 use crate::runtime::groups::Holders;
 use crate::runtime::offload::{LOOK_MAX, Lane, Stalled};
 use crate::runtime::role::{OWN, SUPERVISED};
 use crate::runtime::status::Processes;
+use crate::sys::launch::Launch;
 use crate::sys::process::Process;
 use crate::sys::process_tree::Orphans;
 use crate::sys::reaper::{Ended, Reaper};
@@ -35,7 +33,7 @@ pub(super) const KILL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether what descends from a process that has ended is gone too.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A process that was just spawned, and of which nothing is heard before [`SpawnedChild::listen_to`].
+/// A process that was just spawned, and of which nothing is heard before `notifications::listen`.
 #[derive(Debug)]
 pub(super) struct SpawnedChild {
     child: Child,
@@ -76,8 +74,7 @@ impl SpawnedChild {
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
-    pub(super) fn spawn(instance: &Instance, generation: Generation) -> io::Result<SpawnedChild> {
-        let program = &instance.program;
+    pub(super) fn spawn(program: &Launch, reaper: &Reaper, generation: Generation) -> io::Result<SpawnedChild> {
         let path = program.executable().map_err(io::Error::other)?;
         let name = notify_socket::unique_name("notify")?;
         let notify = UnixDatagram::from_std(notify_socket::bind(&name)?)?;
@@ -94,7 +91,7 @@ impl SpawnedChild {
             directory: program.directory(),
             group: Group::Own,
         };
-        let (process, end) = instance.reaper.spawn(|| spawn::program(&program))?;
+        let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
             // An error is that nobody reaps any more.
@@ -106,7 +103,7 @@ impl SpawnedChild {
             generation,
             pid: process.pid,
             born: process_tree::start_of(process.pid),
-            reaper: instance.reaper.clone(),
+            reaper: reaper.clone(),
             process,
             mark,
             ended,
@@ -120,14 +117,9 @@ impl SpawnedChild {
         Ok(SpawnedChild { child, notify })
     }
 
-    /// Begins to listen to it: what it says that matters to a rollout goes to `inputs`. A quick one may have said all
-    /// already; it waits in the socket, so that the event of its birth can go first.
-    pub(super) fn listen_to(self, instance: &Weak<Instance>, inputs: mpsc::Sender<Input>) -> Arc<Child> {
-        let child = Arc::new(self.child);
-        let reading = notifications::read(self.notify, Arc::downgrade(&child), instance.clone(), inputs);
-        let task = tokio::spawn(reading).abort_handle();
-        *child.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
-        child
+    /// The generation, with the socket of its notifications.
+    pub(super) fn into_parts(self) -> (Child, UnixDatagram) {
+        (self.child, self.notify)
     }
 
     /// Ends it before anything was heard of it.
@@ -272,6 +264,11 @@ impl Child {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Ends this task, which reads what the generation says, when the generation is forgotten.
+    pub(super) fn is_read_by(&self, task: AbortHandle) {
+        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
     pub(super) fn says(&self) -> Option<String> {

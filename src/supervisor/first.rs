@@ -14,7 +14,7 @@ use tokio_stream::StreamExt as _;
 use super::child::{Child, KILL_MAX, SpawnedChild};
 use super::instance::Instance;
 use super::settings::ReadyWhen;
-use super::{readiness, retire};
+use super::{notifications, readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
 use crate::model::rollout::RolloutEvent;
@@ -38,7 +38,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
         code = stop_signal(signals) => return Ok(First::Over(code)),
     };
     let spawned = spawned.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
-    let child = spawned.listen_to(&Arc::downgrade(instance), inputs.clone());
+    let child = notifications::listen(spawned, &Arc::downgrade(instance), inputs.clone());
     let (generation, pid) = (child.generation, child.pid);
     tracing::info!(%generation, %pid, name = instance.name, "spawned");
     instance.give_terminal(&child);
@@ -105,7 +105,7 @@ async fn spawn(instance: Arc<Instance>) -> io::Result<SpawnedChild> {
     let handle = tokio::runtime::Handle::current();
     let spawned = offload::run(move || {
         let _context = handle.enter();
-        SpawnedChild::spawn(&instance, Generation::FIRST)
+        SpawnedChild::spawn(&instance.program, &instance.reaper, Generation::FIRST)
     });
     spawned.await.unwrap_or_else(|stalled| Err(io::Error::other(stalled)))
 }

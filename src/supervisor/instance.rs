@@ -9,14 +9,13 @@ use rustix::process::Signal;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::child::Child;
-use super::host::SupervisedHost;
 use super::settings::Settings;
 use crate::model::event::Event;
 use crate::model::handover::History;
 use crate::model::identity::Generation;
-use crate::model::rollout::{Rollout, RolloutEvent};
+use crate::model::rollout::RolloutEvent;
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
-use crate::runtime::driver::{Driver, Input, QUEUE};
+use crate::runtime::driver::Input;
 use crate::runtime::groups::Groups;
 use crate::runtime::offload::Lane;
 use crate::runtime::predecessors::MAX;
@@ -182,23 +181,10 @@ impl Instance {
         }
     }
 
-    /// Makes this generation the live one, and runs its machine.
-    pub(super) fn enter(self: &Arc<Self>, child: Arc<Child>) {
-        let rollout = Rollout::serving(child.generation, child.pid, self.settings.plan.clone());
-        let (inputs, driver) = self.driver(child.clone(), rollout);
-        let endpoint = driver.host.endpoint();
-        *lock(&self.live) = Some(Live { child, inputs });
+    /// Makes this generation the live one.
+    pub(super) fn set_live(&self, live: Live, endpoint: LiveEndpoint) {
+        *lock(&self.live) = Some(live);
         self.live_endpoint.send_replace(endpoint);
-        let instance = self.clone();
-        tokio::spawn(async move {
-            let child = driver.host.child.clone();
-            driver.run().await;
-            // Unless another one has the leadership by now.
-            if instance.is_live(child.generation) {
-                let code = child.has_ended().map_or(0, |ended| ended.code());
-                instance.over.send_replace(Some(code));
-            }
-        });
     }
 
     /// Takes on a generation that leaves; one more than [`MAX`] ends the oldest.
@@ -214,23 +200,6 @@ impl Instance {
             tracing::warn!(generation = %child.generation, pid = %child.pid, "{MAX} generations drain already, ending the oldest");
             let _ = inputs.send(Input::Rollout(RolloutEvent::ForceCloseRequested)).await;
         }
-    }
-
-    /// A green that users have met and that was sent away: its machine sees to its end.
-    pub(super) async fn send_away(self: &Arc<Self>, child: Arc<Child>, by: Generation) {
-        let rollout = Rollout::standby(child.generation, child.pid, self.settings.plan.clone());
-        let (inputs, driver) = self.driver(child.clone(), rollout);
-        let gone = driver.host.gone();
-        tokio::spawn(driver.run());
-        let _ = inputs.send(Input::Rollout(RolloutEvent::TakenBack { by })).await;
-        self.leaves(child, inputs, gone).await;
-    }
-
-    fn driver(self: &Arc<Self>, child: Arc<Child>, rollout: Rollout) -> (mpsc::Sender<Input>, Driver<SupervisedHost>) {
-        let (inputs, received) = mpsc::channel(QUEUE);
-        let (host_events, arriving) = mpsc::channel(QUEUE);
-        let host = SupervisedHost::new(self.clone(), child, inputs.clone(), host_events);
-        (inputs, Driver { rollout, host, inputs: received, host_events: arriving })
     }
 
     /// Those that still finish what they have, oldest first.

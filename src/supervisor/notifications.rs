@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
-use super::child::Child;
+use super::child::{Child, SpawnedChild};
 use super::instance::Instance;
 use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
@@ -18,13 +18,18 @@ use crate::runtime::notifier::NotifyState;
 use crate::runtime::offload::LOOK_MAX;
 use crate::sys::notify_socket;
 
+/// Begins to listen to a generation: what it says that matters to a rollout goes to `inputs`. A quick one may have said all
+/// already; that waits in the socket, so that the event of its spawn can go first.
+pub(super) fn listen(spawned: SpawnedChild, instance: &Weak<Instance>, inputs: mpsc::Sender<Input>) -> Arc<Child> {
+    let (child, notify) = spawned.into_parts();
+    let child = Arc::new(child);
+    let reading = read(notify, Arc::downgrade(&child), instance.clone(), inputs);
+    child.is_read_by(tokio::spawn(reading).abort_handle());
+    child
+}
+
 /// Reads until the generation is forgotten.
-pub(super) async fn read(
-    socket: UnixDatagram,
-    child: Weak<Child>,
-    instance: Weak<Instance>,
-    inputs: mpsc::Sender<Input>,
-) {
+async fn read(socket: UnixDatagram, child: Weak<Child>, instance: Weak<Instance>, inputs: mpsc::Sender<Input>) {
     let mut strangers = false;
     loop {
         let received = socket.async_io(Interest::READABLE, || notify_socket::receive(&socket)).await;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::child::Child;
 use super::first::{First, begin, kill};
+use super::host::generation;
 use super::instance::{Instance, Parts, nobody};
 use super::settings::{ReadyWhen, Settings};
 use super::{Supervisor, metrics, signals};
@@ -100,7 +101,7 @@ impl Supervisor {
             First::Over(code) => return Ok(code),
         };
         let mut over = instance.over.subscribe();
-        instance.enter(child);
+        generation::enter(instance, child);
         if let Some(pid_file) = pid_file {
             pid_file.write(Pid::new(std::process::id())).await;
         }

@@ -1,7 +1,11 @@
-//! The house: rows import only from rows below them, and the model has no I/O and no clock.
+//! The structure of the library: rows need only rows below them, no modules form a circle, the model has no I/O and no clock.
 
-use std::fs;
+mod modules;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+use self::modules::{Modules, files};
 
 /// From the top to the bottom: a row may use itself and the rows below it. Each row may use `error`.
 const ROWS: [&str; 9] = ["control", "server", "supervisor", "client", "doctor", "runtime", "config", "sys", "model"];
@@ -16,116 +20,154 @@ const APART: [(&str, &str); 8] = [
     ("client", "runtime"),
     ("doctor", "runtime"),
 ];
-const GROUND: [&str; 1] = ["error"];
+const GROUND: &str = "error";
 
-/// Words that have no place in the model outside its tests.
+/// Words that have no place in the model outside its tests, as the tokens of the code stand side by side.
 const IMPURE: [&str; 10] = [
-    "Instant::now",
+    "Instant :: now",
     "SystemTime",
-    "std::fs",
-    "std::net::Tcp",
-    "std::os",
-    "std::env",
-    "std::process",
-    "std::thread",
+    "std :: fs",
+    "std :: net :: Tcp",
+    "std :: os",
+    "std :: env",
+    "std :: process",
+    "std :: thread",
     "tokio",
     "tracing",
 ];
-
-/// The files of a row: one, or a folder of them.
-fn row(name: &str) -> Vec<PathBuf> {
-    let file = source().join(name).with_extension("rs");
-    if file.exists() { vec![file] } else { sources(&source().join(name)) }
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
-}
-
-/// The code of a file without its tests and comments.
-fn code(path: &Path) -> String {
-    let is_test = |part: &std::ffi::OsStr| part.to_string_lossy().ends_with("tests.rs") || part == "tests";
-    if path.strip_prefix(source()).unwrap_or(path).iter().any(is_test) {
-        return String::new();
-    }
-    let text = fs::read_to_string(path).expect("text");
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    lines.map(|line| format!("{line}\n")).collect()
-}
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// What of `crate::…` the code names, first part only; `super::` from a row's own top counts as well.
-fn imports(code: &str) -> Vec<String> {
-    let after = code.match_indices("crate::").map(|(at, found)| &code[at + found.len()..]);
-    after.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()).collect()
+/// Whether `row` may not use `other`.
+fn is_broken(row: &str, other: &str) -> bool {
+    let place = ROWS.iter().position(|name| *name == row).expect("a row");
+    ROWS[..place].contains(&other) || APART.contains(&(row, other))
 }
 
-/// Names what breaks the rule for one file of `row`.
-fn broken(row: &str, code: &str) -> Vec<String> {
-    let place = ROWS.iter().position(|r| *r == row).expect("a row");
-    let is_broken = |name: &String| ROWS[..place].contains(&name.as_str()) || APART.contains(&(row, name.as_str()));
-    imports(code).into_iter().filter(is_broken).collect()
+/// What breaks the rule: the module, and the row that the module uses.
+fn imports_upwards(modules: &Modules) -> Vec<String> {
+    let mut found = Vec::new();
+    for (module, source) in modules.iter().filter(|(module, _)| !module.is_empty()) {
+        for used in source.rows() {
+            let row = module[0].as_str();
+            let broken = match (row == GROUND, used == GROUND) {
+                (_, true) => false,
+                (true, false) => true,
+                // The public names of the crate's root are for users, not for the library itself.
+                (false, false) => !ROWS.contains(&used) || is_broken(row, used),
+            };
+            if broken {
+                found.push(format!("{} uses {used}", module.join("::")));
+            }
+        }
+    }
+    found
 }
 
 #[test]
 fn no_import_goes_upwards() {
-    for name in ROWS {
-        let files = row(name);
-        assert!(!files.is_empty(), "the row {name} is empty");
-        for file in files {
-            let code = code(&file);
-            assert_eq!(broken(name, &code), Vec::<String>::new(), "{} imports upwards", file.display());
-            for name in imports(&code) {
-                let known = ROWS.contains(&name.as_str()) || GROUND.contains(&name.as_str());
-                // The public names of the crate's root are for users, not for the house itself.
-                assert!(known, "{} imports crate::{name}, which is no row of the house", file.display());
-            }
-        }
+    let modules = Modules::read(&source());
+    for row in ROWS {
+        assert!(modules.iter().any(|(module, _)| module.first().is_some_and(|name| name == row)), "{row} is empty");
     }
-    for ground in GROUND {
-        let code = code(&source().join(format!("{ground}.rs")));
-        assert!(imports(&code).iter().all(|name| GROUND.contains(&name.as_str())), "{ground} stands on something");
-    }
+    assert_eq!(imports_upwards(&modules), Vec::<String>::new());
+}
+
+#[test]
+fn no_modules_form_a_circle() {
+    let modules = Modules::read(&source());
+    let circles = modules.circles();
+    // Which of the modules needs which, so that somebody who has sown a circle sees the way around.
+    let name = |module: &Vec<String>| module.join("::");
+    let within = |circle: &BTreeSet<Vec<String>>, module| -> Vec<String> {
+        modules
+            .needed_by(module)
+            .intersection(circle)
+            .map(|needed| format!("{} needs {}", name(module), name(needed)))
+            .collect()
+    };
+    let ways: Vec<_> =
+        circles.iter().flat_map(|circle| circle.iter().flat_map(move |module| within(circle, module))).collect();
+    assert!(circles.is_empty(), "{ways:#?}");
 }
 
 #[test]
 fn the_program_uses_the_public_api_only() {
-    for file in sources(&source().join("bin")) {
-        for name in imports(&code(&file)) {
-            assert!(!ROWS.contains(&name.as_str()), "{} reaches into crate::{name}", file.display());
-        }
+    for file in files(&source().join("bin")) {
+        let text = std::fs::read_to_string(&file).expect("text");
+        let modules = Modules::of([("", text.as_str())]);
+        let (_, code) = modules.iter().next().expect("one");
+        let into: Vec<_> = code.rows().filter(|name| ROWS.contains(name)).collect();
+        assert_eq!(into, Vec::<&str>::new(), "{} reaches into the library", file.display());
     }
 }
 
 #[test]
 fn the_model_has_no_clock_and_no_io() {
-    for file in sources(&source().join("model")) {
-        let code = code(&file);
+    for (module, source) in
+        Modules::read(&source()).iter().filter(|(module, _)| module.first().is_some_and(|row| row == "model"))
+    {
         for word in IMPURE {
-            assert!(!code.contains(word), "{} uses {word}", file.display());
+            assert!(!source.code.contains(word), "{} uses {word}", module.join("::"));
         }
     }
 }
 
 #[test]
 fn unsafe_stands_only_in_sys() {
-    for file in sources(&source()).into_iter().filter(|file| !file.starts_with(source().join("sys"))) {
-        assert!(!code(&file).contains("unsafe "), "{} has an unsafe block", file.display());
+    for (module, source) in
+        Modules::read(&source()).iter().filter(|(module, _)| module.first().is_none_or(|row| row != "sys"))
+    {
+        assert!(!source.code.contains("unsafe {"), "{} has an unsafe block", module.join("::"));
     }
 }
 
 #[test]
-fn an_import_upwards_would_be_found() {
-    assert_eq!(broken("model", "use crate::sys::socket;\n"), ["sys"]);
-    assert_eq!(broken("sys", "fn f() { crate::runtime::x() }\n"), ["runtime"]);
-    assert_eq!(broken("server", "use crate::client::Control;\n"), ["client"]);
-    assert_eq!(broken("client", "use crate::server::Server;\nuse crate::runtime::x;\n"), ["server", "runtime"]);
-    assert_eq!(broken("client", "use crate::doctor::Finding;\n"), ["doctor"]);
-    assert_eq!(broken("doctor", "use crate::client::x;\nuse crate::runtime::x;\n"), ["client", "runtime"]);
-    assert_eq!(broken("runtime", "use crate::sys::socket;\nuse crate::model::x;\n"), Vec::<String>::new());
+fn a_fault_would_be_found() {
+    for (file, code, found) in [
+        ("model::x", "use crate::sys::socket;", "model::x uses sys"),
+        ("sys::x", "fn f() { crate::runtime::x() }", "sys::x uses runtime"),
+        ("sys::x", "fn f() { println!(\"{}\", crate::runtime::x()) }", "sys::x uses runtime"),
+        ("server::x", "use crate::client::Control;", "server::x uses client"),
+        ("client::x", "use crate::{model::x, runtime::y};", "client::x uses runtime"),
+        ("client", "#[cfg(test)] mod tests; use crate::doctor::Finding;", "client uses doctor"),
+        ("doctor", "use crate::runtime::x;", "doctor uses runtime"),
+        ("error", "use crate::model::x;", "error uses model"),
+        ("sys::x", "use crate::Server;", "sys::x uses Server"),
+    ] {
+        assert_eq!(imports_upwards(&Modules::of([(file, code)])), [found], "{code}");
+    }
+    let fine = [(
+        "runtime::x",
+        "use crate::sys::socket; use crate::error::Error; #[cfg(test)] mod t { use crate::server::x; }",
+    )];
+    assert_eq!(imports_upwards(&Modules::of(fine)), Vec::<String>::new());
+}
+
+#[test]
+fn a_circle_would_be_found() {
+    let circles = |files: &[(&str, &str)]| -> Vec<Vec<String>> {
+        let circles = Modules::of([("", "")].into_iter().chain(files.iter().copied())).circles();
+        circles.into_iter().map(|circle| circle.iter().map(|module| module.join("::")).collect()).collect()
+    };
+    let row = ("a", "mod x; mod y; mod z; pub(crate) use self::x::X;");
+    let [x, y] = ["a::x", "a::y"];
+    assert_eq!(circles(&[row, (x, "use super::y::Y;"), (y, "fn f() { crate::a::x::g() }")]), [[x, y]]);
+    assert_eq!(circles(&[row, (x, "use super::y::Y;"), (y, "use super::X;")]), [[x, y]], "behind a re-export");
+    assert_eq!(
+        circles(&[row, (x, "use super::y;"), (y, "use super::z as a;"), ("a::z", "use crate::a::{x::X};")]),
+        [["a::x", "a::y", "a::z"]]
+    );
+    assert_eq!(
+        circles(&[("a", "mod x; use x::X; struct A;"), (x, "use super::A;")]),
+        [["a", "a::x"]],
+        "parent and child"
+    );
+    assert_eq!(circles(&[row, (x, "use super::y::Y;"), (y, "use std::x::X;")]), Vec::<Vec<String>>::new());
+    assert_eq!(
+        circles(&[row, (x, "#[cfg(test)] mod tests { use crate::a::y; }"), (y, "use super::x;")]),
+        Vec::<Vec<String>>::new()
+    );
 }

@@ -1,5 +1,6 @@
 //! A unit of systemd, looked at with the eyes of a server that restarts itself. Pure: from what systemd shows to findings.
 
+mod loaded;
 mod program;
 mod properties;
 mod reload;
@@ -7,13 +8,9 @@ mod sandbox;
 mod service;
 mod stop;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-
 use super::finding::Finding;
-use crate::model::identity::Pid;
 
-pub(super) use program::Serving;
+pub(super) use loaded::Unit;
 pub(super) use properties::{Properties, leading_number, written};
 
 /// What is asked of `systemctl show`. One that its version does not know it leaves out.
@@ -61,62 +58,6 @@ pub(super) const PROPERTIES: [&str; 42] = [
     "LimitNOFILESoft",
     "MemoryMax",
 ];
-
-/// A unit, and what else has to be known to judge it.
-#[derive(Debug, Clone)]
-pub(super) struct Unit {
-    /// Of systemd.
-    pub(super) version: u32,
-    pub(super) shown: Properties,
-    /// What its files say in `[Service]`, the last word of each.
-    pub(super) written: BTreeMap<String, String>,
-    /// The program, if it is `cutover`.
-    pub(super) serving: Option<Serving>,
-    /// Where the server listens.
-    pub(super) addresses: Vec<SocketAddr>,
-    /// The first port that needs no capability.
-    pub(super) first_unprivileged_port: u16,
-    /// Programs of its lines that are not there.
-    pub(super) missing: BTreeSet<String>,
-    /// The effective user of the main process.
-    pub(super) main_uid: Option<u32>,
-}
-
-impl Unit {
-    /// A unit on a machine where nothing is missing.
-    pub(super) fn new(version: u32, shown: Properties, written: BTreeMap<String, String>) -> Unit {
-        let serving = shown.commands("ExecStart").iter().find_map(Serving::of);
-        let addresses = serving.as_ref().map(|serving| serving.addresses.clone()).unwrap_or_default();
-        let missing = BTreeSet::new();
-        Unit { version, shown, written, serving, addresses, first_unprivileged_port: 1024, missing, main_uid: None }
-    }
-
-    pub(super) fn name(&self) -> &str {
-        self.shown.one("Id")
-    }
-
-    /// The main process, if it runs.
-    pub(super) fn main(&self) -> Option<Pid> {
-        self.shown.one("MainPID").parse().ok().filter(|pid| *pid != 0).map(Pid::new)
-    }
-
-    /// The programs that it starts, as paths of this machine.
-    pub(super) fn programs(&self) -> BTreeSet<String> {
-        let elsewhere = ["RootDirectory", "RootImage"].iter().any(|key| !self.shown.one(key).is_empty());
-        let lines = ["ExecStart", "ExecReload", "ExecStop"].iter().flat_map(|key| self.shown.commands(key));
-        lines.filter(|_| !elsewhere).map(|command| command.path).collect()
-    }
-
-    /// Whether it has a network of its own, which cannot be looked at from here.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.shown.is("PrivateNetwork", "yes") || !self.shown.one("NetworkNamespacePath").is_empty()
-    }
-
-    /// Whether it runs as root.
-    fn is_root(&self) -> bool {
-        matches!(self.shown.one("User"), "" | "root" | "0") && !self.shown.is("DynamicUser", "yes")
-    }
-}
 
 /// All findings about a unit.
 pub(super) fn lint(unit: &Unit) -> Vec<Finding> {

@@ -20,7 +20,7 @@ impl Rollout {
         let whose = if successor.is_some() { DrainScope::Own } else { DrainScope::All };
         let mut effects = vec![Effect::AwaitConnections(whose)];
         if force_close {
-            effects.extend(force_closing(successor));
+            effects.extend(Rollout::force_closing(successor));
         }
         effects
     }
@@ -120,7 +120,7 @@ impl Rollout {
             State::Draining { successor, force_closed, deadline } => {
                 *force_closed = true;
                 *deadline = now + FORCE_CLOSE_MAX;
-                force_closing(*successor)
+                Rollout::force_closing(*successor)
             }
             State::Standby { .. } | State::Serving | State::Rolling { .. } | State::RollingBack { .. } => {
                 vec![Effect::ForceClosePredecessors]
@@ -132,12 +132,12 @@ impl Rollout {
         self.state = State::Gone;
         vec![Effect::Finish]
     }
-}
 
-/// Ends a drain. Where nobody comes after, those before do not stay either.
-pub(super) fn force_closing(successor: Option<Generation>) -> Vec<Effect> {
-    match successor {
-        Some(_) => vec![Effect::ForceClose],
-        None => vec![Effect::ForceClose, Effect::ForceClosePredecessors],
+    /// Ends a drain. Where nobody comes after, those before do not stay either.
+    pub(super) fn force_closing(successor: Option<Generation>) -> Vec<Effect> {
+        match successor {
+            Some(_) => vec![Effect::ForceClose],
+            None => vec![Effect::ForceClose, Effect::ForceClosePredecessors],
+        }
     }
 }

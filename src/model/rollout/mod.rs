@@ -122,7 +122,7 @@ impl Rollout {
             State::Draining { successor, force_closed, deadline } if !*force_closed => {
                 *force_closed = true;
                 *deadline = now + FORCE_CLOSE_MAX;
-                drain::force_closing(*successor)
+                Rollout::force_closing(*successor)
             }
             State::Draining { .. } => self.finish(),
             State::Standby { .. } | State::Serving | State::Gone => vec![],

@@ -2,8 +2,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,18 +11,17 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::clients::{Busy, Client};
 use super::follow::{FollowUntil, Follower, LINES};
 use super::metrics;
-use crate::model::event::Event;
+use super::target::{ControlTarget, Counts, LiveEndpoint};
 use crate::model::rollout::RolloutEvent;
 use crate::model::status::{Refusal, RolloutStatus, Status};
-use crate::runtime::connections::Connections;
 use crate::runtime::driver::{Ask, Input, Refused};
-use crate::runtime::offload::{LOOK_MAX, Lane};
+use crate::runtime::offload::LOOK_MAX;
 use crate::runtime::status::Depth;
 
 /// What another user gets.
@@ -34,60 +31,6 @@ pub(super) const FORBIDDEN: &[u8] =
     {\"error\":\"only the user that runs this server, and root, may use its control socket\"}\n";
 
 type Body = BoxBody<Bytes, Infallible>;
-
-/// How the control socket asks the driver, and what it may look at itself.
-#[derive(Debug, Clone)]
-pub(crate) struct LiveEndpoint {
-    pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) events: broadcast::Sender<Event>,
-    pub(crate) counts: Counts,
-    pub(crate) passed_on: watch::Receiver<bool>,
-    /// For what is looked up of other processes: see [`looks`].
-    pub(crate) looks: Lane,
-}
-
-/// How many status requests may look at other processes at once.
-pub(crate) fn looks() -> Lane {
-    Lane::new(8)
-}
-
-/// The open connections of a generation.
-#[derive(Debug, Clone)]
-pub(crate) enum Counts {
-    /// Its own.
-    Own(Arc<Connections>),
-    /// Those of processes that are watched, as they were counted last.
-    Watched(Arc<AtomicUsize>),
-}
-
-impl Counts {
-    pub(super) fn open(&self) -> usize {
-        match self {
-            Counts::Own(connections) => connections.open(),
-            Counts::Watched(open) => open.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Where it is known which generation is to be asked.
-#[derive(Debug, Clone)]
-pub(crate) struct ControlTarget(watch::Receiver<LiveEndpoint>);
-
-impl ControlTarget {
-    /// Always this one.
-    pub(crate) fn of(endpoint: LiveEndpoint) -> ControlTarget {
-        ControlTarget(watch::channel(endpoint).1)
-    }
-
-    /// The one that is live.
-    pub(crate) fn changing(endpoint: watch::Receiver<LiveEndpoint>) -> ControlTarget {
-        ControlTarget(endpoint)
-    }
-
-    fn now(&self) -> LiveEndpoint {
-        self.0.borrow().clone()
-    }
-}
 
 /// One connection's service.
 #[derive(Debug, Clone)]

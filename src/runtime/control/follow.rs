@@ -8,8 +8,8 @@ use http_body::Frame;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::answer::Counts;
 use super::clients::Busy;
+use super::target::Counts;
 use crate::model::event::{Event, Outcome, Phase};
 use crate::model::identity::Generation;
 use crate::model::progress::Progress;

@@ -7,6 +7,7 @@ mod answer;
 mod clients;
 mod follow;
 mod metrics;
+mod target;
 
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
@@ -27,7 +28,8 @@ use super::accept::EXHAUSTED;
 use super::offload::{self, FILES_MAX};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
-pub(crate) use answer::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
+pub(crate) use answer::metrics_service;
+pub(crate) use target::{ControlTarget, Counts, LiveEndpoint, looks};
 
 /// How long a client may take to send a request, and how long it may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,11 +6,12 @@ mod group;
 mod listener;
 mod placeholder;
 mod slot_discovery;
+mod steering_setting;
 mod supervised;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,34 +21,15 @@ use crate::model::rollout::Revocability;
 use crate::model::share::Share;
 use crate::model::slots::Slots;
 use crate::model::steering::{Program, SteeringMode};
-use crate::sys::launch::Launch;
 use crate::sys::{sock_diag, steering};
 
 pub(crate) use crate::sys::sysctl::migrates;
 
 use self::group::Group;
 pub(crate) use self::listener::GroupListener;
-pub(crate) use self::supervised::{Holders, KeptListener};
-
-/// Whether steering may be tried at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Steering {
-    Allowed,
-    /// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
-    Off,
-    /// It is done by whoever has started this process, and whoever comes after it.
-    Elsewhere,
-}
-
-impl Steering {
-    /// What the environment says that this process was started with.
-    pub(crate) fn of(launch: &Launch) -> Steering {
-        match launch.variable("CUTOVER_STEERING") {
-            Some(value) if value == "off" => Steering::Off,
-            _ => Steering::Allowed,
-        }
-    }
-}
+pub(crate) use self::steering_setting::Steering;
+pub(crate) use self::supervised::KeptListener;
+pub(crate) use self::view::{Holders, Shown};
 
 /// The groups of all addresses.
 #[derive(Debug)]
@@ -78,29 +60,6 @@ impl ActiveRollout {
                 Err("the rollout is over".into())
             }
         }
-    }
-}
-
-/// Who listens on each address, by inode, with the uid; or why the kernel does not tell.
-#[derive(Debug)]
-pub(crate) struct Shown(BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, String>>);
-
-impl Shown {
-    fn of(&self, address: SocketAddr) -> Result<&BTreeMap<Inode, u32>, String> {
-        match self.0.get(&address) {
-            Some(Ok(shown)) => Ok(shown),
-            Some(Err(why)) => Err(why.clone()),
-            None => Err(format!("it was not looked who listens on {address}")),
-        }
-    }
-
-    /// Whether no listener is here that is not in `earlier`.
-    fn adds_nothing_to(&self, earlier: &Shown) -> bool {
-        self.0.iter().all(|(&address, shown)| match (shown, earlier.of(address)) {
-            (Ok(now), Ok(before)) => now.keys().all(|inode| before.contains_key(inode)),
-            (Ok(_), Err(_)) => false,
-            (Err(_), _) => true,
-        })
     }
 }
 

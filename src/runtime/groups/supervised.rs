@@ -1,18 +1,15 @@
 //! Groups of a program that is supervised: its listeners come and go, and are copied when they are needed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::group::Group;
-use super::{ActiveRollout, GroupListener, Groups, Shown, Steering};
-use crate::model::identity::{Inode, Pid};
+use super::{ActiveRollout, GroupListener, Groups, Holders, Shown, Steering};
+use crate::model::identity::Inode;
 use crate::model::share::Share;
 use crate::model::steering::Program;
 use crate::sys::{pidfd_getfd, sock_diag};
-
-/// The sockets of a generation's processes, and who has each of them.
-pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
 
 /// A listener of a generation that leaves, kept open so that it is closed in our order and not in its own.
 #[derive(Debug)]

@@ -64,7 +64,7 @@ impl Host {
                     addresses,
                     control,
                 };
-                SpawnedGreen::spawn(Plan { launch, spawn_info, inputs, host_events: host_events.clone() }).await
+                SpawnedGreen::spawn(Plan { launch, spawn_info, inputs }).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
             // Without a driver nobody would ever hear of the process again, and it would take over one day.

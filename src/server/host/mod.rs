@@ -13,10 +13,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::green::{Green, SpawnedGreen};
-use super::handover::ToBlue;
+use super::handover::{BlueEvent, Inheritance, ToBlue};
 use crate::model::addresses::Bound;
 use crate::model::event::{Event, Phase};
-use crate::model::handover::{Drainer, GroupOrder, History};
+use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Rollout, RolloutEvent};
 use crate::runtime::accept::Acceptors;
@@ -92,25 +92,18 @@ pub(crate) struct Host {
 pub(crate) enum HostEvent {
     /// The next generation's process was spawned, or could not be.
     Spawned { green: Generation, result: Result<Box<SpawnedGreen>, String> },
-    /// What green says about itself, for people.
-    GreenStatus { green: Generation, text: String },
-    /// The generation before passes the leadership on, with what it knew; or it is gone without a word.
-    Live(Option<Inheritance>),
     /// The control socket was taken over.
     Control(Taken),
     /// The files that go with the leadership were taken over, as far as their disks have answered.
     Files,
-    /// The generation before has taken everything back.
-    TakenBack { by: Generation },
-    /// The generation before has closed its listeners; the order of the slots.
-    BlueClosed(Vec<GroupOrder>),
+    /// The generation before says something, or is gone.
+    Blue(BlueEvent),
 }
 
-/// What goes from the live generation to the next.
-#[derive(Debug)]
-pub(crate) struct Inheritance {
-    pub(crate) draining: Vec<Drainer>,
-    pub(crate) history: History,
+impl From<BlueEvent> for HostEvent {
+    fn from(event: BlueEvent) -> HostEvent {
+        HostEvent::Blue(event)
+    }
 }
 
 impl driver::Host for Host {
@@ -132,8 +125,7 @@ impl driver::Host for Host {
                 let result = result.map(|spawned| self.adopt(*spawned));
                 return Some(RolloutEvent::Spawned { green, result });
             }
-            HostEvent::GreenStatus { green, text } => tracing::info!(generation = %green, "{text:?}"),
-            HostEvent::Live(inheritance) => {
+            HostEvent::Blue(BlueEvent::Live(inheritance)) => {
                 if let Some(Inheritance { draining, history }) = inheritance {
                     self.inherit(&draining, history);
                 }
@@ -145,8 +137,8 @@ impl driver::Host for Host {
                 }
             }
             HostEvent::Files => self.has_files(),
-            HostEvent::TakenBack { by } => return Some(RolloutEvent::TakenBack { by }),
-            HostEvent::BlueClosed(groups) => {
+            HostEvent::Blue(BlueEvent::TakenBack { by }) => return Some(RolloutEvent::TakenBack { by }),
+            HostEvent::Blue(BlueEvent::Closed(groups)) => {
                 tracing::debug!(generation = %self.generation, "the generation before has closed its listeners");
                 // One that was sent away steers nothing any more, whatever becomes of blue.
                 if !rollout.is_leaving() {

@@ -13,7 +13,7 @@ use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
 use crate::runtime::offload;
 use crate::runtime::rollout_steps::{self, Probe};
 use crate::supervisor::child::{Child, SpawnedChild};
-use crate::supervisor::{preflight, readiness};
+use crate::supervisor::{notifications, preflight, readiness};
 
 /// There is no event for a listener that was closed, or has come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ impl SupervisedHost {
         tokio::spawn(async move {
             let spawned = offload::run(move || {
                 let _context = handle.enter();
-                SpawnedChild::spawn(&instance, green)
+                SpawnedChild::spawn(&instance.program, &instance.reaper, green)
             });
             let spawned = spawned.await.unwrap_or_else(|stalled| Err(std::io::Error::other(stalled)));
             let result = spawned.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
@@ -78,7 +78,7 @@ impl SupervisedHost {
     /// Takes a new process on, and begins to listen to it, and to look whether it is ready.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn adopt(&mut self, spawned: SpawnedChild) -> Pid {
-        let green = spawned.listen_to(&Arc::downgrade(&self.instance), self.inputs.clone());
+        let green = notifications::listen(spawned, &Arc::downgrade(&self.instance), self.inputs.clone());
         let (generation, pid) = (green.generation, green.pid);
         tracing::info!(%generation, %pid, "spawned");
         self.watch_end(&green);

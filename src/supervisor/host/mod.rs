@@ -2,6 +2,7 @@
 
 mod drain;
 mod forward;
+pub(super) mod generation;
 mod status;
 mod succession;
 

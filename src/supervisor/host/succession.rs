@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::SupervisedHost;
+use super::{SupervisedHost, generation};
 use crate::model::event::{Event, Outcome};
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
@@ -27,7 +27,7 @@ impl SupervisedHost {
         self.instance.service_manager().watchdog();
         let (instance, gone) = (self.instance.clone(), self.gone());
         let (blue, inputs) = (self.child.clone(), self.inputs.clone());
-        instance.enter(child);
+        generation::enter(&instance, child);
         self.with_service_status(ServiceManager::ready);
         tokio::spawn(async move { instance.leaves(blue, inputs, gone).await });
         self.passed_on.send_replace(true);
@@ -39,7 +39,7 @@ impl SupervisedHost {
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
         lock(&self.instance.groups).green_leaves();
         let (instance, by) = (self.instance.clone(), self.generation());
-        tokio::spawn(async move { instance.send_away(green, by).await });
+        tokio::spawn(async move { generation::send_away(&instance, green, by).await });
     }
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 
-use super::{Group, Image};
+use super::image::{Group, Image};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signals, checked};
 

@@ -2,20 +2,23 @@
 #![allow(unsafe_code)]
 
 mod child;
+mod image;
 mod sibling;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use self::image::Image;
 use super::during;
 use super::launch::Launch;
 use super::process::Process;
 use super::signals::Signals;
 use crate::model::identity::Pid;
+
+pub(crate) use self::image::Group;
 
 /// Starts `path` as this process was started: arguments, environment (less `removed`, plus `added`), directory.
 ///
@@ -46,16 +49,6 @@ pub(crate) fn spawn(
         false => as_child(),
     };
     spawned.map_err(|error| during(format_args!("execute {}", path.display()), error))
-}
-
-/// The process group that a child begins in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// A new one, which has the child's pid as its number: a signal to it reaches the child and what that starts, and a
-    /// Ctrl-C on a terminal does not reach it.
-    Own,
-    /// That of this process.
-    Ours,
 }
 
 /// A program that is supervised: it knows nothing of this project.
@@ -97,52 +90,4 @@ pub(crate) fn parent() -> Option<Pid> {
 /// Lets SIGHUP in again after [`spawn`] in the generation before has blocked it.
 pub(crate) fn unblock_hup() -> io::Result<()> {
     Signals::only(libc::SIGHUP).unblock()
-}
-
-/// What exec is given.
-struct Image {
-    program: CString,
-    arguments: Pointers,
-    environment: Pointers,
-    directory: Option<CString>,
-}
-
-impl Image {
-    /// As this process was started.
-    fn of(launch: &Launch, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
-        let kept = launch.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
-        let kept = kept.map(|(key, value)| (key.as_os_str(), value.as_os_str()));
-        let environment = kept.chain(added.iter().map(|(key, value)| (OsStr::new(key), value.as_os_str())));
-        Image::new(path, &launch.arguments, environment, launch.directory.as_deref())
-    }
-
-    fn new<'a>(
-        path: &Path,
-        arguments: &[OsString],
-        environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
-        directory: Option<&Path>,
-    ) -> io::Result<Image> {
-        let environment = environment.map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat());
-        Ok(Image {
-            program: CString::new(path.as_os_str().as_bytes())?,
-            arguments: Pointers::to(arguments.iter().map(|argument| argument.as_bytes().to_vec()))?,
-            environment: Pointers::to(environment)?,
-            directory: directory.map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?,
-        })
-    }
-}
-
-/// C strings, and an array of pointers to them that ends in a null pointer.
-struct Pointers {
-    array: Vec<*mut libc::c_char>,
-    _strings: Vec<CString>,
-}
-
-impl Pointers {
-    fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
-        let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
-        // posix_spawn(3) takes them as mutable, and does not change them.
-        let array = strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
-        Ok(Pointers { array, _strings: strings })
-    }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::Image;
+use super::image::Image;
 use crate::model::identity::Pid;
 use crate::sys::process::Process;
 use crate::sys::signals::{Blocked, Signals, checked};

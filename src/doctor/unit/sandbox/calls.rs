@@ -1,7 +1,7 @@
 //! The system calls that a rollout needs, and SystemCallFilter= may refuse.
 
-use super::Unit;
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::unit::Unit;
 
 const SUBJECT: &str = "SystemCallFilter";
 

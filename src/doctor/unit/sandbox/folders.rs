@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::Unit;
 use crate::doctor::finding::Finding;
+use crate::doctor::unit::Unit;
 
 /// The folder in which every client looks, and one level deeper.
 const OF_THE_SYSTEM: &str = "cutover";

@@ -1,7 +1,10 @@
 //! Each fault, sown into the unit that is shipped, brings its own finding and no other.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 use crate::doctor::Level::{self, Note, Ok as Fine, Problem};
+use crate::model::identity::Pid;
 
 /// systemd/cutover.service, as systemd 257 shows it.
 const SHIPPED: &str = include_str!("shipped-257.txt");

@@ -1,0 +1,32 @@
+//! What was seen of the listeners: by the kernel's word, and in the descriptors of processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::model::identity::{Inode, Pid};
+
+/// The sockets of a generation's processes, and who has each of them.
+pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
+
+/// Who listens on each address, by inode, with the uid; or why the kernel does not tell.
+#[derive(Debug)]
+pub(crate) struct Shown(pub(super) BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, String>>);
+
+impl Shown {
+    pub(super) fn of(&self, address: SocketAddr) -> Result<&BTreeMap<Inode, u32>, String> {
+        match self.0.get(&address) {
+            Some(Ok(shown)) => Ok(shown),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err(format!("it was not looked who listens on {address}")),
+        }
+    }
+
+    /// Whether no listener is here that is not in `earlier`.
+    pub(super) fn adds_nothing_to(&self, earlier: &Shown) -> bool {
+        self.0.iter().all(|(&address, shown)| match (shown, earlier.of(address)) {
+            (Ok(now), Ok(before)) => now.keys().all(|inode| before.contains_key(inode)),
+            (Ok(_), Err(_)) => false,
+            (Err(_), _) => true,
+        })
+    }
+}
