@@ -13,8 +13,18 @@ const CUTOVER: &str = "cutover-it";
 const DEBIAN: &str = "cutover-it-debian";
 const PERL: &str = "cutover-it-perl";
 /// What `deploy/Dockerfile` says to cargo. It is said here to the real one, with a cheaper profile.
-const BUILD: [&str; 8] =
-    ["rustc", "--locked", "--release", "--bin", "cutover", "--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"];
+const BUILD: [&str; 10] = [
+    "rustc",
+    "--locked",
+    "--release",
+    "--features",
+    "cli",
+    "--bin",
+    "cutover",
+    "--",
+    "-Ctarget-feature=+crt-static",
+    "-Cstrip=symbols",
+];
 /// Instead of the image that `deploy/Dockerfile` builds in: its cargo has built already.
 const STAND_IN: (&str, &str) =
     ("rust:1-slim", "FROM cutover-it-debian\nCOPY cargo /usr/local/bin/cargo\nCOPY cutover /built/cutover\n");
