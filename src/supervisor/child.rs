@@ -143,8 +143,8 @@ impl Child {
         let has_ended = self.has_ended().is_some();
         // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
         let since = self.born.filter(|_| has_ended || !self.was_ready());
-        let is_spawned = |pid| self.reaper.has_spawned(pid);
-        let orphans = Orphans { is_spawned: &is_spawned, wiped_since: since };
+        let spawned = || self.reaper.spawned();
+        let orphans = Orphans { spawned: &spawned, wiped_since: since };
         let mut members = process_tree::living(self.pid, self.mark.as_bytes(), orphans).unwrap_or_default();
         // Its number may be another's once it was reaped; that one has not its environment.
         if has_ended {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::process::HeldProcess;
+use super::reaper::Spawned;
 use crate::model::identity::Pid;
 
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
@@ -50,8 +51,15 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub(crate) fn living(root: Pid, marker: &[u8], orphans: Orphans<'_>) -> io::Result<BTreeSet<Pid>> {
     let mut members = BTreeSet::new();
     let mut nobody = 0;
-    for _ in 0..LOOKS {
-        let (found, certainty) = Snapshot::take()?.look(root, marker, orphans);
+    for look in 1..=LOOKS {
+        // Known before and after: one may be reaped, and another one spawned, between the list and the look at it.
+        let before = (orphans.spawned)();
+        let snapshot = Snapshot::take()?;
+        let mut spawned = (orphans.spawned)();
+        spawned.pids.extend(before.pids);
+        // One that hangs in exec is not waited for.
+        spawned.under_way = (spawned.under_way || before.under_way) && look < LOOKS;
+        let (found, certainty) = snapshot.look(root, marker, &spawned, orphans.wiped_since);
         members = found;
         match (certainty, members.is_empty()) {
             (Certainty::Sure, false) => break,
@@ -96,21 +104,22 @@ pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) ->
 /// Which children of this process are orphans that it has adopted.
 #[derive(Clone, Copy)]
 pub(crate) struct Orphans<'a> {
-    /// Whether a child is none, but was spawned by this process.
-    pub(crate) is_spawned: &'a dyn Fn(Pid) -> bool,
+    /// Which children are none, but were spawned by this process.
+    pub(crate) spawned: &'a dyn Fn() -> Spawned,
     /// Of those that have written over their environment: such as began at this [`start_of`] or later are meant.
     pub(crate) wiped_since: Option<u64>,
 }
 
 impl Orphans<'_> {
     /// Each child may be one, and none is meant that has written over its environment.
-    pub(crate) const ANY: Orphans<'static> = Orphans { is_spawned: &|_| false, wiped_since: None };
+    pub(crate) const ANY: Orphans<'static> = Orphans { spawned: &Spawned::default, wiped_since: None };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     Sure,
-    /// An orphan that lived has ended before it was known what it was: it may have had children that are not seen.
+    /// An orphan that lived has ended before it was known what it was: it may have had children that are not seen. Or a child
+    /// is an orphan, or is being spawned.
     Unsure,
 }
 
@@ -178,10 +187,16 @@ impl Snapshot {
     /// See [`living`].
     #[cfg(test)]
     pub(crate) fn members(&self, root: Pid, marker: &[u8]) -> BTreeSet<Pid> {
-        self.look(root, marker, Orphans::ANY).0
+        self.look(root, marker, &Spawned::default(), None).0
     }
 
-    fn look(&self, root: Pid, marker: &[u8], orphans: Orphans<'_>) -> (BTreeSet<Pid>, Certainty) {
+    fn look(
+        &self,
+        root: Pid,
+        marker: &[u8],
+        spawned: &Spawned,
+        wiped_since: Option<u64>,
+    ) -> (BTreeSet<Pid>, Certainty) {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
         for (pid, stat) in &self.processes {
             children.entry(stat.parent).or_default().push(*pid);
@@ -192,7 +207,12 @@ impl Snapshot {
         let of_first = of(Pid::new(1)).filter(|_| !self.adopts);
         let mut adopted: Vec<Pid> = of(self.own).chain(of_first).collect();
         while let Some(pid) = adopted.pop() {
-            if pid == root || pid == self.own || (orphans.is_spawned)(pid) {
+            if pid == root || pid == self.own || spawned.pids.contains(&pid) {
+                continue;
+            }
+            // Perhaps the one that is being spawned, and shares the memory of this process until exec.
+            if spawned.under_way {
+                certainty = Certainty::Unsure;
                 continue;
             }
             match Lineage::of(pid, marker) {
@@ -206,7 +226,7 @@ impl Snapshot {
                 }
                 Lineage::Wiped => {
                     let began = self.processes.get(&pid).map(|stat| stat.start);
-                    if orphans.wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
+                    if wiped_since.is_some_and(|since| began.is_some_and(|began| began >= since)) {
                         reached.insert(pid);
                     }
                 }

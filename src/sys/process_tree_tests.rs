@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -191,5 +192,50 @@ fn only_what_is_a_member_after_it_was_held_is_signalled() {
     assert!(!children[2].wait().expect("our own child").success());
     for child in &mut children[..2] {
         child.kill().and_then(|()| child.wait()).expect("our own child");
+    }
+}
+
+/// A look at the environment may hang, so it is done at orphans only: a child that is reaped during the look, or spawned
+/// during the look, is none.
+#[test]
+fn a_child_that_was_spawned_before_or_after_the_list_is_no_orphan() {
+    let child = shell("exec sleep 1000", ("CUTOVER_RUN", "12/4"));
+    let all = Spawned { pids: BTreeSet::from([child.pid]), under_way: false };
+    for known_at in [0, 1] {
+        let calls = Cell::new(0);
+        let spawned = || if calls.replace(calls.get() + 1) % 2 == known_at { all.clone() } else { Spawned::default() };
+        let orphans = Orphans { spawned: &spawned, wiped_since: None };
+        assert_eq!(living(nobody(), b"CUTOVER_RUN=12/4", orphans).expect("/proc"), BTreeSet::new());
+        assert!(calls.get() > 1);
+    }
+    end(&child);
+}
+
+/// It is looked anew until the spawn is done; one that hangs is not waited for.
+#[test]
+fn while_a_child_is_spawned_it_is_taken_for_no_orphan() {
+    let orphan = shell("exec sleep 1000", ("CUTOVER_RUN", "12/5"));
+    for done_after in [0, 3, usize::MAX] {
+        let calls = Cell::new(0);
+        let spawned = || {
+            let under_way = calls.replace(calls.get() + 1) < done_after;
+            Spawned { pids: BTreeSet::new(), under_way }
+        };
+        let orphans = Orphans { spawned: &spawned, wiped_since: None };
+        let found = living(nobody(), b"CUTOVER_RUN=12/5", orphans).expect("/proc");
+        assert!(found.contains(&orphan.pid), "{found:?}");
+        assert!(calls.get() >= done_after.min(2 * LOOKS), "{}", calls.get());
+    }
+    end(&orphan);
+}
+
+fn nobody() -> Pid {
+    Pid::new(u32::MAX)
+}
+
+fn end(child: &Process) {
+    child.kill();
+    while child.reap().expect("a child").is_none() {
+        std::thread::yield_now();
     }
 }

@@ -3,7 +3,7 @@
 //! For a process that is the first one of a container, or a child subreaper. Nobody else in it may wait for a child then,
 //! [`Process::reap`] included: it would find none, or take an end away from whom it is for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +51,14 @@ impl fmt::Display for Ended {
     }
 }
 
+/// Which children of this process were spawned, as they are at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Spawned {
+    pub(crate) pids: BTreeSet<Pid>,
+    /// One more is being spawned, whose number is not known yet.
+    pub(crate) under_way: bool,
+}
+
 /// Who is told of which end. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reaper(Arc<Children>);
@@ -90,9 +98,11 @@ impl Reaper {
         spawned
     }
 
-    /// Whether this is a child that was spawned, and has not been reaped.
-    pub(crate) fn has_spawned(&self, pid: Pid) -> bool {
-        self.asked().contains_key(&pid)
+    /// The children that were spawned, and have not been reaped.
+    pub(crate) fn spawned(&self) -> Spawned {
+        // In this order: one that is not under way any more is among the others.
+        let under_way = self.not_spawning().is_none();
+        Spawned { pids: self.asked().keys().copied().collect(), under_way }
     }
 
     /// Reaps all that have ended, and says how many. To be called at each SIGCHLD, and once when the handler is there: what

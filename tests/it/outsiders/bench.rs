@@ -1,10 +1,11 @@
 //! A server whose outsiders do not answer, seen by its clients only.
 
-use std::io::{self, PipeReader, Write as _};
+use std::io::{self, PipeReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionbio;
@@ -66,7 +67,7 @@ pub(super) struct Bench {
     _script: Option<Script>,
     _app: Option<App>,
     _manager: Option<UnixDatagram>,
-    _log: Option<PipeReader>,
+    log: Option<PipeReader>,
 }
 
 /// How a server is started.
@@ -177,8 +178,8 @@ impl Setup {
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(20), ..plan }.start();
         load.wait_answered(20, RELOADED);
         let Setup { face, outsiders, folder, address, .. } = self;
-        let (_script, _app, _manager, _log) = (script, app, manager, log);
-        let bench = Bench { face, instance, address, load, stalls, folder, _script, _app, _manager, _log };
+        let (_script, _app, _manager) = (script, app, manager);
+        let bench = Bench { face, instance, address, load, stalls, folder, log, _script, _app, _manager };
         bench.stalls.begin(outsiders.iter().filter_map(|outsider| bench.stall(*outsider)));
         bench
     }
@@ -291,9 +292,29 @@ impl Bench {
         self.hup(before);
         let deadline = Instant::now() + RELOADED;
         while self.live() == before {
-            assert!(Instant::now() < deadline, "{:?}: no other generation in {RELOADED:?}", self.face);
+            if Instant::now() >= deadline {
+                let (log, met) = (self.unread_log(), self.met());
+                panic!("{:?}: no other generation in {RELOADED:?}; stalled: {met:?}\n{log}", self.face);
+            }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// What waits in the log that nobody has read.
+    fn unread_log(&self) -> String {
+        let Some(log) = &self.log else { return String::new() };
+        let mut log = log.try_clone().expect("a copy");
+        let (told, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1 << 16];
+            while let Ok(count @ 1..) = log.read(&mut buffer) {
+                if told.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        // The writer writes on as soon as there is room.
+        std::iter::from_fn(|| lines.recv_timeout(Duration::from_secs(1)).ok()).collect()
     }
 
     /// So many reloads, and then a stop; nothing is lost.
