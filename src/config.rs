@@ -1,10 +1,11 @@
-//! What a user can set, with its defaults.
+//! What a user can set.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::defaults;
 use crate::error::{Error, ErrorKind};
 use crate::model::share::Share;
 
@@ -48,19 +49,19 @@ impl Default for Config {
             control: ControlSocket::Wanted,
             metrics: None,
             probe: None,
-            probe_timeout: Duration::from_secs(5),
+            probe_timeout: defaults::PROBE_TIMEOUT,
             canary: Vec::new(),
-            soak: Duration::ZERO,
-            ready_timeout: Duration::from_secs(30),
-            linger: Duration::from_secs(5),
-            idle_grace: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(60),
-            header_read_timeout: Duration::from_secs(30),
-            max_header_size: 64 * 1024,
+            soak: defaults::SOAK,
+            ready_timeout: defaults::READY_TIMEOUT,
+            linger: defaults::LINGER,
+            idle_grace: defaults::IDLE_GRACE,
+            drain_timeout: defaults::DRAIN_TIMEOUT,
+            header_read_timeout: defaults::HEADER_READ_TIMEOUT,
+            max_header_size: defaults::MAX_HEADER_SIZE,
             half_close: true,
             max_connections: None,
-            backlog: 4096,
-            listeners_per_address: 1,
+            backlog: defaults::BACKLOG,
+            listeners_per_address: defaults::LISTENERS_PER_ADDRESS,
         }
     }
 }

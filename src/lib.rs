@@ -22,6 +22,7 @@
 mod client;
 mod config;
 pub mod control;
+pub mod defaults;
 pub mod doctor;
 mod error;
 mod model;

@@ -17,7 +17,7 @@ impl Server {
     ///
     /// # Errors
     /// If it cannot begin: see [`ErrorKind`](crate::ErrorKind). Later nothing is an error; a failed reload is an
-    /// [`Event::Reload`].
+    /// [`Event::Reload`](crate::Event::Reload).
     ///
     /// # Cancel safety
     /// Not cancel safe: a server whose future is dropped goes on in the background.

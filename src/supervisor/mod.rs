@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::defaults;
 use crate::error::{Error, ErrorKind};
 use crate::sys::launch::Launch;
 
@@ -58,7 +59,7 @@ impl Supervisor {
             listen: Vec::new(),
             config: Config::default(),
             ready: ReadyWhen::Listening,
-            stop_signal: "TERM".to_owned(),
+            stop_signal: defaults::STOP_SIGNAL.to_owned(),
             preflight: None,
             launch: Arc::new(Launch::capture()),
         }

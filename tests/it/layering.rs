@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use self::modules::{Modules, files};
 
 /// From the top to the bottom: a row may use itself and the rows below it. Each row may use `error`.
-const ROWS: [&str; 9] = ["control", "server", "supervisor", "client", "doctor", "runtime", "config", "sys", "model"];
+const ROWS: [&str; 10] =
+    ["control", "server", "supervisor", "client", "doctor", "runtime", "config", "sys", "model", "defaults"];
 /// What stands at the same height, or needs less than all that is below it: the first may not use the second.
 const APART: [(&str, &str); 8] = [
     ("server", "supervisor"),

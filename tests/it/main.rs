@@ -7,6 +7,7 @@ mod canary;
 mod clients;
 mod control;
 mod deaths;
+mod defaults;
 mod deploy;
 mod docker;
 mod docs;

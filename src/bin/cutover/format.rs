@@ -26,6 +26,11 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
+/// A duration of whole seconds, as an option of the command line takes it: `60s`.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs())
+}
+
 /// What is left of a duration: whole seconds, none of them over too early.
 pub(crate) fn left(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Server, Share, Supervisor};
+use cutover::{Server, Share, Supervisor, defaults};
+
+use crate::format::seconds;
 
 /// How a rollout goes, and how an instance is reached.
 #[derive(Debug, Args)]
@@ -23,22 +25,22 @@ pub(crate) struct Rollout {
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
     /// How long the next generation may take to become ready, before it is killed and this one serves on.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::READY_TIMEOUT))]
     ready_timeout: Duration,
     /// Ask the next generation before any user gets to it: /PATH, https:/PATH, https://NAME/PATH. 2xx and 3xx pass.
     #[arg(long, value_name = "TARGET")]
     probe: Option<String>,
     /// How long to ask before the probe counts as failed.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::PROBE_TIMEOUT))]
     probe_timeout: Duration,
     /// Give the next generation a part of the new connections first, for some time: 5%:30s,50%:30s.
     #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = canary_step)]
     canary: Vec<CanaryStep>,
     /// Keep the old process ready to have everything back, so long after all new connections went to the next one.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::SOAK))]
     soak: Duration,
     /// How long to wait for handshakes in flight before the listeners are closed. 0s closes at once, and loses them.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::LINGER))]
     linger: Duration,
 }
 

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Error, ErrorKind, ReadyWhen, Supervisor};
+use cutover::{Error, ErrorKind, ReadyWhen, Supervisor, defaults};
 
 use crate::exit::{CANNOT_EXECUTE, NOT_FOUND, UNAVAILABLE, USAGE};
+use crate::format::seconds;
 use crate::rollout::{Addresses, Rollout, address};
 
 /// Run a program that listens by SO_REUSEPORT, and replace it on SIGHUP without losing a request.
@@ -25,10 +26,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "HOW", value_parser = ready, default_value = "listening")]
     ready: ReadyWhen,
     /// The signal by which an old generation is told to stop.
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+    #[arg(long, value_name = "SIGNAL", default_value = defaults::STOP_SIGNAL)]
     stop_signal: String,
     /// How long a generation that was told to stop may take, before it is killed.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::DRAIN_TIMEOUT))]
     stop_timeout: Duration,
     /// A command that is asked before each reload; if it does not end with 0, there is none: \"nginx -t\".
     #[arg(long, value_name = "CMD", value_parser = words)]

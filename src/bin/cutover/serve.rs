@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Error, Server};
+use cutover::{Error, Server, defaults};
 use hyper::service::service_fn;
 use tower_http::services::ServeDir;
 
+use crate::format::seconds;
 use crate::page::Page;
 use crate::rollout::{Addresses, Rollout, address};
 
@@ -29,13 +30,13 @@ pub(crate) struct Serve {
     rollout: Rollout,
     /// How long a kept-alive connection may be idle, or a request stay half sent, after a reload, before the old process
     /// closes it.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::IDLE_GRACE))]
     idle_grace: Duration,
     /// How long the old process may take to finish its connections, before it closes what is left.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::DRAIN_TIMEOUT))]
     drain_timeout: Duration,
     /// Listening sockets for each address.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = defaults::LISTENERS_PER_ADDRESS)]
     listeners_per_address: usize,
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::properties::{Command, time_span};
-use crate::config::Config;
+use crate::defaults;
 
 /// `cutover serve`, or `cutover run`, as a unit starts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Serving {
             addresses,
             pid_file: values(&words, "--pid-file").last().map(|path| (*path).to_owned()),
             drain: time(if verb == "run" { "--stop-timeout" } else { "--drain-timeout" })
-                .unwrap_or(Config::default().drain_timeout),
+                .unwrap_or(defaults::DRAIN_TIMEOUT),
             steps: canary.saturating_add(time("--soak").unwrap_or_default()),
             has_control: !words.contains(&"--no-control"),
         })
