@@ -1,4 +1,4 @@
-//! How much memory the cgroup of a process may have, and has (cgroups(7), version 1 and 2).
+//! The limit and the use of memory of a process's cgroup (cgroups(7), version 1 and 2).
 #![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 
 use crate::model::identity::Pid;
 
-/// The limit of memory that is the narrowest of all that hold for a process, and what is used of it.
+/// The memory limit that leaves the least room of all limits that hold for a process, and the use of memory. In bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Memory {
     pub(crate) limit: u64,
-    /// By all for whom that limit holds, without the page cache of files, which the kernel gives up first.
+    /// Used by all processes under that limit, without the page cache of files, which the kernel gives up first.
     pub(crate) used: u64,
-    /// By the cgroup of the process alone.
+    /// Used by the cgroup of the process alone.
     pub(crate) own: u64,
-    /// Where the limit is set.
+    /// The folder of the cgroup that the limit is set on.
     pub(crate) folder: PathBuf,
 }
 
-/// How one version calls its files.
+/// The names of the files of one version.
 #[derive(Debug, Clone, Copy)]
 struct Names {
     limit: &'static str,
     used: &'static str,
-    /// The page cache of files, in memory.stat.
+    /// The fields of memory.stat for the page cache of files.
     cached: [&'static str; 2],
 }
 
@@ -35,7 +35,8 @@ const V1: Names = Names {
 };
 const V2: Names = Names { limit: "memory.max", used: "memory.current", cached: ["active_file", "inactive_file"] };
 
-/// The limit of memory of a process (`None`: this one); `None` if there is none, or it cannot be seen from here.
+/// The memory limit of a process (`None`: this process); `None` if there is no limit, or if it cannot be seen from
+/// here.
 ///
 /// # Errors
 /// If the process is gone, or /proc is not there.
@@ -46,11 +47,11 @@ pub(crate) fn memory(pid: Option<Pid>) -> io::Result<Option<Memory>> {
     Ok(find(&groups, &mounts).and_then(|(names, top, folder)| narrowest(names, &top, &folder)))
 }
 
-/// The folder of the cgroup that counts the memory, and the top of what can be seen above it.
+/// The names of the files, the top of the tree that can be seen, and the folder of the cgroup that counts the memory.
 fn find(groups: &str, mounts: &str) -> Option<(Names, PathBuf, PathBuf)> {
     let lines = || groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let has = |list: &str, name: &str| list.split(',').any(|one| one == name);
-    // A controller is in one of both, and where version 1 lists it that is the one.
+    // A controller is in one of the two versions; if version 1 lists the controller, it is there.
     let in_v1 = lines().find(|(controllers, _)| has(controllers, "memory"));
     let in_v2 = || lines().find(|(controllers, _)| controllers.is_empty());
     let (names, path) = match in_v1 {
@@ -73,7 +74,7 @@ fn find(groups: &str, mounts: &str) -> Option<(Names, PathBuf, PathBuf)> {
 }
 
 fn narrowest(names: Names, top: &Path, folder: &Path) -> Option<Memory> {
-    /// Version 1 says "no limit" by the largest number of whole pages.
+    /// Version 1 shows "no limit" as the largest number of whole pages.
     const ENDLESS: u64 = 1 << 62;
     let own = used(names, folder)?;
     let above = folder.ancestors().take_while(|folder| folder.starts_with(top));
@@ -81,7 +82,7 @@ fn narrowest(names: Names, top: &Path, folder: &Path) -> Option<Memory> {
         let limit = number(folder, names.limit).filter(|limit| *limit < ENDLESS)?;
         Some(Memory { limit, used: used(names, folder)?, own, folder: folder.to_owned() })
     });
-    // One of the ancestors may leave less room than the cgroup itself, whoever uses it up.
+    // An ancestor may leave less room than the cgroup itself, because other cgroups below it use memory too.
     limits.min_by_key(|memory| memory.limit.saturating_sub(memory.used))
 }
 

@@ -1,4 +1,4 @@
-//! What the Linux kernel is asked for. Every unsafe block of the project stands in this folder.
+//! Requests to the Linux kernel. Every `unsafe` block of the project is in this folder.
 
 pub(crate) mod cgroup;
 pub(crate) mod control_folder;
@@ -28,7 +28,7 @@ pub(crate) mod sysctl;
 mod tcp_md5;
 pub(crate) mod terminal;
 
-/// Puts the operation and its object before the system's own words, and keeps the kind.
+/// Puts the operation and its object before the message of the system's error, and keeps the error's kind.
 pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> std::io::Error {
     let error = error.into();
     std::io::Error::new(error.kind(), format!("{what}: {error}"))

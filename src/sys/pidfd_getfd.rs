@@ -1,8 +1,9 @@
-//! Copies of listening sockets that another process has: the same sockets, so that what is set on a copy is set on them.
+//! Copies of the listening sockets of another process. A copy is the same socket: an option set on the copy is set on
+//! the original.
 //!
-//! It needs what ptrace(2) needs (PTRACE_MODE_ATTACH_REALCREDS, pidfd_getfd(2)): the same user, and no more capabilities in
-//! the other process than in this one, or CAP_SYS_PTRACE. A container can refuse the call itself: Docker's default seccomp
-//! profile lets it through only together with that capability.
+//! A copy needs what ptrace(2) needs (PTRACE_MODE_ATTACH_REALCREDS, pidfd_getfd(2)): the same user, and no more
+//! capabilities in the other process than in this one, or CAP_SYS_PTRACE. A container can refuse the call itself:
+//! Docker's default seccomp profile allows it only together with that capability.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -13,27 +14,28 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use super::{during, socket, socket_owner};
 use crate::model::identity::{Inode, Pid};
 
-/// Why one holder, or one descriptor of it, gave no copy: the later one here tells more.
+/// Why a holder, or one descriptor of the holder, gave no copy. A later variant tells more than an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
-    /// It is gone, or has no such socket (any more).
+    /// The process is gone, or has no such socket (any more).
     Gone,
     Failed,
     Refused,
 }
 
-/// Where a copy was had.
+/// The process and the descriptor that a copy was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     holder: Pid,
     fd: RawFd,
 }
 
-/// A copy of the socket `inode`, with close-on-exec, from the first of `holders` that has one to give.
+/// A copy of the socket `inode`, with close-on-exec, from the first of `holders` that can give one.
 ///
 /// # Errors
-/// `PermissionDenied` if one of them may not be asked (`EPERM` from pidfd_getfd(2) or a seccomp filter, `EACCES` from
-/// /proc), rather than another failure (`ENOSYS` before Linux 5.6, `EMFILE`), rather than `NotFound`.
+/// The failure that tells most: `PermissionDenied` if a holder may not be accessed (`EPERM` from pidfd_getfd(2) or a
+/// seccomp filter, `EACCES` from /proc), before another failure (`ENOSYS` before Linux 5.6, `EMFILE`), before
+/// `NotFound`.
 pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<(OwnedFd, Place)> {
     let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was asked has it");
     let mut worst = (Weight::Gone, during(format_args!("copy {inode}"), nobody));
@@ -49,18 +51,19 @@ pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::
     Err(worst.1)
 }
 
-/// Whether it is allowed to copy a descriptor at all: tried on this process itself, which a process may always trace
-/// (`__ptrace_may_access` in kernel/ptrace.c, Linux 6.18). So it tells nothing about other processes.
+/// Whether this process may copy a descriptor at all: tried on this process itself, which a process may always trace
+/// (`__ptrace_may_access` in kernel/ptrace.c, Linux 6.18). The result says nothing about other processes.
 ///
 /// # Errors
-/// `PermissionDenied` (`EPERM` from a seccomp filter), `Unsupported` (`ENOSYS` from one, or before Linux 5.6).
+/// `PermissionDenied` (`EPERM` from a seccomp filter), `Unsupported` (`ENOSYS` from a seccomp filter, or before Linux
+/// 5.6).
 pub(crate) fn try_copy() -> io::Result<()> {
     let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| during("pidfd_open", e))?;
     pidfd_getfd(&own, own.as_raw_fd(), PidfdGetfdFlags::empty()).map_err(|e| during("pidfd_getfd", e))?;
     Ok(())
 }
 
-/// A copy of the socket `inode` from where one was had before, if it is still there: nothing has to be looked up.
+/// A copy of the socket `inode` from the place of an earlier copy, if the socket is still there. Needs no lookup.
 pub(crate) fn copy_again(place: Place, inode: Inode) -> Option<OwnedFd> {
     take(&hold(place.holder).ok()?, place.fd, inode).ok()
 }
@@ -75,7 +78,8 @@ fn gone() -> (Weight, io::Error) {
 }
 
 fn copy_from(holder: Pid, inode: Inode) -> Result<(OwnedFd, RawFd), (Weight, io::Error)> {
-    // Held before it is looked at: what /proc shows later may be of another process, but the copy never is.
+    // The holder is held by pidfd before /proc is read: /proc may show a later process with the same pid, but the copy
+    // never comes from that process.
     let held = hold(holder)?;
     let descriptors = socket_owner::descriptors_of(holder).map_err(|error| {
         let errno = Errno::from_io_error(&error);
@@ -95,7 +99,7 @@ fn copy_from(holder: Pid, inode: Inode) -> Result<(OwnedFd, RawFd), (Weight, io:
 fn take(holder: &OwnedFd, fd: RawFd, inode: Inode) -> Result<OwnedFd, (Weight, io::Error)> {
     let copy = pidfd_getfd(holder, fd, PidfdGetfdFlags::empty());
     let copy = copy.map_err(|e| weighed(during("pidfd_getfd", e), Some(e)))?;
-    // The number may have been reused since it was looked up.
+    // The descriptor's number may have been reused since it was looked up.
     match socket::inode(&copy) {
         Ok(found) if found == inode => Ok(copy),
         Ok(_) => Err(gone()),

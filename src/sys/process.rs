@@ -1,4 +1,4 @@
-//! Processes, held by pidfd so that none is mistaken for a later one with the same pid.
+//! Processes, held by pidfd so that a process is not mistaken for a later one with the same pid.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,11 +13,12 @@ use tokio::io::unix::AsyncFd;
 use super::{during, exit_info};
 use crate::model::identity::Pid;
 
-/// A service manager has reaped what has ended by then; an older kernel does not tell it ever.
+/// How long to wait for an exit status: a service manager has reaped the process by then. An older kernel never shows
+/// it.
 const REAPED: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A process that this one has spawned: its own child, or its parent's.
+/// A process that this process has spawned, as its own child or as a child of its parent.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -25,10 +26,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Holds a child that was just spawned, and that nobody has reaped.
+    /// Holds a child that was just spawned, and that has not been reaped.
     ///
     /// # Errors
-    /// What pidfd_open(2) says (Linux 5.3); the child is ended then.
+    /// The error of pidfd_open(2) (Linux 5.3); the child is ended then.
     pub(super) fn hold(child: rustix::process::Pid) -> io::Result<Process> {
         match pidfd_open(child, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Process { pid: Pid::new(child.as_raw_nonzero().get().unsigned_abs()), pidfd }),
@@ -41,37 +42,37 @@ impl Process {
         }
     }
 
-    /// Holds one that was spawned together with its pidfd.
+    /// Holds a process that was spawned together with its pidfd.
     pub(super) fn of(pid: Pid, pidfd: OwnedFd) -> Process {
         Process { pid, pidfd }
     }
 
-    /// Ends it with SIGKILL. One that is gone already is left as it is.
+    /// Ends the process with SIGKILL. Does nothing if the process is gone.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Sends it a signal. One that is gone does not get it.
+    /// Sends the process a signal. Does nothing if the process is gone.
     pub(crate) fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
-    /// Waits until it has ended. Needs a tokio runtime. Cancel safe.
+    /// Waits until the process has ended. Needs a tokio runtime. Cancel safe.
     pub(crate) async fn gone(&self) {
         ended(&self.pidfd).await;
     }
 
-    /// Reaps it, and says how it has ended; `None` while it runs.
+    /// Reaps the process, and says how it has ended; `None` while it runs.
     ///
     /// # Errors
-    /// `ECHILD` if it is for somebody else to reap, or was.
+    /// `ECHILD` if the process is not for the caller to reap, or has been reaped already.
     pub(crate) fn reap(&self) -> io::Result<Option<String>> {
         let ended = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
         Ok(ended.map(|status| describe(status.exit_status(), status.terminating_signal())))
     }
 
-    /// How one has ended that is gone, and for somebody else to reap: waits for that for a moment, if the kernel can tell
-    /// at all. Needs a tokio runtime. Cancel safe.
+    /// How a process ended that is gone and has another reaper. Waits up to 500 ms for the exit status, which not every
+    /// kernel shows. Needs a tokio runtime. Cancel safe.
     pub(crate) async fn told_end(&self) -> String {
         let by = tokio::time::Instant::now() + REAPED;
         loop {
@@ -83,52 +84,53 @@ impl Process {
         }
     }
 
-    /// Holds it a second time, for those who do not reap it.
+    /// A second handle, for code that does not reap the process.
     pub(crate) fn try_clone(&self) -> Option<HeldProcess> {
         self.pidfd.try_clone().ok().map(HeldProcess)
     }
 
-    /// Becomes readable when it ends. Needs a tokio runtime.
+    /// A descriptor that becomes readable when the process ends. Needs a tokio runtime.
     pub(crate) fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
         self.pidfd.try_clone().and_then(watch)
     }
 }
 
 fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd answers with the same open descriptor for as long as it lives, and it moves into the AsyncFd.
+    // SAFETY: an OwnedFd returns the same open descriptor for as long as it lives, and it moves into the AsyncFd.
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(|e| during("watch a pidfd", e))
 }
 
 async fn ended(pidfd: &OwnedFd) {
     let Ok(end) = pidfd.try_clone().and_then(watch) else { return };
-    // An error is one of the runtime that shuts down.
+    // `readable` fails only when the runtime shuts down.
     let _ = end.readable().await;
 }
 
-/// A process of which only the pid was told: held from now on, so that a later one with the same pid is not meant. Whether
-/// it is the one that was meant when it was told, another look at it must show before it is signalled.
+/// A process that was known by its pid only. From now on the handle never refers to a later process with the same pid.
+/// The pid may have been reused before that: before the process is signalled, another look at it must show that it is
+/// the one that was meant.
 #[derive(Debug)]
 pub(crate) struct HeldProcess(OwnedFd);
 
 impl HeldProcess {
-    /// Holds it; `None` if it is gone.
+    /// Holds the process `pid`; `None` if the process is gone.
     pub(crate) fn hold(pid: Pid) -> Option<HeldProcess> {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid.number()).ok()?)?;
         pidfd_open(pid, PidfdFlags::empty()).ok().map(HeldProcess)
     }
 
-    /// Sends it a signal; `false` if it is gone.
+    /// Sends the process a signal; `false` if the process is gone.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         pidfd_send_signal(&self.0, signal).is_ok()
     }
 
-    /// Waits until it is gone, and with it every descriptor that it had: `exit_files` comes before `exit_notify` in do_exit
-    /// (kernel/exit.c, Linux 6.18). Needs a tokio runtime. Cancel safe.
+    /// Waits until the process is gone, and with it every descriptor that it had: `exit_files` comes before
+    /// `exit_notify` in do_exit (kernel/exit.c, Linux 6.18). Needs a tokio runtime. Cancel safe.
     pub(crate) async fn gone(&self) {
         ended(&self.0).await;
     }
 
-    /// Holds it a second time.
+    /// A second handle of the same process.
     pub(crate) fn try_clone(&self) -> Option<HeldProcess> {
         self.0.try_clone().ok().map(HeldProcess)
     }
@@ -140,7 +142,7 @@ impl HeldProcess {
     }
 }
 
-/// Whether processes can be held, and signalled, by pidfd: tried on this process, with no signal.
+/// Whether pidfds can hold and signal processes: tried on this process, with no signal.
 ///
 /// # Errors
 /// `ENOSYS` from a kernel before Linux 5.3 or a sandbox, `EPERM` from a seccomp filter.
@@ -148,7 +150,7 @@ pub(crate) fn try_pidfd() -> io::Result<()> {
     let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(|e| during("pidfd_open", e))?;
     let (no_signal, no_flags) = (0 as libc::c_int, 0 as libc::c_uint);
     let no_info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor is open; signal 0 is none (kill(2)); a null pointer stands for the usual siginfo_t.
+    // SAFETY: the descriptor is open; signal 0 sends nothing (kill(2)); a null pointer stands for the usual siginfo_t.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, own.as_raw_fd(), no_signal, no_info, no_flags) };
     match result {
         0 => Ok(()),

@@ -1,7 +1,8 @@
-//! Reaps every child of this process, its own and those that it has adopted, and tells who has asked for one.
+//! Reaps every child of this process, spawned or adopted, and reports how a spawned child has ended to its spawner.
 //!
-//! For a process that is the first one of a container, or a child subreaper. Nobody else in it may wait for a child then,
-//! [`Process::reap`] included: it would find none, or take an end away from whom it is for.
+//! For a process that is the first one of a container, or a child subreaper. No other code in the process may wait for
+//! a child then, [`Process::reap`] included: the call would find no child, or take an end away from the code that waits
+//! for it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -28,12 +29,12 @@ impl Ended {
         let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Ended::Exited(byte(code)),
-            // One that is waited for without WUNTRACED and WCONTINUED has exited, or was killed.
+            // A child that is waited for without WUNTRACED and WCONTINUED has exited, or was killed.
             (None, signal) => Ended::Killed { signal: byte(signal.unwrap_or(0)) },
         }
     }
 
-    /// The exit code, or 128 and the number of the signal: what a shell says.
+    /// The exit code, or 128 plus the number of the signal, as a shell reports it.
     pub(crate) fn code(self) -> u8 {
         match self {
             Ended::Exited(code) => code,
@@ -51,32 +52,33 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Which children of this process were spawned, as they are at one moment.
+/// The spawned children of this process at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Spawned {
     pub(crate) pids: BTreeSet<Pid>,
-    /// One more is being spawned, whose number is not known yet.
+    /// One more child is being spawned, and its pid is not known yet.
     pub(crate) under_way: bool,
 }
 
-/// Who is told of which end. Clones are the same one.
+/// The receivers that wait for the end of a child. All clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reaper(Arc<Children>);
 
 #[derive(Debug, Default)]
 struct Children {
-    /// Held while a child is being spawned. Exec may wait for a disk, for as long as that likes.
+    /// Held while a child is being spawned. Exec may wait for a disk, for an unlimited time.
     spawning: Mutex<()>,
-    /// It was to be reaped while a child was being spawned.
+    /// [`Reaper::reap`] was called while a child was being spawned, so that not all children were reaped.
     missed: AtomicBool,
     asked: Mutex<HashMap<Pid, oneshot::Sender<Ended>>>,
 }
 
 impl Reaper {
-    /// Spawns a child, and says later how it has ended. Blocks until exec has happened; other children are told meanwhile.
+    /// Spawns a child, and reports later how the child has ended. Blocks until exec has happened; the ends of other
+    /// children are reported meanwhile.
     ///
-    /// No unknown child is reaped in between, so that a child which ends at once is not missed, and one that posix_spawn(3)
-    /// waits for itself, because it could not exec, is not taken away from it.
+    /// No unknown child is reaped in between. So a child that ends at once is not missed, and a child that could not
+    /// exec is left to posix_spawn(3), which waits for it itself.
     ///
     /// # Errors
     /// Those of `spawn`.
@@ -98,25 +100,24 @@ impl Reaper {
         spawned
     }
 
-    /// The children that were spawned, and have not been reaped.
+    /// The children that were spawned and have not been reaped.
     pub(crate) fn spawned(&self) -> Spawned {
-        // In this order: one that is not under way any more is among the others.
+        // `under_way` is read first: a child that is no longer under way is among the pids.
         let under_way = self.not_spawning().is_none();
         Spawned { pids: self.asked().keys().copied().collect(), under_way }
     }
 
-    /// Reaps all that have ended, and says how many. To be called at each SIGCHLD, and once when the handler is there: what
-    /// had ended before that sends none any more. Does not block: while a child is being spawned only those are reaped that
-    /// were spawned before, and the others afterwards.
-    ///
-    /// An adopted child is waited for like an own one: its exit signal becomes SIGCHLD (`reparent_leader` in kernel/exit.c,
-    /// Linux 6.18).
+    /// Reaps all children that have ended, and returns their number. Call this at each SIGCHLD, and once after the
+    /// handler was installed: a child that ended before that sends no signal any more. Does not block: while a child is
+    /// being spawned, only the children that were spawned before are reaped, and the others afterwards.
+    /// An adopted child is waited for like a spawned child: its exit signal becomes SIGCHLD (`reparent_leader` in
+    /// kernel/exit.c, Linux 6.18).
     pub(crate) fn reap(&self) -> usize {
         if let Some(_idle) = self.not_spawning() {
             return self.reap_all();
         }
         self.0.missed.store(true, Ordering::SeqCst);
-        // It may have been spawned just before that was said, and then nobody would look.
+        // The spawn may have ended just before `missed` was set; then no thread would read the flag.
         match self.not_spawning() {
             Some(_idle) => self.reap_all(),
             None => self.reap_known(),
@@ -137,7 +138,7 @@ impl Reaper {
 
     fn reap_all(&self) -> usize {
         let mut count = 0;
-        // An error is that there is no child (any more).
+        // `wait` fails when there is no child (any more).
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             count += 1;
             self.tell(Pid::new(pid.as_raw_nonzero().get().unsigned_abs()), status);
@@ -160,7 +161,7 @@ impl Reaper {
 
     fn tell(&self, pid: Pid, status: WaitStatus) {
         if let Some(tell) = self.asked().remove(&pid) {
-            // Who has dropped the other end does not want to know.
+            // A receiver that was dropped needs no report.
             let _ = tell.send(Ended::of(status));
         }
     }
@@ -169,7 +170,7 @@ impl Reaper {
 /// Adopts each orphan among the descendants of this process, from now on (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4). The
 /// first process of a PID namespace does that anyway. Children do not inherit it.
 pub(crate) fn become_subreaper() -> io::Result<()> {
-    // Any pid stands for "yes".
+    // Any pid means "yes".
     set_child_subreaper(Some(getpid())).map_err(|e| during("adopt orphans (PR_SET_CHILD_SUBREAPER)", e))
 }
 

@@ -25,7 +25,7 @@ impl Signals {
         Signals(unsafe { set.assume_init() })
     }
 
-    /// `signal` is one of libc's constants.
+    /// The set with `signal` alone, which is one of libc's constants.
     pub(super) fn only(signal: libc::c_int) -> Signals {
         let Signals(mut set) = Signals::none();
         // SAFETY: the set is initialised; a number that is no signal is refused.
@@ -33,24 +33,24 @@ impl Signals {
         Signals(set)
     }
 
-    /// Lets these in again, in this thread.
+    /// Unblocks these signals in this thread.
     pub(super) fn unblock(&self) -> io::Result<()> {
-        // SAFETY: the set is initialised and only read; a null pointer for the old one is allowed.
+        // SAFETY: the set is initialised and only read; a null pointer for the previous set is allowed.
         checked(unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.0, std::ptr::null_mut()) })
     }
 }
 
-/// Signals that are blocked in this thread, until it is dropped: in the same thread, for it cannot be sent to another.
+/// Signals that are blocked in this thread until the guard is dropped, in the same thread: the guard is not `Send`.
 pub(super) struct Blocked {
     before: Signals,
     _in_this_thread: std::marker::PhantomData<*const ()>,
 }
 
 impl Blocked {
-    /// Blocks these as well as what is blocked already.
+    /// Blocks `signals` in addition to the signals that are blocked already.
     pub(super) fn also(signals: &Signals) -> io::Result<Blocked> {
         let mut before = Signals::none();
-        // SAFETY: both sets are initialised; the one before is written.
+        // SAFETY: both sets are initialised; the previous set is written.
         checked(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals.0, &raw mut before.0) })?;
         Ok(Blocked { before, _in_this_thread: std::marker::PhantomData })
     }
@@ -63,7 +63,7 @@ impl Drop for Blocked {
     }
 }
 
-/// The calls of POSIX threads and of posix_spawn(3) return their errno.
+/// Converts the result of a POSIX threads or posix_spawn(3) call, which returns its errno.
 pub(super) fn checked(errno: libc::c_int) -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }

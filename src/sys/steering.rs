@@ -1,4 +1,4 @@
-//! Attaches a steering program to a group, and takes it away. Neither needs a privilege.
+//! Attaches a steering program to a group, and detaches it. Attaching and detaching need no privilege.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,24 +7,24 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::during;
 use crate::model::steering::Program;
 
-/// Attaches `program` to the whole group that `listener` belongs to, in the place of the one before.
+/// Attaches `program` to the whole group that `listener` belongs to, and replaces the previous program.
 ///
-/// SO_ATTACH_REUSEPORT_CBPF, socket(7), Linux 4.5 (TCP 4.6). New connections follow it from the return of the call on;
-/// handshakes under way stay where they are.
+/// SO_ATTACH_REUSEPORT_CBPF, socket(7), Linux 4.5 (TCP 4.6). New connections follow the program once the call has
+/// returned; handshakes in flight stay with their listener.
 ///
 /// # Errors
-/// What setsockopt(2) says: `EPERM` or `ENOSYS` from a seccomp filter, `ENOPROTOOPT` from a kernel without it, `EINVAL`
-/// if the socket is in no group.
+/// The error of setsockopt(2): `EPERM` or `ENOSYS` from a seccomp filter, `ENOPROTOOPT` from a kernel without the
+/// option, `EINVAL` if the socket is in no group.
 pub(crate) fn attach(listener: impl AsFd, program: &Program) -> io::Result<()> {
     set_program(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
         .map_err(|error| during("attach a steering program (SO_ATTACH_REUSEPORT_CBPF)", error))
 }
 
-/// From the return of the call on, `listener` begins no handshake; those that it has begun it finishes.
+/// Once the call has returned, `listener` begins no handshake; it finishes the handshakes that it has begun.
 ///
-/// SO_ATTACH_FILTER, socket(7). Connections that are accepted from it have the filter too (`sk_clone`), and never see such a
-/// packet. It needed no privilege up to Linux commit 5d39580f68e6; since then it needs CAP_NET_ADMIN on a TCP socket (as
-/// 6.18.44 shows).
+/// SO_ATTACH_FILTER, socket(7). A connection accepted from `listener` has the filter too (`sk_clone`), but never gets a
+/// packet that the filter drops. The option needed no privilege up to Linux commit 5d39580f68e6; since then it needs
+/// CAP_NET_ADMIN on a TCP socket (as 6.18.44 shows).
 pub(crate) fn ignore_syns(listener: impl AsFd) -> io::Result<()> {
     set_program(listener, libc::SO_ATTACH_FILTER, &Program::ignore_syns())
         .map_err(|error| during("ignore new handshakes (SO_ATTACH_FILTER)", error))
@@ -40,9 +40,9 @@ fn set_program(socket: impl AsFd, option: libc::c_int, program: &Program) -> io:
     set(socket, option, &libc::sock_fprog { len, filter: filter.as_mut_ptr() })
 }
 
-/// Takes the program of the group away: the kernel hashes over all its listeners again.
+/// Detaches the program of the group: the kernel hashes over all listeners of the group again.
 ///
-/// SO_DETACH_REUSEPORT_BPF, socket(7), Linux 5.3. That there was none (`ENOENT`) is no error.
+/// SO_DETACH_REUSEPORT_BPF, socket(7), Linux 5.3. A group without a program (`ENOENT`) is no error.
 pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
     match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -53,8 +53,8 @@ pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
 fn set<T>(socket: impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // SAFETY: `fd` is open for as long as `socket` is borrowed; `value` is a live reference to `length` bytes, and what it
-    // points to in turn (the instructions of `sock_fprog`) outlives the call, in which the kernel copies it.
+    // SAFETY: `fd` is open for as long as `socket` is borrowed; `value` is a live reference to `length` bytes. What
+    // `value` points to in turn (the instructions of `sock_fprog`) outlives the call, in which the kernel copies it.
     let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), length) };
     match result {
         0 => Ok(()),

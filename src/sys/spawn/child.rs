@@ -1,7 +1,7 @@
 //! A child of this process.
 //!
-//! By posix_spawn(3), which does not copy the page tables of a process that may be large, and does not make each page that
-//! its threads write to in that moment a fault.
+//! posix_spawn(3) starts it: the call does not copy the page tables of a process that may be large, and does not cause
+//! a page fault for each page that the threads of this process write to in that moment.
 
 use std::ffi::CString;
 use std::io;
@@ -11,7 +11,7 @@ use super::image::{Group, Image};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signals, checked};
 
-/// `mask` is what is blocked in it when it begins.
+/// `mask` is the set of signals that are blocked in the child when it begins.
 pub(super) fn spawn(image: &Image, mask: &Signals, group: Group) -> io::Result<Process> {
     let (actions, attributes) = (Actions::new(image.directory.as_ref())?, Attributes::new(mask, group)?);
     let mut pid = 0;
@@ -58,13 +58,14 @@ impl Actions {
         checked(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&raw mut self.0, 3) })
     }
 
-    /// One by one, those that are there now: others were opened with close-on-exec, as the standard library does it.
+    /// One by one, for the descriptors that are open now: others were opened with close-on-exec, as the standard
+    /// library does.
     #[cfg(not(target_env = "gnu"))]
     fn close_all_above_2(&mut self) -> io::Result<()> {
         for entry in std::fs::read_dir("/proc/self/fd")? {
             let fd = entry?.file_name().to_str().and_then(|name| name.parse().ok());
             if let Some(fd) = fd.filter(|fd| *fd > 2) {
-                // SAFETY: the actions are initialised. One that is closed by then is passed over.
+                // SAFETY: the actions are initialised. A descriptor that is closed by then is passed over.
                 checked(unsafe { libc::posix_spawn_file_actions_addclose(&raw mut self.0, fd) })?;
             }
         }
@@ -79,7 +80,7 @@ impl Drop for Actions {
     }
 }
 
-/// What the child is like before exec.
+/// The attributes of the child before exec.
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
@@ -105,7 +106,7 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Needs the flag that it answers with.
+    /// Makes the child lead a new process group. Returns the flag that the attributes need for this.
     fn lead_a_group(&mut self) -> io::Result<libc::c_int> {
         // SAFETY: the attributes are initialised; 0 stands for the child's own pid (posix_spawnattr_setpgroup(3)).
         checked(unsafe { libc::posix_spawnattr_setpgroup(&raw mut self.0, 0) })?;

@@ -1,4 +1,4 @@
-//! What exec is given: the program, its arguments, its environment, its directory, and its process group.
+//! The input of exec: the program, its arguments, its environment, its directory, and its process group.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -10,14 +10,14 @@ use crate::sys::launch::Launch;
 /// The process group that a child begins in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// A new one, which has the child's pid as its number: a signal to it reaches the child and what that starts, and a
-    /// Ctrl-C on a terminal does not reach it.
+    /// A new group, whose number is the child's pid: a signal to the group reaches the child and the processes that the
+    /// child starts, and a Ctrl-C on a terminal does not reach the group.
     Own,
-    /// That of this process.
+    /// The group of this process.
     Ours,
 }
 
-/// What exec is given.
+/// The input of exec.
 pub(super) struct Image {
     pub(super) program: CString,
     pub(super) arguments: Pointers,
@@ -26,7 +26,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// As this process was started.
+    /// The image of `path`, started as `launch` describes, without the variables `removed` and with the variables
+    /// `added`.
     pub(super) fn of(launch: &Launch, path: &Path, removed: &[&str], added: &[(&str, OsString)]) -> io::Result<Image> {
         let kept = launch.environment.iter().filter(|(key, _)| !removed.iter().any(|name| key == name));
         let kept = kept.map(|(key, value)| (key.as_os_str(), value.as_os_str()));
@@ -59,7 +60,7 @@ pub(super) struct Pointers {
 impl Pointers {
     pub(super) fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
         let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
-        // posix_spawn(3) takes them as mutable, and does not change them.
+        // posix_spawn(3) takes the strings as mutable, and does not change them.
         let array = strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
         Ok(Pointers { array, _strings: strings })
     }
