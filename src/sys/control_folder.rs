@@ -1,4 +1,5 @@
-//! Where control sockets are: the folder that a server puts its own into, and those that a client looks in.
+//! The folders of control sockets: the folder that a server puts its own socket into, and the folders that a client
+//! looks in.
 #![expect(clippy::disallowed_methods, reason = "only a client looks, and a server before it serves")]
 
 use std::collections::BTreeSet;
@@ -18,10 +19,10 @@ const OF_THE_SYSTEM: &str = "/run/cutover";
 /// `sun_path` of `struct sockaddr_un` has 108 bytes, the last of which is 0 (unix(7)).
 const PATH_MAX: usize = 107;
 
-/// What decides where control sockets are.
+/// The settings that decide in which folders control sockets are.
 #[derive(Debug, Clone)]
 pub(crate) struct RuntimeDirs {
-    /// `RUNTIME_DIRECTORY` of systemd.exec(5), the first of them.
+    /// The first folder in `RUNTIME_DIRECTORY` of systemd.exec(5).
     runtime: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR/cutover`.
     of_the_user: Option<PathBuf>,
@@ -30,13 +31,14 @@ pub(crate) struct RuntimeDirs {
 }
 
 impl RuntimeDirs {
-    /// Of this process, with the environment that it is told.
+    /// The settings of this process; `variable` returns the value of an environment variable.
     pub(crate) fn new(variable: impl Fn(&str) -> Option<OsString>) -> RuntimeDirs {
         RuntimeDirs::with(variable, rustix::process::geteuid().is_root(), OF_THE_SYSTEM.into())
     }
 
     fn with(variable: impl Fn(&str) -> Option<OsString>, is_root: bool, of_the_system: PathBuf) -> RuntimeDirs {
-        // A relative one would be another folder in each process; the XDG specification wants it ignored as well.
+        // A relative path would be another folder in each process; the XDG specification wants such a path ignored as
+        // well.
         let folder = |path: PathBuf| Some(path).filter(|path| path.is_absolute());
         let runtime = variable("RUNTIME_DIRECTORY").and_then(|list| {
             let first = list.as_bytes().split(|byte| *byte == b':').next()?;
@@ -46,14 +48,16 @@ impl RuntimeDirs {
         RuntimeDirs { runtime, of_the_user: of_the_user.map(|path| path.join("cutover")), of_the_system, is_root }
     }
 
-    /// The folder that a server puts its control socket into; `None` if there is no place for it. It need not exist yet.
+    /// The folder that a server puts its control socket into; `None` if there is no such folder. The folder need not
+    /// exist yet.
     pub(crate) fn own(&self) -> Option<&Path> {
         let of_the_system = self.is_root.then_some(&self.of_the_system);
         self.runtime.as_ref().or(of_the_system).or(self.of_the_user.as_ref()).map(PathBuf::as_path)
     }
 
-    /// The folders that a client looks in, as far as they exist, each of them once: wherever a server may have put its
-    /// socket, and what is one level deeper, because a template unit of systemd has a folder for each instance.
+    /// The existing folders that a client looks in, each of them once: each folder that a server may have put its
+    /// socket into, and the folders one level deeper, because a template unit of systemd has a folder for each
+    /// instance.
     pub(crate) fn candidates(&self) -> Vec<PathBuf> {
         let top = [self.runtime.as_deref(), Some(&self.of_the_system), self.of_the_user.as_deref()];
         let mut seen = BTreeSet::new();
@@ -65,7 +69,7 @@ impl RuntimeDirs {
             };
             deeper.sort();
             for folder in std::iter::once(folder.to_owned()).chain(deeper) {
-                // One that leads to the same place would name the same instance twice.
+                // A second path to the same folder would name the same instance twice.
                 if folder.is_dir() && fs::canonicalize(&folder).is_ok_and(|path| seen.insert(path)) {
                     found.push(folder);
                 }
@@ -75,10 +79,10 @@ impl RuntimeDirs {
     }
 }
 
-/// Looks whether a socket can have this path.
+/// Checks whether a socket can have this path.
 ///
 /// # Errors
-/// Names the path if it is too long.
+/// An error that names the path, if the path is too long.
 pub(crate) fn check_length(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().len();
     if length <= PATH_MAX {
@@ -88,16 +92,16 @@ pub(crate) fn check_length(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-/// Whether somebody listens on this socket. Does not wait.
+/// Whether a process listens on this socket. Does not wait.
 ///
 /// # Errors
-/// `ENOENT` if there is none, `EACCES` if it belongs to somebody else.
+/// `ENOENT` if there is no socket, `EACCES` if the socket belongs to another user.
 pub(crate) fn is_living(path: &Path) -> io::Result<bool> {
     check_length(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(|e| during("make a socket", e))?;
     match socket.connect(&SockAddr::unix(path)?) {
         Ok(()) => Ok(true),
-        // Its accept queue is full, but it has one.
+        // The accept queue is full, so the socket has a listener.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Err(error) => Err(error),
@@ -165,7 +169,8 @@ mod tests {
         assert_eq!(is_living(&path).expect_err("none").kind(), io::ErrorKind::NotFound);
         let listener = UnixListener::bind(&path).expect("bound");
         assert!(is_living(&path).expect("there"));
-        // Another test may just have forked this process, and then a close closes nothing.
+        // Another test may just have forked this process, and the copy of the descriptor keeps the socket open after a
+        // close.
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("it listens");
         assert!(!is_living(&path).expect("a file is left"));
     }

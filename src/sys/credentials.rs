@@ -1,4 +1,4 @@
-//! Who a process is, as /proc/PID/status shows it to everybody (proc_pid_status(5)).
+//! The credentials of a process, as /proc/PID/status shows them to each user (proc_pid_status(5)).
 #![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
@@ -9,17 +9,17 @@ use crate::model::identity::Pid;
 /// CAP_NET_BIND_SERVICE, capabilities(7).
 const NET_BIND_SERVICE: u32 = 10;
 
-/// A process, and what it may.
+/// The parent, the user and a privilege of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) parent: Pid,
-    /// The effective one: sockets that it makes belong to this one.
+    /// The effective uid: sockets that the process makes belong to this uid.
     pub(crate) uid: u32,
-    /// Whether it may bind any port.
+    /// Whether the process may bind any port.
     pub(crate) binds_any_port: bool,
 }
 
-/// Of another process.
+/// The credentials of another process.
 ///
 /// # Errors
 /// `ENOENT` if it is gone, or hidden (`hidepid=`).
@@ -27,7 +27,7 @@ pub(crate) fn of(pid: Pid) -> io::Result<Credentials> {
     read(&pid.to_string())
 }
 
-/// Of this process.
+/// The credentials of this process.
 ///
 /// # Errors
 /// If /proc is not there.
@@ -35,7 +35,7 @@ pub(crate) fn own() -> io::Result<Credentials> {
     read("self")
 }
 
-/// Whether the process handles SIGHUP, which would end one that does not, or would pass unheard.
+/// Whether the process handles SIGHUP. The signal would end a process that does not handle it, or would have no effect.
 ///
 /// # Errors
 /// `ENOENT` if it is gone, or hidden (`hidepid=`).

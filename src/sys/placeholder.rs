@@ -1,8 +1,9 @@
-//! A listener that is in a group only so that the group can be steered by it: no connection ever comes to it.
+//! A listener that is in a group only so that the group can be steered by it: no connection ever reaches it.
 //!
-//! A program that is attached to one listener is that of its whole group, whoever has the others. Where the hash leads a
-//! client to this one, as it does when no program is attached, the SYN is dropped, for it is not signed (see
-//! [`super::tcp_md5`]), and comes again a second later (RFC 6298): that client waits, and is not refused.
+//! A program that is attached to one listener is that of its whole group, whichever processes have the other listeners.
+//! If the hash leads a client to the placeholder, as it does when no program is attached, the SYN is dropped, because
+//! it is not signed (see [`super::tcp_md5`]). The client sends the SYN again a second later (RFC 6298): the client
+//! waits, and is not refused.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,14 +14,14 @@ use super::socket::{BoundSocket, Sharing};
 use super::{during, sock_diag, socket, tcp_md5};
 use crate::model::identity::Inode;
 
-/// Bound, and in no group yet.
+/// A placeholder that is bound, and is in no group yet.
 #[derive(Debug)]
 pub(crate) struct BoundPlaceholder {
     inode: Inode,
     bound: BoundSocket,
 }
 
-/// One that is in the group, for as long as this lives.
+/// A placeholder that is in the group for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Placeholder {
     pub(crate) inode: Inode,
@@ -28,17 +29,18 @@ pub(crate) struct Placeholder {
 }
 
 impl BoundPlaceholder {
-    /// One that can join the listeners of this address.
+    /// Binds a placeholder that can join the group of the listeners of this address.
     ///
     /// # Errors
-    /// `EADDRINUSE` if they are of another user and this process has not CAP_SETUID, or do not share the port; `ENOPROTOOPT`
-    /// from a kernel without signatures; and that they are not all alike.
+    /// `EADDRINUSE` if the listeners belong to another user and this process does not have CAP_SETUID, or if they do
+    /// not share the port; `ENOPROTOOPT` from a kernel without signatures; and an error if the listeners are not all
+    /// alike.
     pub(crate) fn new(address: SocketAddr) -> io::Result<BoundPlaceholder> {
-        // In another group than theirs it would swallow what is theirs.
+        // In another group than the listeners' own, the placeholder would drop SYNs that are for the listeners.
         let (stack, user) =
             sock_diag::kind(address)?.ok_or_else(|| io::Error::other("the listeners are not all alike"))?;
         let bound = as_user(user, || socket::bind(address, Sharing::Group, stack))?;
-        // One that nobody has, so that no knock of ours passes either.
+        // A random key that no client has, so that the SYN of a slot probe is dropped too.
         let mut key = [0; 32];
         rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())?;
         let families: &[IpAddr] = match address {
@@ -54,17 +56,19 @@ impl BoundPlaceholder {
         Ok(BoundPlaceholder { inode: socket::inode(&bound)?, bound })
     }
 
-    /// Joins the group, behind all others. Until a program is attached, the hash leads to it too.
+    /// Joins the group as its last listener. Until a program is attached, the hash leads clients to the placeholder
+    /// too.
     ///
     /// # Errors
-    /// What listen(2) says.
+    /// The error of listen(2).
     pub(crate) fn join(self) -> io::Result<Placeholder> {
         Ok(Placeholder { inode: self.inode, listener: self.bound.listen(0)? })
     }
 }
 
-/// Has the sockets that are made meanwhile belong to this user (`sock_alloc` in net/socket.c, Linux 6.18), if that is allowed:
-/// only then they may share a port with others of that one. It changes this thread only: setfsuid(2).
+/// Runs `make` so that the sockets that it makes belong to `user` (`sock_alloc` in net/socket.c, Linux 6.18), if that
+/// is allowed: only then may they share a port with the other sockets of that user. Changes this thread only:
+/// setfsuid(2).
 fn as_user<T>(user: u32, make: impl FnOnce() -> T) -> T {
     struct Back(u32);
     impl Drop for Back {
@@ -73,7 +77,7 @@ fn as_user<T>(user: u32, make: impl FnOnce() -> T) -> T {
             unsafe { libc::setfsuid(self.0) };
         }
     }
-    // SAFETY: takes an integer only; it is taken back before anything else is done by this thread.
+    // SAFETY: takes an integer only; the uid is restored before this thread does anything else.
     let before = unsafe { libc::setfsuid(user) };
     let _back = Back(before.cast_unsigned());
     make()
@@ -87,7 +91,8 @@ impl AsFd for Placeholder {
 
 impl Drop for Placeholder {
     fn drop(&mut self) {
-        // A process that was just forked has it too. If it cannot be shut down, it does not listen.
+        // A process that was just forked has the listener too, so a close(2) may not be the last one. If the shutdown
+        // fails, the socket does not listen.
         let _ = socket::stop_listening(&self.listener);
     }
 }

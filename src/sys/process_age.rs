@@ -1,4 +1,4 @@
-//! How long a process lives (proc(5)).
+//! The age of a process (proc(5)).
 #![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::io;
@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::model::identity::Pid;
 
-/// The field of /proc/PID/stat after the name that tells the start, in ticks since the system's: field 22 of all.
+/// The index of the start among the fields of /proc/PID/stat after the name: field 22 of all. The start is in ticks
+/// since the start of the system.
 const START: usize = 22 - 3;
 
-/// How long the process lives.
+/// The age of the process.
 ///
 /// # Errors
-/// `ENOENT` if it is gone.
+/// `ENOENT` if the process is gone.
 pub(crate) fn of(pid: Pid) -> io::Result<Duration> {
     let start = started(pid)?;
     let up = std::fs::read_to_string("/proc/uptime")?;
@@ -20,7 +21,8 @@ pub(crate) fn of(pid: Pid) -> io::Result<Duration> {
     age.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/uptime cannot be understood"))
 }
 
-/// When the process was started, in clock ticks since the start of the system: of two processes, the older one has less.
+/// The start of the process, in clock ticks since the start of the system: of two processes, the older one has the
+/// lower number.
 ///
 /// # Errors
 /// `ENOENT` if the process is gone.

@@ -1,4 +1,4 @@
-//! Who descends from whom: the processes of a program that is supervised, its orphans included.
+//! The descent of processes: the processes of a supervised program, its orphans included.
 #![expect(
     clippy::disallowed_methods,
     reason = "whoever calls it is asked instead: `living` and `kill` are disallowed themselves"
@@ -17,34 +17,34 @@ use crate::model::identity::Pid;
 
 /// All processes, as /proc/PID/stat shows them (proc_pid_stat(5)).
 ///
-/// They are read one after the other: one that is born, or loses its parent, in the meantime can be missing. Who ends a
-/// tree takes another one until nobody is left: [`living`], [`kill`].
+/// They are read one after the other: a process that is born, or loses its parent, in the meantime can be missing. Code
+/// that ends a tree takes further snapshots until no process is left: [`living`], [`kill`].
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     processes: BTreeMap<Pid, Stat>,
     own: Pid,
-    /// Orphans among the descendants of this process come to it, and not to the first process (PR_SET_CHILD_SUBREAPER(2const)).
+    /// Orphans among the descendants of this process become its children, and not those of the first process
+    /// (PR_SET_CHILD_SUBREAPER(2const)).
     adopts: bool,
 }
 
-/// How often it is looked anew where a process has ended meanwhile that nobody can tell any more what it was.
+/// The maximum number of looks: a look is repeated if a process ended before it was known what the process was.
 const LOOKS: usize = 10;
-/// How often nobody must be found, one time after the other.
+/// The number of consecutive looks that must find no process.
 const NOBODY: usize = 3;
-/// How often a killed tree is looked for anew: what was forked meanwhile is in the next list.
+/// The maximum number of looks for a tree that is being killed: a process forked meanwhile is in the next list.
 const KILLS: usize = 100;
-/// Between two such looks: a killed process takes a moment to be gone.
+/// The pause between two such looks: a killed process takes a moment to be gone.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The living processes of the tree that was begun by `root`: itself, what descends from it, and what was started with
-/// `marker` (`NAME=value`) in its environment, is an orphan by now and was adopted by this process (or by the first one, where
-/// this one is no subreaper), with what descends from that. Never this process itself. None is missed because it was born by
-/// one that ended just now.
-///
-/// The environment is what a process was started with (proc_pid_environ(5)). Reading it waits for the memory of the other
-/// process, which may hang (`access_remote_vm` takes its `mmap_lock`; mm/memory.c, Linux 6.18), so that it is read of orphans
-/// only. One whose environment may not be read is no member. Some write over it to change their title, nginx for one: such an
-/// orphan is a member if `orphans` says so.
+/// The living processes of the tree that was begun by `root`: `root` itself and its descendants; and each orphan that
+/// was started with `marker` (`NAME=value`) in its environment and was adopted by this process (or by the first
+/// process, where this process is no subreaper), with its descendants. Never this process itself. A process is not
+/// missed because its parent ended just now.
+/// The environment is the one that a process was started with (proc_pid_environ(5)). Reading it waits for the memory of
+/// the other process, which may hang (`access_remote_vm` takes its `mmap_lock`; mm/memory.c, Linux 6.18), so only the
+/// environments of orphans are read. An orphan whose environment may not be read is no member. Some programs, for
+/// example nginx, overwrite their environment to change their title: such an orphan is a member if `orphans` says so.
 ///
 /// # Errors
 /// /proc cannot be read.
@@ -52,18 +52,19 @@ pub(crate) fn living(root: Pid, marker: &[u8], orphans: Orphans<'_>) -> io::Resu
     let mut members = BTreeSet::new();
     let mut nobody = 0;
     for look in 1..=LOOKS {
-        // Known before and after: one may be reaped, and another one spawned, between the list and the look at it.
+        // Read before and after the snapshot: in between, one child may be reaped and another one spawned.
         let before = (orphans.spawned)();
         let snapshot = Snapshot::take()?;
         let mut spawned = (orphans.spawned)();
         spawned.pids.extend(before.pids);
-        // One that hangs in exec is not waited for.
+        // A spawn that hangs in exec is not waited for beyond the last look.
         spawned.under_way = (spawned.under_way || before.under_way) && look < LOOKS;
         let (found, certainty) = snapshot.look(root, marker, &spawned, orphans.wiped_since);
         members = found;
         match (certainty, members.is_empty()) {
             (Certainty::Sure, false) => break,
-            // All processes are listed at once, and read later: one may have ended in between, and left one that is not listed.
+            // The list of processes is read at once, and each process later: a process may have ended in between, and
+            // left a child that is not listed.
             (Certainty::Sure, true) if nobody < NOBODY - 1 => nobody += 1,
             (Certainty::Sure, true) => break,
             (Certainty::Unsure, _) => nobody = 0,
@@ -72,13 +73,13 @@ pub(crate) fn living(root: Pid, marker: &[u8], orphans: Orphans<'_>) -> io::Resu
     Ok(members)
 }
 
-/// When a process began, to be compared with others; `None` if it is gone.
+/// The start of a process, to be compared with that of other processes; `None` if the process is gone.
 pub(crate) fn start_of(pid: Pid) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     Stat::parse(&stat).map(|stat| stat.start)
 }
 
-/// Kills all that `members` says, until that is nobody any more. Blocks for some milliseconds.
+/// Kills all processes that `members` returns, until it returns none. Blocks for some milliseconds.
 pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
     for _ in 0..KILLS {
         let found = members();
@@ -92,8 +93,9 @@ pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
     }
 }
 
-/// Holds those of `found` that are members still. One that has ended since it was found is not among them, whoever has its
-/// number by now: a process that was held first, was a member after that, and has not ended after that, is that member.
+/// Holds the processes of `found` that are members still. A process that has ended since it was found is not returned,
+/// even if its pid was reused: a process that was held first, was a member after that, and has not ended after that, is
+/// that member.
 pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) -> Vec<HeldProcess> {
     let held: Vec<(Pid, HeldProcess)> =
         found.into_iter().filter_map(|pid| HeldProcess::hold(pid).map(|held| (pid, held))).collect();
@@ -104,54 +106,55 @@ pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) ->
 /// Which children of this process are orphans that it has adopted.
 #[derive(Clone, Copy)]
 pub(crate) struct Orphans<'a> {
-    /// Which children are none, but were spawned by this process.
+    /// The children that were spawned by this process, and are no orphans.
     pub(crate) spawned: &'a dyn Fn() -> Spawned,
-    /// Of those that have written over their environment: such as began at this [`start_of`] or later are meant.
+    /// Of the orphans that have overwritten their environment, those that began at this [`start_of`] or later are
+    /// members.
     pub(crate) wiped_since: Option<u64>,
 }
 
 impl Orphans<'_> {
-    /// Each child may be one, and none is meant that has written over its environment.
+    /// Each child may be an orphan, and no orphan that has overwritten its environment is a member.
     pub(crate) const ANY: Orphans<'static> = Orphans { spawned: &Spawned::default, wiped_since: None };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     Sure,
-    /// An orphan that lived has ended before it was known what it was: it may have had children that are not seen. Or a child
-    /// is an orphan, or is being spawned.
+    /// A living orphan has ended before it was known what it was: it may have had children that are not seen. Or a
+    /// child is either an orphan or being spawned.
     Unsure,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// 0 if it is outside of this PID namespace.
+    /// 0 if the parent is outside of this PID namespace.
     pub(crate) parent: Pid,
     pub(crate) state: char,
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     threads: u32,
-    /// In ticks of a clock that begins before any process.
+    /// The start, in ticks of a clock that begins before any process.
     start: u64,
 }
 
 impl Stat {
-    /// `None` if it cannot be understood.
+    /// `None` if `stat` cannot be parsed.
     fn parse(stat: &[u8]) -> Option<Stat> {
-        // The name, in brackets, may contain anything, brackets, spaces and what is no UTF-8 too.
+        // The name, in brackets, may contain anything, brackets, spaces and invalid UTF-8 too.
         let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
         let mut fields = std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let mut pid = || Some(Pid::new(fields.next()?.parse().ok()?));
         let (parent, group, session) = (pid()?, pid()?, pid()?);
-        // Field 20 of all, and the session is field 6.
+        // The number of threads is field 20 of all, and the session, which was read last, is field 6.
         let threads = fields.nth(20 - 6 - 1)?.parse().ok()?;
         let start = fields.nth(22 - 20 - 1)?.parse().ok()?;
         Some(Stat { parent, state, group, session, threads, start })
     }
 
-    /// Whether it has not ended. One whose first thread alone has ended shows as a zombie, and counts its other threads
-    /// (`do_task_stat` in fs/proc/array.c, Linux 6.18).
+    /// Whether the process has not ended. A process of which only the first thread has ended shows as a zombie, and
+    /// still counts its other threads (`do_task_stat` in fs/proc/array.c, Linux 6.18).
     fn is_alive(&self) -> bool {
         !matches!(self.state, 'Z' | 'X') || self.threads > 1
     }
@@ -164,7 +167,7 @@ impl Snapshot {
         let mut processes = BTreeMap::new();
         for entry in fs::read_dir("/proc").map_err(|e| super::during("read /proc", e))?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // One that is gone by now is none of them.
+            // A process that is gone by now is left out.
             let stat = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| Stat::parse(&stat));
             processes.extend(stat.map(|stat| (Pid::new(pid), stat)));
         }
@@ -172,13 +175,13 @@ impl Snapshot {
         Ok(Snapshot { processes, own: Pid::new(std::process::id()), adopts })
     }
 
-    /// What is known of one; `None` if there was none.
+    /// The state of a process in this snapshot; `None` if the process is not in it.
     #[cfg(test)]
     pub(crate) fn process(&self, pid: Pid) -> Option<&Stat> {
         self.processes.get(&pid)
     }
 
-    /// Zombies included: they are still somebody's children.
+    /// Zombies included: a zombie is still a child of its parent.
     #[cfg(test)]
     pub(crate) fn children_of(&self, pid: Pid) -> BTreeSet<Pid> {
         self.processes.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid).collect()
@@ -210,14 +213,14 @@ impl Snapshot {
             if pid == root || pid == self.own || spawned.pids.contains(&pid) {
                 continue;
             }
-            // Perhaps the one that is being spawned, and shares the memory of this process until exec.
+            // Perhaps this is the child that is being spawned, and that shares the memory of this process until exec.
             if spawned.under_way {
                 certainty = Certainty::Unsure;
                 continue;
             }
             match Lineage::of(pid, marker) {
                 Lineage::Marked => drop(reached.insert(pid)),
-                // Its children are orphans in a moment.
+                // Its children become orphans in a moment.
                 Lineage::Ending => {
                     adopted.extend(of(pid));
                     if self.processes.get(&pid).is_some_and(Stat::is_alive) {
@@ -242,15 +245,15 @@ impl Snapshot {
     }
 }
 
-/// What the environment of a process tells of it.
+/// What the environment of a process says about its descent.
 enum Lineage {
     Marked,
-    /// It has another one.
+    /// The environment does not contain the marker, or cannot be read.
     Other,
-    /// It has written over it.
+    /// The process has overwritten its environment.
     Wiped,
-    /// It has none any more: its memory goes before its children have another parent (`do_exit` in kernel/exit.c, Linux
-    /// 6.18).
+    /// The process has no environment any more: its memory is freed before its children get another parent (`do_exit`
+    /// in kernel/exit.c, Linux 6.18).
     Ending,
 }
 
@@ -258,7 +261,7 @@ impl Lineage {
     fn of(pid: Pid, marker: &[u8]) -> Lineage {
         let read = |what: &str| fs::read(format!("/proc/{pid}/{what}"));
         match read("environ") {
-            // Nor has it arguments then.
+            // An ending process would have no arguments either.
             Ok(environment) if environment.is_empty() && read("cmdline").is_ok_and(|line| !line.is_empty()) => {
                 Lineage::Wiped
             }

@@ -1,4 +1,4 @@
-//! What the kernel shows of a port: who listens, and which handshakes are in flight.
+//! What the kernel shows of a port: its listeners, and its handshakes in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,12 +22,12 @@ pub(crate) struct Listening {
     pub(crate) uid: u32,
 }
 
-/// A handshake in flight: who knocks, and at which of our addresses.
+/// A handshake in flight: the address of the client, and the local address.
 pub(crate) type PendingHandshake = (SocketAddr, SocketAddr);
 
 /// All TCP listeners on `port`, of any address.
 ///
-/// Works for an unprivileged uid, and shows the listeners of others too (inet_diag, Linux 6.18).
+/// Works for an unprivileged uid, and shows the listeners of other uids too (inet_diag, Linux 6.18).
 pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
     dump(port, StateFlags::LISTEN, |row| {
@@ -42,9 +42,9 @@ pub(crate) fn group(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
     Ok(all.into_iter().filter(|l| l.address.ip() == address.ip()).map(|l| (l.inode, l.uid)).collect())
 }
 
-/// Whether the listeners of exactly this address take IPv4 too, if they are of IPv6 (INET_DIAG_SKV6ONLY, Linux 4.5), and
-/// whose they are. `None` where they differ, or one is bound to an interface: then they are no one group
-/// (`inet_reuseport_add_sock` in net/ipv4/inet_hashtables.c, Linux 6.18).
+/// Whether the listeners of exactly this address take IPv4 too, if they are of IPv6 (INET_DIAG_SKV6ONLY, Linux 4.5),
+/// and the uid that they belong to. `None` if the listeners differ, or one is bound to an interface: such listeners are
+/// not one group (`inet_reuseport_add_sock` in net/ipv4/inet_hashtables.c, Linux 6.18).
 pub(crate) fn kind(address: SocketAddr) -> io::Result<Option<(Stack, u32)>> {
     let mut found = BTreeSet::new();
     dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::empty(), |row| {
@@ -59,8 +59,8 @@ pub(crate) fn kind(address: SocketAddr) -> io::Result<Option<(Stack, u32)>> {
     })
 }
 
-/// How many connections wait in the accept queue of each listener on `port` (`sk_ack_backlog`, shown as the receive queue:
-/// sock_diag(7)).
+/// The number of connections in the accept queue of each listener on `port` (`sk_ack_backlog`, shown as the receive
+/// queue: sock_diag(7)).
 pub(crate) fn queues(port: u16) -> io::Result<BTreeMap<Inode, u32>> {
     let mut found = BTreeMap::new();
     dump(port, StateFlags::LISTEN, |row| {
@@ -69,11 +69,12 @@ pub(crate) fn queues(port: u16) -> io::Result<BTreeMap<Inode, u32>> {
     Ok(found)
 }
 
-/// The handshakes in flight at `port`: those for which the last ACK has not come, or has not yet put the connection into
-/// an accept queue.
+/// The handshakes in flight at `port`: the last ACK of the handshake has not come, or has not yet put the connection
+/// into an accept queue.
 ///
 /// Requests are shown in state SYN_RECV (TCP_NEW_SYN_RECV, Linux 4.4), and so is the new socket until it has been put
-/// into the queue (`tcp_child_process` after `inet_csk_complete_hashdance`, Linux 6.18): there is no moment in between.
+/// into the queue (`tcp_child_process` after `inet_csk_complete_hashdance`, Linux 6.18). So there is no moment at which
+/// a handshake is not shown.
 pub(crate) fn knocks(port: u16) -> io::Result<BTreeSet<PendingHandshake>> {
     let mut found = BTreeSet::new();
     dump(port, StateFlags::SYN_RECV, |row| {
@@ -83,12 +84,12 @@ pub(crate) fn knocks(port: u16) -> io::Result<BTreeSet<PendingHandshake>> {
     Ok(found)
 }
 
-/// The sockets of all connections to `port` that a process has, in whatever state but the handshake and TIME_WAIT.
+/// The sockets of all connections to `port` that a process has, in each state except the handshake and TIME_WAIT.
 pub(crate) fn connections(port: u16) -> io::Result<BTreeSet<Inode>> {
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::SYN_RECV - StateFlags::TIME_WAIT;
     let mut found = BTreeSet::new();
     dump(port, states, |row| {
-        // No inode: it waits in an accept queue, or its process has closed it.
+        // A socket without an inode waits in an accept queue, or its process has closed it.
         if row.inode != 0 {
             found.insert(Inode(row.inode.into()));
         }
@@ -96,8 +97,8 @@ pub(crate) fn connections(port: u16) -> io::Result<BTreeSet<Inode>> {
     Ok(found)
 }
 
-/// The sockets of the connections to `port` on which no byte has come yet: whoever has accepted one waits for what its
-/// client wants. (`tcpi_bytes_received` of `struct tcp_info`, Linux 4.1.)
+/// The sockets of the connections to `port` on which no byte has come yet: the process that has accepted such a
+/// connection waits for its client's request. (`tcpi_bytes_received` of `struct tcp_info`, Linux 4.1.)
 pub(crate) fn unheard(port: u16) -> io::Result<BTreeSet<Inode>> {
     const BYTES_RECEIVED: usize = 128;
     let mut found = BTreeSet::new();
@@ -111,7 +112,7 @@ pub(crate) fn unheard(port: u16) -> io::Result<BTreeSet<Inode>> {
     Ok(found)
 }
 
-/// How many packets each listener of exactly this address has dropped (SK_MEMINFO_DROPS, Linux 4.6).
+/// The number of packets that each listener of exactly this address has dropped (SK_MEMINFO_DROPS, Linux 4.6).
 pub(crate) fn drops(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
     let mut found = BTreeMap::new();
     dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::SKMEMINFO, |row| {
@@ -156,7 +157,7 @@ fn dump_with(
         let (protocol, states, extensions) = (IPPROTO_TCP, states.clone(), extensions.clone());
         netlink::dump(InetRequest { family, protocol, extensions, states, socket_id }, |row| {
             // The kernel filters by port already; an IPv6 dump must not repeat what the IPv4 one showed.
-            // Port 0 stands for all of them.
+            // Port 0 stands for all ports.
             if (port == 0 || row.header.socket_id.source_port == port) && row.header.family == family {
                 each(row);
             }

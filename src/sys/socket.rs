@@ -1,4 +1,4 @@
-//! Sockets: listening ones, bound alone or beside another generation, and accepted ones.
+//! Listening sockets, bound alone or beside another generation, and accepted sockets.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,10 +13,10 @@ use tokio::io::ReadBuf;
 use super::during;
 use crate::model::identity::Inode;
 
-/// Who else may be bound to the address.
+/// Which other sockets may be bound to the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Nobody: the first listener of a first generation.
+    /// No other socket: for the first listener of a first generation.
     Alone,
     /// Listeners of this generation or of the one before.
     Group,
@@ -33,15 +33,15 @@ pub(crate) enum Stack {
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     socket: Socket,
-    /// The address with the real port.
+    /// The bound address, with the real port if port 0 was asked for.
     pub(crate) address: SocketAddr,
 }
 
 /// Binds a TCP socket that will be part of a group.
 ///
-/// [`Sharing::Alone`] binds without SO_REUSEPORT, so that the kernel refuses it while anybody listens there, and sets the
-/// option afterwards: that it is set at listen(2) is what makes the group (`inet_reuseport_add_sock` in
-/// net/ipv4/inet_hashtables.c, Linux 6.18), and what lets the next generation in.
+/// [`Sharing::Alone`] binds without SO_REUSEPORT, so that the kernel refuses the bind while another socket listens
+/// there, and sets the option afterwards. The option must be set at listen(2): this makes the group
+/// (`inet_reuseport_add_sock` in net/ipv4/inet_hashtables.c, Linux 6.18), and lets the next generation in.
 ///
 /// # Errors
 /// `EADDRINUSE`, `EACCES` (a port below 1024), `EADDRNOTAVAIL`: see bind(2).
@@ -72,7 +72,7 @@ impl AsFd for BoundSocket {
 }
 
 impl BoundSocket {
-    /// Makes it listen, which appends it to its group.
+    /// Starts to listen, which appends the listener to its group.
     ///
     /// # Errors
     /// `EADDRINUSE` if a listener without SO_REUSEPORT or of another uid came first: see listen(2).
@@ -83,23 +83,24 @@ impl BoundSocket {
     }
 }
 
-/// The listener leaves its group, and is closed to clients, whoever else has a descriptor of it: shutdown(2) does to it
-/// what the last close(2) does (`inet_shutdown` in net/ipv4/af_inet.c, `tcp_disconnect` in net/ipv4/tcp.c, Linux 6.18).
+/// The listener leaves its group, and is closed to clients, even if other processes have a descriptor of it:
+/// shutdown(2) does to a listener what the last close(2) does (`inet_shutdown` in net/ipv4/af_inet.c, `tcp_disconnect`
+/// in net/ipv4/tcp.c, Linux 6.18).
 ///
 /// # Errors
-/// `ENOTCONN` if it does not listen.
+/// `ENOTCONN` if the socket does not listen.
 pub(crate) fn stop_listening(listener: impl AsFd) -> io::Result<()> {
     rustix::net::shutdown(listener, Shutdown::Both).map_err(|e| during("shut a listener down", e))
 }
 
-/// The inode of a socket: its name in sock_diag and in /proc.
+/// The inode of a socket, which identifies the socket in sock_diag and in /proc.
 pub(crate) fn inode(socket: impl AsFd) -> io::Result<Inode> {
     Ok(Inode(rustix::fs::fstat(socket)?.st_ino))
 }
 
 /// Accepts one connection from a listener that does not block; `None` when its queue is empty.
 ///
-/// A connection that was reset while it waited (`ECONNABORTED`) is passed over: its client knows already.
+/// A connection that was reset while it waited (`ECONNABORTED`) is skipped: its client knows already.
 pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<TcpStream>> {
     loop {
         match accept_with(listener.as_fd(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
@@ -111,9 +112,10 @@ pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<TcpStream>> {
     }
 }
 
-/// Reads what is there into the rest of `buffer`, once; 0 at the end.
+/// Reads the available bytes into the rest of `buffer`, by one recv(2). Returns their number; 0 at the end of the
+/// stream.
 pub(crate) fn read(stream: impl AsFd, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
-    // SAFETY: nothing is de-initialised: the slice is only handed to recv(2), which writes to it.
+    // SAFETY: nothing is de-initialised: the slice is only passed to recv(2), which writes to it.
     let rest = unsafe { buffer.unfilled_mut() };
     let (filled, _) = rustix::net::recv(stream, rest, RecvFlags::empty())?;
     let count = filled.0.len();
@@ -123,9 +125,9 @@ pub(crate) fn read(stream: impl AsFd, buffer: &mut ReadBuf<'_>) -> io::Result<us
     Ok(count)
 }
 
-/// How many bytes of the peer wait to be read.
+/// The number of bytes from the peer that wait to be read.
 pub(crate) fn unread(stream: impl AsFd) -> u64 {
-    // It fails on no socket that is connected (tcp(7), SIOCINQ).
+    // FIONREAD does not fail on a connected socket (tcp(7), SIOCINQ).
     rustix::io::ioctl_fionread(stream).unwrap_or_default()
 }
 

@@ -3,12 +3,13 @@
 
 use std::fs;
 
-/// Whether the kernel takes what waits at a closed listener to another one of its group: `tcp_migrate_req`.
+/// Whether the kernel migrates what waits at a closed listener to another listener of its group: `tcp_migrate_req`.
 pub(crate) fn migrates() -> bool {
     migrate_req() == Some(true)
 }
 
-/// The same, and `None` where the kernel has no such setting (before Linux 5.14), or /proc/sys cannot be seen.
+/// As `migrates`, but `None` where the kernel has no such setting (before Linux 5.14), or where /proc/sys cannot be
+/// seen.
 pub(crate) fn migrate_req() -> Option<bool> {
     Some(setting("net/ipv4/tcp_migrate_req")? == "1")
 }
@@ -23,7 +24,7 @@ pub(crate) fn first_unprivileged_port() -> u16 {
     setting("net/ipv4/ip_unprivileged_port_start").and_then(|port| port.parse().ok()).unwrap_or(1024)
 }
 
-/// The release of the kernel, as `uname -r` says it.
+/// The release of the kernel, as `uname -r` prints it; `?` if it cannot be read.
 pub(crate) fn release() -> String {
     setting("kernel/osrelease").unwrap_or_else(|| "?".to_owned())
 }
