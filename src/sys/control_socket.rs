@@ -1,4 +1,4 @@
-//! The control socket's file: claimed by one instance, and handed on by renaming over it, so that it never vanishes.
+//! The control socket's file: claimed by one instance, and handed on by rename(2), so that the file never vanishes.
 #![expect(
     clippy::disallowed_methods,
     reason = "whoever calls it is asked instead: `claim`, `take_over` and `remove` are disallowed themselves"
@@ -19,23 +19,24 @@ use super::control_folder::check_length;
 use super::during;
 use crate::model::identity::Pid;
 
-/// Connections that may wait to be accepted.
+/// The maximum number of connections in the accept queue.
 const BACKLOG: i32 = 128;
-/// The longest wait for another one that claims a name in the same folder; it takes a few system calls.
+/// The longest wait for another process that claims a name in the same folder; a claim takes a few system calls.
 const LOCKED: Duration = Duration::from_secs(1);
 
 /// A control socket that has its name.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     path: PathBuf,
-    /// Device and inode of the file, by which it is told whether the name is still ours.
+    /// The device and the inode of the file, by which [`ControlSocket::remove`] checks whether the name still leads to
+    /// it.
     file: (u64, u64),
 }
 
 /// Why a name cannot be claimed.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// A living process has it; which one, if the kernel tells.
+    /// A living process has the name; its pid, if the kernel reports the pid.
     Taken(Option<Pid>),
     Failed(io::Error),
 }
@@ -46,7 +47,7 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Takes the name for an instance that begins; a file that a dead process has left is replaced.
+/// Claims the name for an instance that starts; replaces a file that a dead process has left.
 ///
 /// # Errors
 /// [`Refused::Taken`] if a living process listens there.
@@ -54,7 +55,7 @@ pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refuse
     let folder = path.parent().unwrap_or(Path::new("/"));
     let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
     made.map_err(|e| during(format_args!("make the folder {}", folder.display()), e))?;
-    // Held over the look and the rename, so that two which begin at once do not both find nobody.
+    // Held from the look to the rename, so that two instances that start at once do not both find the name free.
     let _lock = lock(folder)?;
     match living(path) {
         Some(process) => Err(Refused::Taken(process)),
@@ -62,18 +63,18 @@ pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refuse
     }
 }
 
-/// Takes the name over from whoever has it, in one step.
+/// Takes the name over from the process that has it, if any, in one step.
 ///
 /// # Errors
-/// What bind(2) and rename(2) say: no right to write in the folder, a path that is too long.
+/// The error of bind(2) or rename(2): no right to write in the folder, a path that is too long.
 pub(crate) fn take_over(path: &Path) -> io::Result<(ControlSocket, UnixListener)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Short, because the whole path has to fit into 108 bytes (unix(7)).
     let beside = path.with_file_name(format!(".{}", std::process::id()));
     let what = |doing: &str| format!("{doing} the control socket {name} in {}", path.with_file_name("").display());
-    // Nobody could connect to a path that is longer than an address.
+    // A client could not connect to a path that is longer than an address.
     check_length(path)?;
-    // One that an earlier process with this pid has left.
+    // An earlier process with this pid may have left a file.
     let _ = fs::remove_file(&beside);
     let bound = bind(&beside).map_err(|e| during(what("bind"), e))?;
     let taken =
@@ -90,23 +91,23 @@ pub(crate) fn take_over(path: &Path) -> io::Result<(ControlSocket, UnixListener)
 fn bind(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // Before listen(2), so that nobody else gets in in between.
+    // Set before listen(2), so that no other user can connect in between.
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Whether a living process listens there, and which.
+/// Whether a living process listens at `path`, and its pid if the kernel reports the pid.
 pub(crate) fn living(path: &Path) -> Option<Option<Pid>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).ok()?;
     match socket.connect(&SockAddr::unix(path).ok()?) {
         Ok(()) => {}
-        // So many wait to be accepted that one more would have to wait for it: somebody listens.
+        // The accept queue is full, so a process listens.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(None),
-        // Refused is what a file without a process says; or it is not there at all; or it is no socket.
+        // A file without a process refuses the connection; or the file does not exist; or it is no socket.
         Err(_) => return None,
     }
-    // Of a listener these are the credentials of who called listen(2): unix(7).
+    // For a listener, these are the credentials of the process that called listen(2): unix(7).
     let peer = socket_peercred(&socket).ok().and_then(|c| u32::try_from(c.pid.as_raw_pid()).ok());
     Some(peer.map(Pid::new))
 }
@@ -114,7 +115,8 @@ pub(crate) fn living(path: &Path) -> Option<Option<Pid>> {
 fn lock(folder: &Path) -> io::Result<File> {
     let file = File::open(folder).map_err(|e| during(format_args!("open the folder {}", folder.display()), e))?;
     let began = Instant::now();
-    // Whoever may read the folder could hold it for ever: that must not keep a server from its work.
+    // A process that may read the folder could hold the lock for ever. So the wait is limited: the lock must not keep a
+    // server from its work.
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() && began.elapsed() < LOCKED {
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -126,7 +128,7 @@ impl ControlSocket {
         &self.path
     }
 
-    /// Removes the file if it is still ours, and not the next generation's.
+    /// Removes the file if it is still this socket's, and not the next generation's.
     pub(crate) fn remove(&self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file) {
             let _ = fs::remove_file(&self.path);
@@ -147,7 +149,8 @@ mod tests {
             Err(Refused::Taken(process)) => assert_eq!(process, Some(Pid::new(std::process::id()))),
             other => panic!("{other:?}"),
         }
-        // Another test may just have forked this process, and then a close closes nothing.
+        // Another test may just have forked this process, and the copy of the descriptor keeps the socket open after a
+        // close.
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("it listens");
         assert!(path.exists(), "a close leaves the file");
         claim(&path).expect("nobody listens any more");

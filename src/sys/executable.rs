@@ -1,4 +1,4 @@
-//! What a process executes, and the arguments that it was started with (proc(5)).
+//! The file that a process executes, and the arguments that the process was started with (proc(5)).
 #![expect(clippy::disallowed_methods, reason = "only a client looks, and its own command waits")]
 
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ pub(crate) fn of(pid: Pid) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| during("read its executable", e))
 }
 
-/// The arguments, the name (argv 0) included. A process may have written over them.
+/// The arguments of the process, the name (argv 0) included. A process may have overwritten its arguments.
 ///
 /// # Errors
 /// `ENOENT` if the process is gone.

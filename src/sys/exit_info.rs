@@ -1,4 +1,4 @@
-//! How a process has ended, of one that is for somebody else to reap.
+//! The exit status of a process that is for another process to reap.
 #![allow(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -18,16 +18,17 @@ struct Info {
     exit_code: i32,
 }
 
-/// Asked for, and in the answer if it is there.
+/// The bit that asks for the exit code, and that is set in the answer if the exit code is there.
 const EXIT: u64 = 1 << 3;
 
-/// Says it once it is reaped, from Linux 6.15 on (`pidfs_exit` in fs/pidfs.c); before that, and on an older kernel, `None`.
+/// The exit status once the process is reaped, from Linux 6.15 on (`pidfs_exit` in fs/pidfs.c); `None` before that, and
+/// on an older kernel.
 pub(super) fn of(pidfd: impl AsFd) -> Option<ExitStatus> {
     const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<Info>(0xFF, 11);
     let mut info = Info { mask: EXIT, ..Info::default() };
     // SAFETY: PIDFD_GET_INFO takes this structure, whose size is part of its number, and writes no more than that.
     let get_info = unsafe { Updater::<GET_INFO, Info>::new(&mut info) };
-    // SAFETY: as above; what is written is plain numbers.
+    // SAFETY: as above; the kernel writes plain numbers only.
     unsafe { ioctl(pidfd, get_info) }.ok()?;
     (info.mask & EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
 }

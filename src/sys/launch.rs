@@ -11,12 +11,13 @@ use rustix::fs::{Access, access};
 pub(crate) struct Launch {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(OsString, OsString)>,
-    /// The directory's *path*: if it leads through a symlink that is flipped, the next generation follows it anew.
+    /// The *path* of the directory: if the path leads through a symlink that is flipped, the next generation follows it
+    /// anew.
     pub(super) directory: Option<PathBuf>,
 }
 
 impl Launch {
-    /// Takes it from the running process.
+    /// Reads the arguments, the environment and the directory of the running process.
     pub(crate) fn capture() -> Launch {
         Launch {
             arguments: std::env::args_os().collect(),
@@ -25,12 +26,12 @@ impl Launch {
         }
     }
 
-    /// Another program, started from where this one was: its name and its arguments.
+    /// The launch of another program from where this process was started; `words` are the program's name and arguments.
     pub(crate) fn running(&self, words: Vec<OsString>) -> Launch {
         Launch { arguments: words, ..self.clone() }
     }
 
-    /// Whether there is a file by the name that it is started with, whatever it is.
+    /// Whether there is a file by the name that the process is started with, executable or not.
     pub(crate) fn is_there(&self) -> bool {
         let name = self.arguments.first().map(Path::new).unwrap_or(Path::new(""));
         let directory = self.directory.as_deref().unwrap_or(Path::new("/"));
@@ -53,13 +54,13 @@ impl Launch {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// Finds the executable by the name that this process was started with, and looks whether it can be executed.
+    /// Finds the executable by the name that this process was started with, and checks that the file can be executed.
     ///
-    /// Never through /proc/self/exe, which is the *old* file after a deploy has replaced it. A name without a slash is
-    /// looked up in PATH, as it was at the start; symlinks are followed anew each time.
+    /// Never through /proc/self/exe, which is the *old* file after a deploy has replaced the executable. A name without
+    /// a slash is looked up in PATH, as at the start; symlinks are followed anew each time.
     ///
     /// # Errors
-    /// Names the path, and what is wrong with it or with the start directory.
+    /// A message that names the path, and what is wrong with the path or with the start directory.
     pub(crate) fn executable(&self) -> Result<PathBuf, String> {
         let name = self.arguments.first().filter(|name| !name.is_empty());
         let name =
@@ -68,14 +69,14 @@ impl Launch {
             self.directory.as_deref().ok_or("the directory that the process was started in was gone already then")?;
         std::fs::metadata(directory)
             .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
-        // As a shell does: one that may not be executed counts only if there is no other.
+        // As in a shell, a file that may not be executed counts only if there is no other.
         let mut tried = self.candidates(directory, name).into_iter().map(|path| can_execute(&path).map(|()| path));
         let not_there = || Err(format!("the executable {} is not in PATH", name.display()));
         let first = tried.next().unwrap_or_else(not_there);
         first.or_else(|why| tried.find_map(Result::ok).ok_or(why))
     }
 
-    /// The file that is named, or those files in PATH that have this name.
+    /// The file that `name` is the path of, or the files in PATH that have this name.
     fn candidates(&self, directory: &Path, name: &Path) -> Vec<PathBuf> {
         if name.components().count() > 1 || name.is_absolute() {
             return vec![directory.join(name)];

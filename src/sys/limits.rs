@@ -1,4 +1,4 @@
-//! How many descriptors a process may have.
+//! The number of descriptors that a process may have.
 #![expect(clippy::disallowed_methods, reason = "procfs answers from the memory of the kernel")]
 
 use std::fs;
@@ -11,7 +11,7 @@ use crate::model::identity::Pid;
 /// Descriptors that stay free for the rollout itself (netlink, notify, handover, pidfd) and for the application's files.
 pub(crate) const RESERVE: u64 = 64;
 
-/// As many connections as the limit of descriptors (RLIMIT_NOFILE, getrlimit(2)) leaves room for; at least 1.
+/// The number of connections that the limit of descriptors (RLIMIT_NOFILE, getrlimit(2)) leaves room for; at least 1.
 pub(crate) fn connections_by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let room = if limit > 2 * RESERVE { limit - RESERVE } else { limit / 2 };
@@ -21,9 +21,9 @@ pub(crate) fn connections_by_descriptors() -> usize {
 /// The descriptors of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptors {
-    /// The limit that counts, the soft one; `None`: there is none.
+    /// The soft limit, which is the one that counts; `None` if there is no limit.
     pub(crate) limit: Option<u64>,
-    /// How many it has; `None` if that may not be seen.
+    /// The number of open descriptors; `None` if it is not known.
     pub(crate) open: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn descriptors_of(pid: Pid) -> io::Result<Descriptors> {
     Ok(Descriptors { limit: soft_limit(&limits), open })
 }
 
-/// The limit of this process, which has hardly any descriptor.
+/// The limit of this process. Its open descriptors are not counted, because there are hardly any.
 pub(crate) fn own_descriptors() -> Descriptors {
     Descriptors { limit: getrlimit(Resource::Nofile).current, open: None }
 }

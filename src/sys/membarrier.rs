@@ -1,13 +1,13 @@
-//! Waits until no packet is looked at any more by the steering program of before.
+//! Waits until the previous steering program handles no packet any more.
 #![allow(unsafe_code)]
 
 use std::io;
 
-/// Returns when every listener lookup that began before the call has ended, and its handshake can be seen by sock_diag.
+/// Returns when every listener lookup that began before the call has ended, and sock_diag shows the handshake of each.
 ///
-/// MEMBARRIER_CMD_GLOBAL waits for a grace period of RCU (`synchronize_rcu()` in kernel/sched/membarrier.c, Linux 4.3 to
-/// 6.18), and a packet is looked up, and its request put into the table, in one read-side section of RCU
-/// (`ip_local_deliver_finish` in net/ipv4/ip_input.c). Takes some 10 ms; blocks the thread.
+/// MEMBARRIER_CMD_GLOBAL waits for a grace period of RCU (`synchronize_rcu()` in kernel/sched/membarrier.c, Linux 4.3
+/// to 6.18). The lookup for a packet, and the insertion of its request into the table, are in one read-side section of
+/// RCU (`ip_local_deliver_finish` in net/ipv4/ip_input.c). Takes some 10 ms; blocks the thread.
 ///
 /// # Errors
 /// `EINVAL` on a kernel with nohz_full, `ENOSYS` or `EPERM` from a seccomp filter.

@@ -1,4 +1,4 @@
-//! The socket that sd_notify datagrams come in on, each with the pid of its sender (SCM_CREDENTIALS, unix(7)).
+//! The socket that receives sd_notify datagrams, each with the pid of its sender (SCM_CREDENTIALS, unix(7)).
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,14 +12,15 @@ use super::during;
 use crate::model::identity::Pid;
 use crate::model::sd_notify::DATAGRAM_MAX;
 
-/// A name that nobody else has: the pid, and a number that cannot be guessed, for whoever binds a name first has it.
+/// A name that no other process has: the pid, and a number that cannot be guessed, because the first bind(2) gets a
+/// name.
 pub(crate) fn unique_name(what: &str) -> io::Result<String> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| during("getrandom", e))?;
     Ok(format!("cutover-{what}-{}-{:016x}", std::process::id(), u64::from_ne_bytes(random)))
 }
 
-/// Binds a datagram socket to the abstract address `name`; it does not block.
+/// Binds a non-blocking datagram socket to the abstract address `name`.
 pub(crate) fn bind(name: &str) -> io::Result<UnixDatagram> {
     let address = SocketAddr::from_abstract_name(name)?;
     let socket = UnixDatagram::bind_addr(&address).map_err(|e| during("bind the notify socket", e))?;
@@ -28,17 +29,17 @@ pub(crate) fn bind(name: &str) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// One datagram, and who sent it; `None` for the sender if the kernel did not say.
+/// A datagram and its sender; the sender is `None` if the kernel did not report one.
 pub(crate) struct Received {
     pub(crate) sender: Option<Pid>,
-    /// One byte longer than [`DATAGRAM_MAX`] when it was cut.
+    /// One byte longer than [`DATAGRAM_MAX`] if the datagram was truncated.
     pub(crate) text: Vec<u8>,
 }
 
-/// Receives one datagram; `WouldBlock` when there is none.
+/// Receives one datagram; `WouldBlock` if no datagram waits.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Received> {
     let mut text = vec![0; DATAGRAM_MAX + 1];
-    // Room for descriptors too, so that one which a sender passes is closed here and not left over.
+    // Room for descriptors too, so that a descriptor that a sender passes is closed here and does not leak.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(8))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;

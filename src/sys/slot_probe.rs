@@ -1,7 +1,7 @@
-//! Finds out which listener a connection would come to, without making one.
+//! Finds out which listener a connection would come to, without making a connection.
 //!
-//! A SYN that is signed, at a listener that has no such key, is dropped by it, and counted as its drop (see
-//! [`super::tcp_md5`]): there is no handshake, and its process sees nothing.
+//! A listener that does not have the key of a signed SYN drops the SYN, and the kernel counts it as a drop of that
+//! listener (see [`super::tcp_md5`]): no handshake begins, and the listener's process sees nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,21 +10,21 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{during, tcp_md5};
 
-/// A client that will never have a connection.
+/// A client that never gets a connection.
 #[derive(Debug)]
 pub(crate) struct SlotProbe {
     socket: Socket,
     to: SocketAddr,
-    /// Its own address, by which it can be told from all others.
+    /// The address of the probe, which distinguishes the probe from all other clients.
     pub(crate) source: SocketAddr,
 }
 
-/// Nobody else has a use for it.
+/// No other program uses this key.
 const KEY: &[u8] = b"cutover";
 
 impl SlotProbe {
     /// # Errors
-    /// What socket(2), bind(2) and setsockopt(2) say: `ENOPROTOOPT` from a kernel without signatures.
+    /// The error of socket(2), bind(2) or setsockopt(2): `ENOPROTOOPT` from a kernel without signatures.
     pub(crate) fn new(to: SocketAddr) -> io::Result<SlotProbe> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP));
@@ -37,10 +37,10 @@ impl SlotProbe {
         Ok(SlotProbe { socket, to, source })
     }
 
-    /// Sends the SYN. On the way over loopback it has arrived when this returns.
+    /// Sends the SYN. Over loopback, the SYN has arrived when this function returns.
     ///
     /// # Errors
-    /// Another one than that it is under way.
+    /// Each error of connect(2) except `EINPROGRESS`.
     pub(crate) fn knock(&self) -> io::Result<()> {
         match self.socket.connect(&self.to.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(during("connect", error)),

@@ -1,4 +1,4 @@
-//! Which process has a socket: by the links in /proc/PID/fd (proc(5)).
+//! The process that has a socket, found by the links in /proc/PID/fd (proc(5)).
 #![expect(
     clippy::disallowed_methods,
     reason = "procfs answers from the memory of the kernel, and `owners` is disallowed itself"
@@ -20,7 +20,7 @@ pub(crate) fn sockets_of(pid: Pid) -> io::Result<BTreeSet<Inode>> {
     Ok(descriptors_of(pid)?.into_iter().map(|(_, inode)| inode).collect())
 }
 
-/// The descriptors that are sockets in a process, and which they are.
+/// The descriptors of a process that are sockets, and the inodes of the sockets.
 ///
 /// # Errors
 /// As [`sockets_of`].
@@ -38,17 +38,17 @@ pub(super) fn descriptors_of(pid: Pid) -> io::Result<Vec<(RawFd, Inode)>> {
     Ok(found)
 }
 
-/// A process, for people: its name and its number.
+/// A process as it is shown to users: its name and its pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) pid: Pid,
     pub(crate) name: String,
 }
 
-/// Who has these sockets. A socket whose owner may not be looked at, or that has none, is not in the answer.
+/// The owners of these sockets. A socket whose owner may not be looked at, or that has no owner, is not in the answer.
 ///
-/// Several processes may have one socket: the workers of a server, or a child that is about to call execve(2), and has all
-/// descriptors of its parent until then. The oldest process is the owner.
+/// Several processes may have one socket: the workers of a server, or a child that is about to call execve(2) and has
+/// all descriptors of its parent until then. The oldest process is the owner.
 pub(crate) fn owners(wanted: &BTreeSet<Inode>) -> BTreeMap<Inode, Owner> {
     let mut oldest = BTreeMap::<Inode, (u64, Pid)>::new();
     let Ok(processes) = fs::read_dir("/proc") else { return BTreeMap::new() };
@@ -75,7 +75,7 @@ pub(crate) fn name_of(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned())
 }
 
-/// Names who has a listening socket: `nginx (pid 12)`, or what else is known.
+/// Names the owner of a listening socket, such as `nginx (pid 12)`, or what else is known.
 pub(crate) fn describe(inode: Inode, uid: u32) -> String {
     match owners(&BTreeSet::from([inode])).get(&inode) {
         Some(owner) => format!("{} (pid {}, uid {uid})", owner.name, owner.pid),

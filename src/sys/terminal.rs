@@ -1,4 +1,4 @@
-//! The terminal of this process: which process group is in its foreground, reads from it and gets its Ctrl-C.
+//! The terminal of this process, and its foreground process group, which reads from the terminal and gets its Ctrl-C.
 
 use std::io;
 
@@ -8,28 +8,28 @@ use super::during;
 use super::signals::{Blocked, Signals};
 use crate::model::identity::Pid;
 
-/// The controlling terminal, on stdin, that this process's group has the foreground of: to be handed on to the group of a
-/// child, as a shell does it.
+/// The controlling terminal, on stdin, while this process's group is in the foreground: this process can hand the
+/// foreground to the group of a child, as a shell does.
 #[derive(Debug)]
 pub(crate) struct Terminal {
     ours: rustix::process::Pid,
 }
 
 impl Terminal {
-    /// `None` if stdin is no terminal, is not the controlling one, or if another group is in the foreground.
+    /// `None` if stdin is no terminal, is not the controlling terminal, or if another group is in the foreground.
     pub(crate) fn ours() -> Option<Terminal> {
         let ours = own_group()?;
-        // ENOTTY for what is no terminal, or not the controlling one of this process (tcgetpgrp(3)).
+        // ENOTTY if stdin is no terminal, or is not the controlling terminal of this process (tcgetpgrp(3)).
         (tcgetpgrp(std::io::stdin()).ok()? == ours).then_some(Terminal { ours })
     }
 
     /// Makes `group` the foreground group.
     ///
-    /// One that has read from the terminal before that was stopped by SIGTTIN, and needs a SIGCONT afterwards.
+    /// A group that has read from the terminal before was stopped by SIGTTIN, and needs a SIGCONT afterwards.
     ///
     /// # Errors
-    /// What tcsetpgrp(3) says: `EPERM` for a group of another session, `ESRCH` for one that is gone, `EIO` if the terminal
-    /// is.
+    /// The error of tcsetpgrp(3): `EPERM` for a group of another session, `ESRCH` for a group that is gone, `EIO` if
+    /// the terminal is gone.
     pub(crate) fn give(&self, group: Pid) -> io::Result<()> {
         let raw = i32::try_from(group.number()).ok().and_then(rustix::process::Pid::from_raw);
         let raw = raw.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
@@ -42,16 +42,16 @@ impl Terminal {
     }
 }
 
-/// `None` if it is outside of this PID namespace, where it has no number: that of rustix takes none for impossible.
+/// `None` if the group is outside of this PID namespace and so has no number, which rustix takes for impossible.
 #[allow(unsafe_code)]
 fn own_group() -> Option<rustix::process::Pid> {
-    // SAFETY: it takes nothing, and always succeeds (getpgrp(3)).
+    // SAFETY: the call takes no argument, and always succeeds (getpgrp(3)).
     let raw = unsafe { libc::getpgrp() };
     rustix::process::Pid::from_raw(raw)
 }
 
-/// A process of the background that does this is stopped by SIGTTOU, except when that is blocked (tcsetpgrp(3)): after the
-/// terminal was given away, this is such a process.
+/// A background process that changes the foreground group is stopped by SIGTTOU, unless that signal is blocked
+/// (tcsetpgrp(3)). This process is in the background after it has given the terminal away.
 fn set_foreground(group: rustix::process::Pid) -> io::Result<()> {
     let _blocked = Blocked::also(&Signals::only(libc::SIGTTOU))?;
     Ok(tcsetpgrp(std::io::stdin(), group)?)
