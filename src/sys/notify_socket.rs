@@ -12,8 +12,8 @@ use super::during;
 use crate::model::identity::Pid;
 use crate::model::sd_notify::DATAGRAM_MAX;
 
-/// A name that no other process has: the pid, and a number that cannot be guessed, because the first bind(2) gets a
-/// name.
+/// A name that no other process has: the pid, and a number that cannot be guessed, because the first process to bind a
+/// name has it.
 pub(crate) fn unique_name(what: &str) -> io::Result<String> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| during("getrandom", e))?;

@@ -9,7 +9,7 @@ use super::super::steering;
 use super::*;
 use crate::model::steering::Program;
 
-/// A process that has two listeners in one group, and the listeners as they are named.
+/// A process that has two listeners in one group, and the address and the inodes that the process prints.
 struct Holder {
     child: Child,
     says: Lines<BufReader<ChildStdout>>,
@@ -21,7 +21,7 @@ impl Holder {
     fn start(mut command: Command) -> Holder {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("spawns");
         let mut says = BufReader::new(child.stdout.take().expect("piped")).lines();
-        // The test's own name can stand before it.
+        // The name of the test can stand before the line's text.
         let mut said = says.by_ref().map(|line| line.expect("text"));
         let said = said.find_map(|line| Some(line.split_once("holds ")?.1.to_owned())).expect("it listens");
         let mut words = said.split(' ');
@@ -41,7 +41,7 @@ impl Holder {
     }
 }
 
-/// Listens until its stdin ends.
+/// Listens until stdin ends.
 fn hold_two_listeners() {
     let first = socket::bind(([127, 0, 0, 1], 0).into(), Sharing::Alone, Stack::Single).expect("a free port");
     let address = first.address;
@@ -58,7 +58,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
         return hold_two_listeners();
     }
     let holder = Holder::start(reexec(what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process, "holder"));
-    // One that has no such socket, and one that does not exist, are passed over.
+    // A process that has no such socket, and a process that does not exist, are skipped.
     let asked = || [Pid::new(std::process::id()), Pid::new(u32::MAX), holder.pid()];
     let copies = holder.inodes.map(|inode| copy(asked(), inode).expect("a copy").0);
     for (copy, inode) in copies.iter().zip(holder.inodes) {
@@ -66,7 +66,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
         assert!(rustix::io::fcntl_getfd(copy).expect("flags").contains(rustix::io::FdFlags::CLOEXEC));
     }
     for slot in [0, 1, 0] {
-        // Through the other one's copy: the program is that of the whole group.
+        // Attached through the copy of the other listener: the program is that of the whole group.
         let program = Program::one_of(&[slot]).expect("one");
         steering::attach(&copies[usize::from(1 - slot)], &program).expect("attached");
         for _ in 0..8 {
@@ -78,7 +78,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
     holder.end();
 }
 
-/// What is open there by now, or of whom, does not matter: it is this socket or none.
+/// The result does not depend on what is open at that place by now, or in which process: it is this socket or none.
 #[test]
 fn where_a_copy_was_had_another_one_is_had_as_long_as_it_is_there() {
     if role().is_some() {
@@ -113,11 +113,11 @@ fn it_is_allowed_at_all_unless_a_filter_refuses_it() {
     try_copy().expect("no filter");
     let ours = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let inode = socket::inode(&ours).expect("fstat");
-    // A filter is a thread's own, and ends with it.
+    // A filter belongs to a thread, and ends with the thread.
     let refused = std::thread::spawn(move || {
         refuse_pidfd_getfd();
         let own = Pid::new(std::process::id());
-        // That others do not have it tells less, and comes before and after.
+        // The other holders lack the socket, which tells less than the refusal, whether they come before or after it.
         [try_copy().map(drop), copy([Pid::new(u32::MAX), own, Pid::new(0)], inode).map(drop)]
     });
     for refused in refused.join().expect("does not panic") {
@@ -128,12 +128,12 @@ fn it_is_allowed_at_all_unless_a_filter_refuses_it() {
     try_copy().expect("no filter in this thread");
 }
 
-/// As a container does it (seccomp(2)).
+/// Refuses pidfd_getfd(2) in this thread, as a container does (seccomp(2)).
 #[allow(unsafe_code, reason = "seccomp(2) has no safe interface in rustix")]
 fn refuse_pidfd_getfd() {
     let i = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let number = u32::try_from(libc::SYS_pidfd_getfd).expect("a small number");
-    // Load the number of the call; if it is this one, return an error, and else let it pass.
+    // Load the number of the call. Return an error if it is pidfd_getfd, and allow any other call.
     let mut filter = [
         i(0x20, 0, 0, 0),
         i(0x15, 0, 1, number),
@@ -147,13 +147,13 @@ fn refuse_pidfd_getfd() {
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
-/// The uid that nobody has who matters.
+/// The uid of the user "nobody", to which no process that matters belongs.
 const NOBODY: u32 = 65534;
 
 #[test]
 fn a_process_of_another_user_gives_none() {
     if role().is_none() {
-        // Who gives up its uid cannot be traced any more: not in the process of all tests.
+        // A process that gives up its uid cannot be traced any more, so it must not be the process of all tests.
         return run_again(a_process_of_another_user_gives_none, "stranger");
     }
     let first = Pid::new(1);

@@ -40,7 +40,7 @@ fn it_steers_the_listeners_of_others_and_gets_nothing() {
     }
 }
 
-/// Its client has to wait, for a second, and has the connection then.
+/// The client of a dropped SYN waits for a second, and has the connection then.
 #[test]
 fn what_it_drops_comes_again() {
     let theirs = listen("127.0.0.1:0", Stack::Single);

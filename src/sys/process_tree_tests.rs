@@ -46,7 +46,7 @@ fn own() -> Pid {
     Pid::new(std::process::id())
 }
 
-/// A shell, with this as its only variable.
+/// A shell with `variable` as its only environment variable.
 fn shell(script: &str, variable: (&str, &str)) -> Process {
     let arguments: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
     let environment = vec![(variable.0.into(), variable.1.into())];
@@ -54,7 +54,7 @@ fn shell(script: &str, variable: (&str, &str)) -> Process {
     spawn::program(&Program { path, arguments: &arguments, environment, directory: None, group }).expect("spawns")
 }
 
-/// Looks until it is so: nothing tells when a process has a child.
+/// Looks until `look` returns a value: no event tells when a process has a child.
 #[track_caller]
 fn when<T>(look: impl Fn(&Snapshot) -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -74,7 +74,7 @@ fn only(of: BTreeSet<Pid>) -> Option<Pid> {
 #[test]
 fn orphans_that_carry_the_marker_are_members_and_all_that_descends_from_them() {
     match role() {
-        // It adopts orphans, and reaps whatever it has.
+        // The process adopts orphans, and reaps all its children.
         None => run_again(orphans_that_carry_the_marker_are_members_and_all_that_descends_from_them, "subreaper"),
         Some(_) => in_a_subreaper(),
     }
@@ -85,7 +85,7 @@ fn in_a_subreaper() {
     // A shell that waits for a shell that waits for a sleep; `:` keeps it from exec.
     let deep = "sh -c 'sleep 60; :'; :";
     let root = shell(deep, ("CUTOVER_RUN", "12/3"));
-    // This one ends, and leaves such a tree to be adopted; and the same with another marker, of which ours is a part.
+    // This shell ends, and leaves such a tree to be adopted; and the same with another marker, which begins with ours.
     let orphaning = format!("({deep}) & exit 0");
     for other in ["12/3", "12/34"] {
         shell(&orphaning, ("CUTOVER_RUN", other));
@@ -125,7 +125,7 @@ fn in_a_subreaper() {
 
 fn a_dead_root_is_no_member_and_its_orphans_are(root: &Process, of_root: &BTreeSet<Pid>, marked: &BTreeSet<Pid>) {
     root.kill();
-    // Nobody reaps it yet: it is a zombie, and no process that lives.
+    // The root is not reaped yet: it is a zombie, and no living process.
     let snapshot = when(|snapshot| {
         let is_zombie = snapshot.process(root.pid).is_some_and(|stat| !stat.is_alive());
         is_zombie.then(|| snapshot.clone())
@@ -135,7 +135,7 @@ fn a_dead_root_is_no_member_and_its_orphans_are(root: &Process, of_root: &BTreeS
     assert!(snapshot.children_of(own()).contains(&root.pid), "until it is reaped");
 }
 
-/// What daemonises: the one in the middle lives for less than a look takes.
+/// The start of a daemon: the process in the middle lives for less time than a look takes.
 #[test]
 fn a_grandchild_of_one_that_ends_just_now_is_not_missed() {
     match role() {
@@ -155,7 +155,7 @@ fn a_grandchild_is_always_seen() {
             let all = living(root.pid, MARKER, Orphans::ANY).expect("/proc");
             assert!(!all.is_empty(), "there is always one");
             let is_left = |pid: &Pid| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n");
-            // The shell that waits for a sleep, and that.
+            // The shell that waits for a sleep, and the sleep.
             if all.len() == 2 && all.iter().any(is_left) {
                 for process in all.iter().filter_map(|pid| HeldProcess::hold(*pid)) {
                     process.signal(rustix::process::Signal::KILL);
@@ -177,7 +177,7 @@ fn only_what_is_a_member_after_it_was_held_is_signalled() {
     let pids: BTreeSet<Pid> = children.iter().map(|child| Pid::new(child.id())).collect();
     assert_eq!(hold(pids.clone(), || pids.clone()).len(), 3);
     assert_eq!(hold(pids.clone(), BTreeSet::new).len(), 0);
-    // The first one has left the tree, and the second one has ended: both numbers may be others' by now.
+    // The first child has left the tree, and the second has ended: both pids may belong to other processes by now.
     let still: BTreeSet<Pid> = pids.iter().copied().filter(|pid| pid.number() != children[0].id()).collect();
     children[1].kill().expect("our own child");
     let second = HeldProcess::hold(Pid::new(children[1].id())).expect("nobody reaps it");
@@ -195,8 +195,8 @@ fn only_what_is_a_member_after_it_was_held_is_signalled() {
     }
 }
 
-/// A look at the environment may hang, so it is done at orphans only: a child that is reaped during the look, or spawned
-/// during the look, is none.
+/// A look at the environment may hang, so only orphans are looked at: a child that is reaped or spawned during the look
+/// is no orphan.
 #[test]
 fn a_child_that_was_spawned_before_or_after_the_list_is_no_orphan() {
     let child = shell("exec sleep 1000", ("CUTOVER_RUN", "12/4"));
@@ -211,7 +211,7 @@ fn a_child_that_was_spawned_before_or_after_the_list_is_no_orphan() {
     end(&child);
 }
 
-/// It is looked anew until the spawn is done; one that hangs is not waited for.
+/// The look is repeated until the spawn is done; a spawn that hangs is not waited for.
 #[test]
 fn while_a_child_is_spawned_it_is_taken_for_no_orphan() {
     let orphan = shell("exec sleep 1000", ("CUTOVER_RUN", "12/5"));

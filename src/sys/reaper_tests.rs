@@ -23,7 +23,7 @@ fn an_end_has_a_code_and_words() {
 #[test]
 fn every_end_is_told_and_orphans_are_reaped_too() {
     if role().is_none() {
-        // It reaps what it has not spawned: not in the process of all tests.
+        // The test reaps children that it has not spawned, so it must not run in the process of all tests.
         return run_again(every_end_is_told_and_orphans_are_reaped_too, "subreaper");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -56,7 +56,7 @@ async fn ends_are_told(reaper: &Reaper) {
     sleeps.gone().await;
     assert_eq!(reaper.clone().reap(), 1, "a clone is the same one");
     assert_eq!(killed.await, Ok(Ended::Killed { signal: 9 }));
-    // Nobody wants to know of this one.
+    // The end of this child has no receiver.
     let (unasked, end) = reaper.spawn(|| sh("exit 0")).expect("spawns");
     drop(end);
     unasked.gone().await;
@@ -87,7 +87,7 @@ async fn an_orphan_is_reaped(reaper: &Reaper) {
     assert_eq!(reaper.reap(), 1);
 }
 
-/// While another thread reaps without a pause, as a SIGCHLD may come at any time.
+/// Another thread reaps without a pause meanwhile, as a SIGCHLD may come at any time.
 async fn no_end_is_missed(reaper: &Reaper) {
     let (again, over) = (reaper.clone(), std::sync::Arc::new(AtomicBool::new(false)));
     let until = over.clone();

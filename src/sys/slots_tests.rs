@@ -1,5 +1,5 @@
-//! The slot model against the real kernel: random sequences of listen and close, and after each of them a connection
-//! must come to just the listener that the model says.
+//! The slot model against the real kernel: random sequences of listen and close. After each step a connection must come
+//! to just the listener that the model predicts.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -47,7 +47,7 @@ impl Kernel {
                 self.slots.listen(inode);
                 self.listeners.push((inode, listener));
             }
-            // The last one stays: a group without listeners is none.
+            // The last listener stays: a group without listeners is no group.
             Step::Close(_) if self.listeners.len() == 1 => {}
             Step::Close(which) => {
                 let (inode, listener) = self.listeners.swap_remove(which % self.listeners.len());
@@ -56,13 +56,14 @@ impl Kernel {
         }
     }
 
-    /// Another test may just have forked this process: what that has too is not closed by a close(2).
+    /// Another test may just have forked this process: close(2) does not close a listener that a forked process has
+    /// too.
     fn close(&mut self, inode: Inode, listener: TcpListener) {
         socket::stop_listening(listener).expect("it listens");
         self.slots.close(inode);
     }
 
-    /// Connects once, and says who got it.
+    /// Connects once, and returns the listener that got the connection.
     fn connect(&self) -> Inode {
         let to = SocketAddr::new(
             if self.address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() },
@@ -90,7 +91,7 @@ impl Kernel {
             self.steer(&slots);
             assert_eq!(self.connect(), inode, "slot {slots:?} of {:?}", self.slots);
         }
-        // Every second listener, picked at random by one program; and out of range, where any will do.
+        // Every second listener, picked at random by one program; then a slot out of range, where any listener will do.
         let some: BTreeSet<Inode> = all.iter().copied().step_by(2).collect();
         self.steer(&self.slots.of(&some));
         for _ in 0..4 {
@@ -113,8 +114,8 @@ proptest! {
         }
     }
 
-    /// While blue closes, listener by listener, with the program that the model calls right throughout, not one
-    /// connection comes to it; neither before a close nor between the close and the next program.
+    /// While blue closes listener by listener, with the program that the model calls right throughout, no connection
+    /// comes to blue: neither before a close nor between the close and the next program.
     #[test]
     fn no_connection_comes_to_a_listener_that_is_about_to_close(blue in 1_usize..6, green in 2_usize..6) {
         let mut kernel = Kernel::new("127.0.0.1:0");

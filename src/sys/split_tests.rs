@@ -1,4 +1,4 @@
-//! Splits in the real kernel: whose connection comes to green, and how many.
+//! Splits in the real kernel: which connections come to green, and how many.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -15,10 +15,10 @@ use crate::model::steering::{Program, SLOTS_MAX, Split};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-/// 127.0.0.1 as an IPv6 socket says it.
+/// 127.0.0.1 as an IPv6 socket shows it.
 const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
 
-/// A group with blue's listeners in the first slots and green's in the last.
+/// A group with blue's listeners in the first slots and green's listeners in the last slots.
 struct Group {
     address: SocketAddr,
     listeners: Vec<TcpListener>,
@@ -43,7 +43,7 @@ impl Group {
         steering::attach(&self.listeners[0], &Program::split(&split).expect("two sides")).expect("attached");
     }
 
-    /// Connects `client` to the group by `ip`; says which slot gets it, and closes both ends.
+    /// Connects `client` to the group by `ip`, closes both ends, and returns the slot that got the connection.
     fn connect(&self, client: &Socket, ip: IpAddr) -> u16 {
         client.connect(&SocketAddr::new(ip, self.address.port()).into()).expect("connected");
         // On loopback the connection is in a queue when connect returns.
@@ -53,7 +53,7 @@ impl Group {
         got[0]
     }
 
-    /// As many connections by `ip` from any port, by the slot that got them.
+    /// Makes `count` connections by `ip` from any port, and counts them by the slot that got them.
     fn spread(&self, ip: IpAddr, count: usize) -> BTreeMap<u16, usize> {
         let mut spread = BTreeMap::new();
         for _ in 0..count {
@@ -62,7 +62,7 @@ impl Group {
         spread
     }
 
-    /// The source's connection reaches green, by each of its ports; 50 others, all around it, reach only blue.
+    /// A connection from the source reaches green, for each of three source ports; 50 others around it reach only blue.
     fn tell_apart(&self, ip: IpAddr) {
         for _ in 0..3 {
             let probe = client(SocketAddr::new(ip, 0));
@@ -74,7 +74,7 @@ impl Group {
     }
 }
 
-/// A socket bound to `source`, that leaves no TIME_WAIT behind.
+/// A socket that is bound to `source` and leaves no TIME_WAIT behind.
 fn client(source: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::for_address(source), Type::STREAM, None).expect("a socket");
     socket.bind(&source.into()).expect("bound");
@@ -168,7 +168,7 @@ fn a_share_is_kept_and_spread_over_the_listeners_of_each_side() {
 #[test]
 fn the_kernel_takes_the_largest_split_and_jumps_as_far() {
     let mut group = Group::new("[::]:0", 1, 1);
-    // A slot named again does not follow itself: the longest way to say it.
+    // A slot that is named again does not follow itself, so this is the longest program for these slots.
     (group.blue, group.green) = (vec![0; SLOTS_MAX], vec![1; SLOTS_MAX]);
     group.tell_apart(V4);
     group.tell_apart(V6);

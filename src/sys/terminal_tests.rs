@@ -10,7 +10,7 @@ use super::super::reexec::{reexec, role, run_again};
 use super::super::spawn::{self, Group, Program};
 use super::*;
 
-/// Both ends of a pseudo-terminal, which does not become anybody's controlling one by that.
+/// Both ends of a pseudo-terminal, which does not become a controlling terminal by being opened.
 fn pair() -> (OwnedFd, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pseudo-terminal");
     grantpt(&master).expect("granted");
@@ -50,11 +50,12 @@ fn on_a_terminal() {
     terminal.give(child.pid).expect("a group of this session");
     assert_eq!(foreground(), child.pid);
     assert!(Terminal::ours().is_none(), "the child's now");
-    // From the background: without SIGTTOU blocked it would be refused (EIO, for nobody could continue this group).
+    // From the background: without SIGTTOU blocked, the call would be refused (EIO, because no process could continue
+    // this group).
     terminal.take_back();
     assert_eq!(foreground(), Pid::new(own.as_raw_nonzero().get().unsigned_abs()));
     assert_eq!(blocked(), mask, "nothing stays blocked");
-    // And the other way round, to a group that is gone.
+    // A group that has ended: the foreground is taken back from it, and cannot be given to it.
     terminal.give(child.pid).expect("still there");
     child.kill();
     while child.reap().expect("ours").is_none() {

@@ -6,11 +6,11 @@ use crate::sys::reexec::{reexec, role};
 const HUP_ONLY: &str = "0000000000000001";
 const NONE: &str = "0000000000000000";
 
-/// What has these signals blocked, nothing ignored, and three descriptors.
+/// Asserts that the process has exactly these signals blocked, ignores no signal, and has three descriptors.
 #[track_caller]
 fn assert_clean(pid: Pid, blocked: &str) {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    // Until it sleeps it may still be loading its libraries, by a descriptor of its own.
+    // Until the process sleeps, it may still be loading its libraries through a descriptor of its own.
     while !std::fs::read_to_string(proc.join("wchan")).expect("alive").contains("nanosleep") {
         std::thread::yield_now();
     }
@@ -19,7 +19,7 @@ fn assert_clean(pid: Pid, blocked: &str) {
     assert_eq!(fds, 3);
     assert!(status.contains(&format!("SigBlk:\t{blocked}\n")), "{status}");
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("a line");
-    // Signals 32 and 33 are the C library's own, and cannot be set.
+    // Signals 32 and 33 belong to the C library, and cannot be set.
     assert_eq!(u64::from_str_radix(ignored, 16).expect("hexadecimal") & !(0b11 << 31), 0, "{ignored}");
     assert_eq!(std::fs::read_link(proc.join("cwd")).expect("alive"), Path::new("/"));
     let environment = std::fs::read(proc.join("environ")).expect("alive");
@@ -69,13 +69,13 @@ fn a_sibling_is_as_clean_and_the_parents_to_reap() {
     let in_role = |role| reexec(a_sibling_is_as_clean_and_the_parents_to_reap, role).spawn().expect("spawns");
     match role().as_deref() {
         None => assert!(in_role("reaper").wait().expect("ours").success()),
-        // A process of its own may wait for whatever is its child.
+        // Only a process of its own may wait for any of its children.
         Some("reaper") => reap_all(rustix::process::Pid::from_child(&in_role("sibling"))),
         Some(_) => in_a_process_that_may_have_siblings(),
     }
 }
 
-/// Everything that is ours to reap, until `child` has ended: it waits for what we reap.
+/// Reaps all children of this process, until `child` has ended: `child` waits for the ends that this process reaps.
 fn reap_all(child: rustix::process::Pid) {
     let mut of_others = Vec::new();
     loop {
@@ -130,7 +130,7 @@ fn a_supervised_program_has_three_descriptors_no_blocked_signal_and_the_group_th
     let inherited = std::fs::File::open("/dev/null").expect("a descriptor");
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).expect("without close-on-exec");
     for group in [Group::Own, Group::Ours] {
-        // The name that it is called by, and not the path, is argv 0.
+        // argv 0 is the name that the program is called by, not the path.
         let process = program(&supervised("/bin/sleep", &["a name".into(), "60".into()], group)).expect("spawns");
         assert_clean(process.pid, NONE);
         let command = std::fs::read(format!("/proc/{}/cmdline", process.pid)).expect("alive");
