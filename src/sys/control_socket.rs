@@ -50,7 +50,7 @@ impl From<io::Error> for Refused {
 /// Claims the name for an instance that starts; replaces a file that a dead process has left.
 ///
 /// # Errors
-/// [`Refused::Taken`] if a living process listens there.
+/// [`Refused::Taken`] if a living process listens there, [`Refused::Failed`] with the error of a system call.
 pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refused> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
@@ -115,8 +115,8 @@ pub(crate) fn living(path: &Path) -> Option<Option<Pid>> {
 fn lock(folder: &Path) -> io::Result<File> {
     let file = File::open(folder).map_err(|e| during(format_args!("open the folder {}", folder.display()), e))?;
     let began = Instant::now();
-    // A process that may read the folder could hold the lock for ever. So the wait is limited: the lock must not keep a
-    // server from its work.
+    // A process that may read the folder could hold the lock for ever. That must not keep a server from its work: after
+    // `LOCKED` the claim goes on without the lock.
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() && began.elapsed() < LOCKED {
         std::thread::sleep(Duration::from_millis(2));
     }

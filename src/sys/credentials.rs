@@ -22,7 +22,7 @@ pub(crate) struct Credentials {
 /// The credentials of another process.
 ///
 /// # Errors
-/// `ENOENT` if it is gone, or hidden (`hidepid=`).
+/// `ENOENT` if the process is gone, or hidden (`hidepid=`).
 pub(crate) fn of(pid: Pid) -> io::Result<Credentials> {
     read(&pid.to_string())
 }
@@ -38,7 +38,7 @@ pub(crate) fn own() -> io::Result<Credentials> {
 /// Whether the process handles SIGHUP. The signal would end a process that does not handle it, or would have no effect.
 ///
 /// # Errors
-/// `ENOENT` if it is gone, or hidden (`hidepid=`).
+/// `ENOENT` if the process is gone, or hidden (`hidepid=`).
 pub(crate) fn handles_hup(pid: Pid) -> io::Result<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(catches(&status, libc::SIGHUP))

@@ -69,7 +69,7 @@ impl Launch {
             self.directory.as_deref().ok_or("the directory that the process was started in was gone already then")?;
         std::fs::metadata(directory)
             .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
-        // As in a shell, a file that may not be executed counts only if there is no other.
+        // As in a shell, a file that may not be executed counts only if PATH has no executable one.
         let mut tried = self.candidates(directory, name).into_iter().map(|path| can_execute(&path).map(|()| path));
         let not_there = || Err(format!("the executable {} is not in PATH", name.display()));
         let first = tried.next().unwrap_or_else(not_there);

@@ -30,7 +30,7 @@ pub(crate) struct Descriptors {
 /// The descriptors of another process (proc_pid_limits(5)).
 ///
 /// # Errors
-/// `ENOENT` if it is gone.
+/// `ENOENT` if the process is gone.
 pub(crate) fn descriptors_of(pid: Pid) -> io::Result<Descriptors> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok().map(|fds| fds.count() as u64);

@@ -91,8 +91,8 @@ impl AsFd for Placeholder {
 
 impl Drop for Placeholder {
     fn drop(&mut self) {
-        // A process that was just forked has the listener too, so a close(2) may not be the last one. If the shutdown
-        // fails, the socket does not listen.
+        // A process that was just forked has the listener too, so close(2) alone may not end it. If the shutdown fails,
+        // the socket does not listen.
         let _ = socket::stop_listening(&self.listener);
     }
 }

@@ -108,7 +108,7 @@ async fn ended(pidfd: &OwnedFd) {
 
 /// A process that was known by its pid only. From now on the handle never refers to a later process with the same pid.
 /// The pid may have been reused before that: before the process is signalled, another look at it must show that it is
-/// the one that was meant.
+/// the process that was meant.
 #[derive(Debug)]
 pub(crate) struct HeldProcess(OwnedFd);
 
@@ -158,7 +158,7 @@ pub(crate) fn try_pidfd() -> io::Result<()> {
     }
 }
 
-/// How a process ended, for people.
+/// How a process ended, as text for users.
 pub(super) fn describe(code: Option<i32>, signal: Option<i32>) -> String {
     match (code, signal) {
         (Some(code), _) => format!("exited with status {code}"),

@@ -79,7 +79,8 @@ pub(crate) fn start_of(pid: Pid) -> Option<u64> {
     Stat::parse(&stat).map(|stat| stat.start)
 }
 
-/// Kills all processes that `members` returns, until it returns none. Blocks for some milliseconds.
+/// Kills all processes that `members` returns, until it returns none, at most `KILLS` times. Blocks for some
+/// milliseconds.
 pub(crate) fn kill(members: impl Fn() -> BTreeSet<Pid>) {
     for _ in 0..KILLS {
         let found = members();
@@ -108,8 +109,9 @@ pub(crate) fn hold(found: BTreeSet<Pid>, members: impl Fn() -> BTreeSet<Pid>) ->
 pub(crate) struct Orphans<'a> {
     /// The children that were spawned by this process, and are no orphans.
     pub(crate) spawned: &'a dyn Fn() -> Spawned,
-    /// Of the orphans that have overwritten their environment, those that began at this [`start_of`] or later are
-    /// members.
+    /// The earliest [`start_of`] of an orphan that has overwritten its environment and is a member; `None` if no such
+    /// orphan is
+    /// a member.
     pub(crate) wiped_since: Option<u64>,
 }
 
@@ -134,7 +136,7 @@ pub(crate) struct Stat {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     threads: u32,
-    /// The start, in ticks of a clock that begins before any process.
+    /// The start of the process, in ticks of a clock that begins before any process.
     start: u64,
 }
 

@@ -156,7 +156,7 @@ fn dump_with(
         };
         let (protocol, states, extensions) = (IPPROTO_TCP, states.clone(), extensions.clone());
         netlink::dump(InetRequest { family, protocol, extensions, states, socket_id }, |row| {
-            // The kernel filters by port already; an IPv6 dump must not repeat what the IPv4 one showed.
+            // The kernel filters by port already; an IPv6 dump must not repeat what the IPv4 dump showed.
             // Port 0 stands for all ports.
             if (port == 0 || row.header.socket_id.source_port == port) && row.header.family == family {
                 each(row);

@@ -18,7 +18,7 @@ use crate::model::identity::Inode;
 pub(crate) enum Sharing {
     /// No other socket: for the first listener of a first generation.
     Alone,
-    /// Listeners of this generation or of the one before.
+    /// Listeners of this generation or of the previous one.
     Group,
 }
 

@@ -15,7 +15,7 @@ use crate::model::identity::{Inode, Pid};
 /// The sockets that a process has open.
 ///
 /// # Errors
-/// `EACCES` for a process of another uid, or one that is not dumpable.
+/// `EACCES` for a process of another uid, or for a process that is not dumpable.
 pub(crate) fn sockets_of(pid: Pid) -> io::Result<BTreeSet<Inode>> {
     Ok(descriptors_of(pid)?.into_iter().map(|(_, inode)| inode).collect())
 }
@@ -28,7 +28,7 @@ pub(super) fn descriptors_of(pid: Pid) -> io::Result<Vec<(RawFd, Inode)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
-        // A descriptor that was closed in the meantime is none of its sockets.
+        // A descriptor that was closed in the meantime is left out.
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")).and_then(|t| t.strip_suffix(']'));
         let inode = inode.and_then(|i| i.parse().ok()).map(Inode);
@@ -70,7 +70,7 @@ pub(crate) fn owners(wanted: &BTreeSet<Inode>) -> BTreeMap<Inode, Owner> {
     oldest.into_iter().map(|(inode, (_, pid))| (inode, Owner { pid, name: name_of(pid) })).collect()
 }
 
-/// The name of a process, as ps(1) shows it; `?` if it is gone.
+/// The name of a process, as ps(1) shows it; `?` if the process is gone.
 pub(crate) fn name_of(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned())
 }

@@ -14,7 +14,7 @@ pub(crate) fn migrate_req() -> Option<bool> {
     Some(setting("net/ipv4/tcp_migrate_req")? == "1")
 }
 
-/// The longest accept queue that a listener gets, whatever backlog it asks for (listen(2)).
+/// The longest accept queue that a listener gets, even if it asks for a larger backlog (listen(2)).
 pub(crate) fn somaxconn() -> Option<u32> {
     setting("net/core/somaxconn")?.parse().ok()
 }
