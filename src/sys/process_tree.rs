@@ -110,8 +110,7 @@ pub(crate) struct Orphans<'a> {
     /// The children that were spawned by this process, and are no orphans.
     pub(crate) spawned: &'a dyn Fn() -> Spawned,
     /// The earliest [`start_of`] of an orphan that has overwritten its environment and is a member; `None` if no such
-    /// orphan is
-    /// a member.
+    /// orphan is a member.
     pub(crate) wiped_since: Option<u64>,
 }
 
