@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::identity::Pid;
 
-/// The memory limit that leaves the least room of all limits that hold for a process, and the use of memory. In bytes.
+/// The memory limit that leaves a process the least room, and the memory use under that limit, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Memory {
     pub(crate) limit: u64,

@@ -1,4 +1,4 @@
-//! The exit status of a process that is for another process to reap.
+//! The exit status of a process that another process reaps.
 #![allow(unsafe_code)]
 
 use std::os::fd::AsFd;

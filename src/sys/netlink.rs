@@ -49,7 +49,7 @@ fn decode(datagram: &[u8], row: &mut impl FnMut(&InetResponse)) -> io::Result<bo
             NetlinkPayload::Error(error) => return Err(during("ask sock_diag", error.to_io())),
             _ => {}
         }
-        // Messages are aligned to four bytes. The step is at least 4, because a length of 0 would repeat for ever.
+        // Messages are aligned to four bytes. The step is at least 4, because a length of 0 would loop for ever.
         let length = (message.header.length as usize).next_multiple_of(4).max(4);
         rest = rest.get(length..).unwrap_or_default();
     }

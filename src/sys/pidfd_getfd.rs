@@ -14,7 +14,8 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use super::{during, socket, socket_owner};
 use crate::model::identity::{Inode, Pid};
 
-/// Why a holder, or one descriptor of the holder, gave no copy. A later variant tells more than an earlier one.
+/// Why a holder, or one descriptor of the holder, gave no copy. A later variant is more informative than an earlier
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
     /// The process is gone, or has no such socket (any more).
@@ -33,8 +34,8 @@ pub(crate) struct Place {
 /// A copy of the socket `inode`, with close-on-exec, from the first of `holders` that can give one.
 ///
 /// # Errors
-/// The failure that tells most: `PermissionDenied` if a holder may not be accessed (`EPERM` from pidfd_getfd(2) or a
-/// seccomp filter, `EACCES` from /proc), before another failure (`ENOSYS` before Linux 5.6, `EMFILE`), before
+/// The most informative failure: `PermissionDenied` if a holder may not be accessed (`EPERM` from pidfd_getfd(2) or a
+/// seccomp filter, `EACCES` from /proc); otherwise another failure (`ENOSYS` before Linux 5.6, `EMFILE`); otherwise
 /// `NotFound`.
 pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<(OwnedFd, Place)> {
     let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was asked has it");

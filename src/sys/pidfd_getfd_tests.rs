@@ -66,7 +66,7 @@ fn what_is_set_on_copies_is_set_on_the_listeners_of_the_other_process() {
         assert!(rustix::io::fcntl_getfd(copy).expect("flags").contains(rustix::io::FdFlags::CLOEXEC));
     }
     for slot in [0, 1, 0] {
-        // Attached through the copy of the other listener: the program is that of the whole group.
+        // Attached through the copy of the other listener: the program applies to the whole group.
         let program = Program::one_of(&[slot]).expect("one");
         steering::attach(&copies[usize::from(1 - slot)], &program).expect("attached");
         for _ in 0..8 {

@@ -1,6 +1,6 @@
 //! A listener that is in a group only so that the group can be steered by it: no connection ever reaches it.
 //!
-//! A program that is attached to one listener is that of its whole group, whichever processes have the other listeners.
+//! A program that is attached to one listener applies to its whole group, whichever processes have the other listeners.
 //! If the hash leads a client to the placeholder, as it does when no program is attached, the SYN is dropped, because
 //! it is not signed (see [`super::tcp_md5`]). The client sends the SYN again a second later (RFC 6298): the client
 //! waits, and is not refused.

@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 use super::{during, exit_info};
 use crate::model::identity::Pid;
 
-/// How long to wait for an exit status: a service manager has reaped the process by then. An older kernel never shows
-/// it.
+/// How long to wait for an exit status: by then a service manager has reaped the process. An older kernel never shows
+/// the status.
 const REAPED: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(2);
 

@@ -167,8 +167,8 @@ impl Reaper {
     }
 }
 
-/// Adopts each orphan among the descendants of this process, from now on (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4). The
-/// first process of a PID namespace does that anyway. Children do not inherit it.
+/// Adopts each orphan among the descendants of this process, from now on (PR_SET_CHILD_SUBREAPER(2const), Linux 3.4).
+/// The first process of a PID namespace does that anyway. Children do not inherit this attribute.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     // Any pid means "yes".
     set_child_subreaper(Some(getpid())).map_err(|e| during("adopt orphans (PR_SET_CHILD_SUBREAPER)", e))

@@ -25,7 +25,7 @@ impl Signals {
         Signals(unsafe { set.assume_init() })
     }
 
-    /// The set with `signal` alone, which is one of libc's constants.
+    /// The set that contains only `signal`, which is one of libc's constants.
     pub(super) fn only(signal: libc::c_int) -> Signals {
         let Signals(mut set) = Signals::none();
         // SAFETY: the set is initialised; a number that is no signal is refused.

@@ -42,7 +42,8 @@ impl Terminal {
     }
 }
 
-/// `None` if the group is outside of this PID namespace and so has no number, which rustix takes for impossible.
+/// This process's group; `None` if the group is outside of this PID namespace and has no number here. rustix's own
+/// function takes that for impossible.
 #[allow(unsafe_code)]
 fn own_group() -> Option<rustix::process::Pid> {
     // SAFETY: the call takes no argument, and always succeeds (getpgrp(3)).

@@ -29,8 +29,8 @@ struct Shared<'a> {
     errno: AtomicI32,
 }
 
-/// By clone(2) with `CLONE_PARENT`, and otherwise like posix_spawn(3): the memory is shared, and the calling thread waits
-/// until exec (`CLONE_VM | CLONE_VFORK`). Linux 5.9 for close_range(2).
+/// Spawns by clone(2) with `CLONE_PARENT`, and otherwise like posix_spawn(3): the memory is shared, and the calling
+/// thread waits until exec (`CLONE_VM | CLONE_VFORK`). Needs Linux 5.9 for close_range(2).
 pub(super) fn spawn(image: &Image) -> io::Result<Process> {
     let mut stack = vec![Line([0; 16]); STACK / size_of::<Line>()];
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();

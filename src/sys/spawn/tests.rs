@@ -69,7 +69,7 @@ fn a_sibling_is_as_clean_and_the_parents_to_reap() {
     let in_role = |role| reexec(a_sibling_is_as_clean_and_the_parents_to_reap, role).spawn().expect("spawns");
     match role().as_deref() {
         None => assert!(in_role("reaper").wait().expect("ours").success()),
-        // Only a process of its own may wait for any of its children.
+        // This process runs only this test, so it may wait for any of its children.
         Some("reaper") => reap_all(rustix::process::Pid::from_child(&in_role("sibling"))),
         Some(_) => in_a_process_that_may_have_siblings(),
     }
