@@ -133,7 +133,7 @@ impl<H: Host> Driver<H> {
                 self.host.heartbeat(&self.rollout);
             }
         }
-        // From here on no question is answered, and a process that is still being spawned is ended by the task that
+        // From here on no question is answered, and a process that is still being spawned is ended by the code that
         // spawns it.
         drop((self.inputs, self.host_events));
         self.host.close().await;
