@@ -74,7 +74,7 @@ impl Drop for Busy {
 
 impl Clients {
     /// Waits until there is room for one more client. If there is none, disconnects the client that is idle longest,
-    /// but only after it was read from and has been idle for 250 ms ([`LEFT_ALONE`]). Cancel safe.
+    /// but only after it was read from and has been idle for [`LEFT_ALONE`]. Cancel safe.
     pub(super) async fn room(&self) {
         loop {
             let left = self.left.notified();

@@ -109,7 +109,8 @@ impl Control {
     }
 
     /// Removes the file if it is still ours, answers the clients that have connected already, and lets followers get
-    /// the end of their reload. Waits for the disk for [`FILES_MAX`] and for answers for 2 s at most.
+    /// the end of their reload. Waits for the disk for [`FILES_MAX`] at most, and for the answers for [`FAREWELL`] at
+    /// most.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn close(self) {
         let Some(Open { socket, end, ended }) = self.open else { return };
