@@ -115,7 +115,7 @@ impl Drop for Answering {
 #[derive(Debug)]
 pub struct Stream {
     shared: Arc<Shared>,
-    /// What was read and put back: the next read begins with it.
+    /// Bytes that were read and put back. The next read returns these bytes first.
     first: Bytes,
 }
 
