@@ -34,8 +34,8 @@ const HEADER_MAX: usize = 64 * 1024;
 ///
 /// Each connection has its own source: before it, `steer` is called with `Some(source)`, to steer only that source to
 /// green; after it, with `None`. An error of the first call is final; an error of the second call makes the answer
-/// invalid. A connection waits for its answer for half of the time that is left, but for 2 s at least, so that one
-/// hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
+/// invalid. A connection waits for its answer for half of the time that is left, but for 2 s at least (if as much is
+/// left), so that one hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
 ///
 /// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once. Once the listener
 /// has answered HTTP over one of the two, only that one is used.
