@@ -189,7 +189,7 @@ impl Guard {
         self.connections.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A part of `whole` for this connection. The parts of all connections are spread evenly over `whole`; those of
+    /// A part of `whole` for this connection. The parts of all connections are spread evenly over `whole`; the parts of
     /// consecutive connections lie far apart.
     pub(crate) fn spread(&self, whole: Duration) -> Duration {
         // The golden ratio gives the most even spread for any count (three-distance theorem).

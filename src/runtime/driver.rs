@@ -65,7 +65,7 @@ pub(crate) trait Host: Send {
     fn who(&self) -> (Generation, Pid);
     /// Performs one effect, at once or in the background; the result of background work comes as an event.
     fn perform(&mut self, effect: Effect);
-    /// Takes one input of this kind of host, and returns the event of the machine that it stands for, if any.
+    /// Takes one input of this kind of host, and returns the event of the machine that it represents, if any.
     fn take(&mut self, host_event: Self::HostEvent, rollout: &Rollout) -> Option<RolloutEvent>;
     /// Sends the event to all subscribers.
     fn tell(&self, event: Event);

@@ -85,8 +85,8 @@ impl Write for LogWriter {
         if lines.waiting.len() < LINES && lines.dropped == 0 {
             lines.waiting.push_back(line.to_vec());
         } else {
-            // Also dropped when there is room again but the count was not written yet, so that the count stands where
-            // lines are missing.
+            // Also dropped when there is room again but the count was not written yet, so that the count is written
+            // where lines are missing.
             lines.dropped += 1;
         }
         self.0.changed.notify_all();

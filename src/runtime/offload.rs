@@ -126,7 +126,7 @@ impl Lane {
     /// As [`run_within`]; `limit` includes the wait until earlier work has ended.
     ///
     /// # Errors
-    /// Those of [`run_within`].
+    /// The errors of [`run_within`].
     pub(crate) async fn run_within<T: Send + 'static>(
         &self,
         limit: Duration,

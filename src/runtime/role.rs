@@ -22,8 +22,8 @@ pub(crate) const SUPERVISED: &str = "CUTOVER_RUN";
 /// How many processes may stand between the supervisor and a server: shells and launchers.
 const ANCESTORS: usize = 16;
 /// Variables that name one process, or descriptors of one process, so that the next generation must not get them:
-/// sd_notify(3), sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, NOTIFY_SOCKET above
-/// all, have the same value in each generation, because the application may use them.
+/// sd_notify(3), sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, especially
+/// NOTIFY_SOCKET, have the same value in each generation, because the application may use them.
 pub(crate) const OWN: [&str; 8] =
     [SPAWN_INFO, NOTIFY, EXEC_PID, "WATCHDOG_PID", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 

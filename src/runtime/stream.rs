@@ -149,7 +149,7 @@ impl Stream {
     /// The address that the client connected to.
     ///
     /// # Errors
-    /// What getsockname(2) says.
+    /// Errors of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.shared.tcp.local_addr()
     }
@@ -157,7 +157,7 @@ impl Stream {
     /// Turns TCP_NODELAY (tcp(7)) on or off; it is on by default.
     ///
     /// # Errors
-    /// What setsockopt(2) says.
+    /// Errors of setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.shared.tcp.set_nodelay(nodelay)
     }
@@ -170,8 +170,8 @@ impl Stream {
         self.shared.guard.connections().leaving().await;
     }
 
-    /// Waits until the drain of this generation is over, by its [timeout](crate::Server::drain_timeout) or by SIGUSR2: the
-    /// process ends as soon as all streams are dropped, and one second later at the latest.
+    /// Waits until the drain of this generation is over, by its [timeout](crate::Server::drain_timeout) or by SIGUSR2:
+    /// the process ends as soon as all streams are dropped, and one second later at the latest.
     ///
     /// Cancel safe. Returns at once if the drain is over already.
     pub async fn drain_ended(&self) {

@@ -19,11 +19,11 @@ pub(super) struct Group {
     pub(super) address: SocketAddr,
     pub(super) own: Vec<GroupListener>,
     pub(super) green: BTreeSet<Inode>,
-    /// Departing listeners: those of a generation that leaves or was told to stop, which closes them as soon as no
-    /// handshake is in flight to them.
+    /// Departing listeners: the listeners of a generation that leaves or was told to stop. That generation closes them
+    /// as soon as no handshake is in flight to them.
     pub(super) leaving: BTreeSet<Inode>,
-    /// How many departing listeners (also those of a next generation that was given up) their processes may close, at
-    /// any moment and in any order, before a slot of the program points at a wrong listener.
+    /// How many departing listeners, including listeners of a next generation that was given up, may close at any
+    /// moment and in any order before a slot of the program points at a wrong listener.
     pub(super) closes: usize,
     pub(super) slots: Slots,
     /// The share of new connections that green gets.

@@ -32,7 +32,7 @@ enum Handle {
 
 impl GroupListener {
     /// # Errors
-    /// What fstat(2) says.
+    /// Errors of fstat(2).
     pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<GroupListener> {
         Ok(GroupListener { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
     }
@@ -53,7 +53,7 @@ impl GroupListener {
     /// Calls `act` with the socket. A listener of another process is copied for the time of the call.
     ///
     /// # Errors
-    /// Those of `act`; and if the listener is that of another process, that it cannot be copied (see
+    /// Errors of `act`; and if the listener is that of another process, that it cannot be copied (see
     /// [`pidfd_getfd::copy`]).
     pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match &self.handle {
