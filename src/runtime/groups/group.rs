@@ -133,7 +133,7 @@ impl Group {
         ahead.map(|closes| self.slots.throughout(&own, &closing, closes)).find(|slots| !slots.is_empty())
     }
 
-    /// Looks which listeners are in the group before new connections are steered to this generation.
+    /// Checks which listeners are in the group before new connections are steered to this generation.
     ///
     /// Foreign listeners that joined after our own have later slots, and do not affect ours.
     pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {

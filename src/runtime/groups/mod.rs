@@ -194,7 +194,7 @@ impl Groups {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Looks whether green listens on each address, and at which slots. `green` holds the sockets of green, or `None`
+    /// Checks whether green listens on each address, and at which slots. `green` holds the sockets of green, or `None`
     /// where they may not be known: see [`with_a_look`].
     ///
     /// # Errors
@@ -225,8 +225,8 @@ impl Groups {
     /// Steers a part of the new connections of every group to green.
     ///
     /// # Errors
-    /// The rollout is over, or has cut over in the meantime (a promotion may overtake a step of the canary). Otherwise
-    /// the error names the group that cannot be steered; other groups may be steered already then.
+    /// If the rollout is over, or has cut over in the meantime (a promotion may overtake a step of the canary).
+    /// Otherwise the error names the group that cannot be steered; other groups may be steered already then.
     pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
         self.active.check(green)?;
         if self.active == ActiveRollout::CutOver(green) {
@@ -251,8 +251,9 @@ impl Groups {
     /// this.
     ///
     /// # Errors
-    /// The group of `address` cannot be steered, or the rollout is over. At the end (`None`): a listener was closed
-    /// during the probe and another listener has moved, so that it is unknown which generation got the connection.
+    /// If the group of `address` cannot be steered, or the rollout is over. At the end (`None`): if a listener was
+    /// closed during the probe and another listener has moved, so that it is unknown which generation got the
+    /// connection.
     pub(crate) fn probe(
         &mut self,
         green: Generation,
@@ -281,8 +282,8 @@ impl Groups {
     /// Steers all new connections of every group to green.
     ///
     /// # Errors
-    /// The rollout is over. For [`Revocability::Revocable`], the error also names the group that cannot be steered. For
-    /// [`Revocability::Final`], such a group is left to the kernel, which hashes over both generations.
+    /// If the rollout is over. For [`Revocability::Revocable`], the error also names the group that cannot be steered.
+    /// For [`Revocability::Final`], such a group is left to the kernel, which hashes over both generations.
     pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, String> {
         self.active.check(green)?;
         self.active = ActiveRollout::CutOver(green);

@@ -72,8 +72,8 @@ impl Group {
         self.untold.clear();
     }
 
-    /// Finds the order of all listeners of the group; `None` if it cannot be found. During the discovery all packets
-    /// but the slot probes are steered as before. The program that does this is left attached.
+    /// Finds the order of all listeners of the group; `None` if it cannot be found. During the discovery, all new
+    /// connections but the slot probes are steered as before. The program that does this is left attached.
     pub(super) fn find_order(&mut self) -> Option<Slots> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
