@@ -13,8 +13,8 @@ use crate::sys::launch::Launch;
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The watchdog interval for this process: `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another process
-/// (sd_watchdog_enabled(3)). A generation that another generation has spawned has no `WATCHDOG_PID`: it will be the
-/// main process.
+/// (sd_watchdog_enabled(3)). A generation that another generation has spawned has no `WATCHDOG_PID`, because that
+/// generation will be the main process.
 pub(crate) fn watchdog(launch: &Launch, pid: Pid) -> Option<Duration> {
     let number = |name: &str| launch.variable(name)?.to_str()?.parse::<u64>().ok();
     let mine = launch.variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(pid.number().into());

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_dropped_and_counted_where_it_is_missing() {
         let (read, mut log) = writer();
-        // The pipe holds 64 kB (pipe(7)), and the queue holds [`LINES`] lines.
+        // The pipe holds 64 kB (pipe(7)), and the queue holds `LINES` lines.
         let (line, written) = ("x".repeat(200), LINES * 2);
         for number in 0..written {
             log.write_all(format!("{number} {line}\n").as_bytes()).expect("it does not block");

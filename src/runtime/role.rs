@@ -30,7 +30,7 @@ pub(crate) const OWN: [&str; 8] =
 /// How this process was started.
 #[derive(Debug)]
 pub(crate) enum Role {
-    /// Started by neither a generation nor `cutover run`.
+    /// Started from outside, not spawned as a generation.
     First,
     /// Started by `cutover run`, which also starts the next generation beside this one.
     Supervised { generation: Generation },

@@ -92,7 +92,7 @@ impl Shared {
 pub(crate) struct Answering(pub(crate) Arc<Shared>);
 
 impl Answering {
-    /// A request was handed to the application; one of HTTP/1 has a framing.
+    /// Begins an answer: a request was handed to the application. A request of HTTP/1 has a framing.
     pub(crate) fn begin(shared: &Arc<Shared>, framing: Option<Framing>) -> Answering {
         if let Some(framing) = framing {
             shared.pipeline().framed(framing);
