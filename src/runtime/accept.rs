@@ -1,4 +1,4 @@
-//! Takes connections from the listeners, for as long as this generation accepts.
+//! Accepts connections from the listeners, for as long as this generation accepts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use super::stream::Stream;
 /// How long to wait when the system has no descriptors or memory left for one more connection.
 pub(crate) const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// How often that is said at the most.
+/// The shortest time between two warnings of this shortage.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where accepted connections go.
 pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
 
-/// A listener, and where its connections go.
+/// A listener, and the sink of its connections.
 pub(crate) struct AcceptingListener {
     pub(crate) listener: Arc<TcpListener>,
     sink: Sink,
@@ -40,7 +40,7 @@ impl Acceptors {
         Acceptors { tasks: Vec::new(), stop: watch::Sender::new(false), connections: connections.clone() }
     }
 
-    /// Begins to accept. `room` is waited for before each connection.
+    /// Begins to accept. Each connection is accepted only when `room` has room.
     pub(crate) fn open(&mut self, listeners: &[Arc<TcpListener>], sink: &Sink, room: &impl Room) {
         for listener in listeners {
             let (door, room) = (AcceptingListener { listener: listener.clone(), sink: sink.clone() }, room.clone());
@@ -55,7 +55,7 @@ impl Acceptors {
         }
     }
 
-    /// Stops to accept and gives the listeners back; they still listen.
+    /// Stops accepting and returns the listeners, which still listen.
     pub(crate) async fn stop(&mut self) -> Vec<AcceptingListener> {
         self.stop.send_replace(true);
         let mut doors = Vec::new();
@@ -68,14 +68,15 @@ impl Acceptors {
         doors
     }
 
-    /// Takes all that waits in the queue of one listener, beyond every limit: it would be reset by the close.
+    /// Accepts all connections in the accept queue of one listener, regardless of every limit: the close would reset
+    /// them. Returns their number.
     ///
     /// # Errors
-    /// When accept(2) fails; what is still in the queue then stays there.
+    /// When accept(2) fails; connections that are still in the accept queue then stay there.
     pub(crate) fn empty(&self, door: &AcceptingListener) -> io::Result<usize> {
         let mut taken = 0;
         while let Some(stream) = crate::sys::socket::accept_now(&door.listener)? {
-            // One that was reset in the meantime has no peer any more, and needs no answer.
+            // A connection that was reset in the meantime has no peer any more, and needs no answer.
             if let Ok((stream, peer)) = TcpStream::from_std(stream).and_then(|s| s.peer_addr().map(|peer| (s, peer))) {
                 take(stream, peer, &self.connections, &door.sink);
                 taken += 1;
@@ -85,7 +86,7 @@ impl Acceptors {
     }
 }
 
-/// What has to be waited for before one more connection is accepted.
+/// A limit that must have room before one more connection is accepted.
 pub(crate) trait Room: Clone + Send + Sync + 'static {
     /// Returns when there is room. Cancel safe.
     fn wait(&self) -> impl Future<Output = ()> + Send;
@@ -106,7 +107,7 @@ impl Room for Arc<Connections> {
     }
 }
 
-/// Room for the one and for the other.
+/// Room within both limits.
 impl<A: Room, B: Room> Room for (A, B) {
     async fn wait(&self) {
         self.0.wait().await;
@@ -124,12 +125,13 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                // Single connections that end in between make room for single ones: that is no news.
+                // An accept that succeeds in between does not begin a new shortage: a connection that ends makes room
+                // for one.
                 if said.is_none_or(|said| said.elapsed() > SAID_AGAIN) {
                     said = Some(Instant::now());
                     tracing::warn!(%error, open = connections.open(), "cannot accept, waiting until it can be done again");
                 }
-                // Not at once: the listener stays readable, and the loop would spin.
+                // Without a pause the loop would spin, because the listener stays readable.
                 tokio::time::sleep(EXHAUSTED).await;
             }
         }
@@ -137,12 +139,12 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
 }
 
 fn take(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections>, sink: &Sink) {
-    // Fails only on a connection that is gone, which the first read will tell.
+    // Fails only on a connection that is gone, and then the first read fails too.
     let _ = stream.set_nodelay(true);
     sink(Stream::new(stream, peer, connections.enter()));
 }
 
-/// Errors that belong to one connection, which accept(2) passes on.
+/// Whether the error belongs to one connection: accept(2) returns such errors too.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -168,7 +170,7 @@ mod tests {
         }
         let first = accepted.recv().await.expect("within the limit");
         let _second = accepted.recv().await.expect("within the limit");
-        // That something does not happen can only be waited for.
+        // There is no event for a connection that is not accepted.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(accepted.try_recv().is_err(), "three of two");
         drop(first);

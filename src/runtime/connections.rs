@@ -1,4 +1,4 @@
-//! Counts the connections of this generation, and tells them when it retires.
+//! Counts the connections of this generation, and tells them when the generation retires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use tokio::time::Instant;
 
 use crate::model::status::ConnectionKinds;
 
-/// What the connections have to know.
+/// What the connections have to know about their generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// New requests are welcome.
     Serving,
-    /// Another generation takes new connections: answer what comes, and say goodbye with it; an idle connection is closed
-    /// when it has been idle for `grace`.
+    /// Another generation takes new connections: requests that come are answered, and with the answer the client is
+    /// told that the connection closes. An idle connection is closed when it has been idle for `grace`.
     Retiring { since: Instant, grace: Duration },
-    /// Nobody comes after this generation: idle connections are closed now. A request of which a part has come is waited
-    /// for, unless nothing more of it comes for `grace`.
+    /// No generation follows this one: idle connections are closed now. The rest of a request that has begun to come is
+    /// waited for, unless nothing more of it comes for `grace`.
     Stopping { grace: Duration },
-    /// What is left is closed now.
+    /// All connections that are left are closed now.
     ForceClosed,
 }
 
 impl Stage {
-    /// How long nothing may come on a connection.
+    /// How long a connection may receive nothing before it is closed.
     pub(crate) fn grace(self) -> Duration {
         match self {
             Stage::Retiring { grace, .. } | Stage::Stopping { grace } => grace,
@@ -34,7 +34,7 @@ impl Stage {
     }
 }
 
-/// What is spoken on a connection.
+/// The protocol that is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -55,10 +55,10 @@ pub(crate) struct Connections {
     accepted: AtomicUsize,
     kinds: [AtomicUsize; KINDS],
     limit: usize,
-    /// One ended: there is room again, or nobody is left.
+    /// Notified when a connection has ended so that there is room again, or none is left.
     ended: Notify,
     stage: watch::Sender<Stage>,
-    /// Whether the stage is not [`Stage::Serving`], for those who ask with every request.
+    /// Whether the stage is not [`Stage::Serving`], for code that reads it for each request.
     leaving: AtomicBool,
 }
 
@@ -69,7 +69,7 @@ impl Connections {
         Connections::at(watch::Sender::new(Stage::Serving), limit)
     }
 
-    /// No connections, of a generation whose stage others see too.
+    /// No connections, of a generation whose stage is shared with other receivers of `stage`.
     pub(crate) fn at(stage: watch::Sender<Stage>, limit: usize) -> Arc<Connections> {
         Arc::new(Connections {
             open: AtomicUsize::new(0),
@@ -82,7 +82,7 @@ impl Connections {
         })
     }
 
-    /// Counts one more, until the guard is dropped.
+    /// Counts one more connection, until the guard is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Guard {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.kinds[Kind::Fresh as usize].fetch_add(1, Ordering::Relaxed);
@@ -90,12 +90,12 @@ impl Connections {
         Guard { number, kind, connections: self.clone() }
     }
 
-    /// How many were accepted so far.
+    /// How many connections were accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many are open, by kind.
+    /// How many connections are open, by kind.
     pub(crate) fn kinds(&self) -> ConnectionKinds {
         let of = |kind: Kind| u64::try_from(self.kinds[kind as usize].load(Ordering::Relaxed)).unwrap_or(u64::MAX);
         ConnectionKinds {
@@ -107,17 +107,17 @@ impl Connections {
         }
     }
 
-    /// How many are open.
+    /// How many connections are open.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Waits until there is room for one more. Cancel safe.
+    /// Waits until there is room for one more connection. Cancel safe.
     pub(crate) async fn room(&self) {
         self.until(|open| open < self.limit).await;
     }
 
-    /// Waits until none is left. Cancel safe.
+    /// Waits until no connection is left. Cancel safe.
     pub(crate) async fn gone(&self) {
         self.until(|open| open == 0).await;
     }
@@ -147,7 +147,7 @@ impl Connections {
         let _ = self.watch().wait_for(|stage| *stage != Stage::Serving).await;
     }
 
-    /// Waits until what is left is closed. Cancel safe.
+    /// Waits until the generation closes all connections that are left. Cancel safe.
     pub(crate) async fn force_closed(&self) {
         let _ = self.watch().wait_for(|stage| *stage == Stage::ForceClosed).await;
     }
@@ -169,7 +169,7 @@ impl Connections {
     }
 }
 
-/// One connection, counted until this is dropped.
+/// One connection, counted until this guard is dropped.
 #[derive(Debug)]
 pub(crate) struct Guard {
     number: usize,
@@ -182,14 +182,15 @@ impl Guard {
         &self.connections
     }
 
-    /// From now on it counts as one of these.
+    /// From now on the connection counts as one of this kind.
     pub(crate) fn becomes(&self, kind: Kind) {
         let before = self.kind.swap(kind as u8, Ordering::Relaxed);
         self.connections.kinds[usize::from(before)].fetch_sub(1, Ordering::Relaxed);
         self.connections.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A part of `whole` that is spread evenly over the connections: consecutive ones lie far apart.
+    /// A part of `whole` for this connection. The parts of all connections are spread evenly over `whole`; the parts of
+    /// consecutive connections lie far apart.
     pub(crate) fn spread(&self, whole: Duration) -> Duration {
         // The golden ratio gives the most even spread for any count (three-distance theorem).
         const GOLDEN: u32 = 0x9e37_79b9;
@@ -202,7 +203,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.connections.kinds[usize::from(*self.kind.get_mut())].fetch_sub(1, Ordering::Relaxed);
         let before = self.connections.open.fetch_sub(1, Ordering::Release);
-        // Nobody waits for another number than these.
+        // No task waits for any other number.
         if before == 1 || before >= self.connections.limit {
             self.connections.ended.notify_waiters();
         }

@@ -1,4 +1,5 @@
-//! The loop: an event comes, the model answers with effects, the host performs them, what they bring back is an event.
+//! The loop: an event comes, the model answers with effects, the host performs them, and their results come back as
+//! events.
 
 use std::time::Instant;
 
@@ -12,44 +13,44 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Effect, Rollout, RolloutEvent};
 use crate::model::status::RolloutStatus;
 
-/// How many inputs may wait: their sources wait when there is no room.
+/// Capacity of the queue of inputs. When the queue is full, its senders wait.
 pub(crate) const QUEUE: usize = 64;
 
-/// What comes to the driver of any host.
+/// The inputs of a driver that are the same for each host.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// An event of the machine.
     Rollout(RolloutEvent),
-    /// Somebody wants an answer.
+    /// A question of a client of the control socket.
     Ask(Ask),
-    /// Time to tell the service manager how it stands.
+    /// It is time to tell the service manager the state of this generation.
     Heartbeat,
     /// SIGUSR1.
     LogStatus,
-    /// Has somebody joined our groups?
+    /// It is time to look for foreign listeners in our groups.
     LookForStrangers,
 }
 
-/// A question, with the way back for the answer.
+/// A question, with the channel for its answer.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// How it stands.
+    /// The status.
     Status { depth: Depth, reply: oneshot::Sender<Result<Draft, Refused>> },
-    /// Does the machine take this event? With the rollout that is under way then.
+    /// Gives this event to the machine. The answer is the rollout that is under way then, or the machine's refusal.
     Do { event: RolloutEvent, reply: oneshot::Sender<Result<Option<RolloutStatus>, Refused>> },
 }
 
-/// Why an answer is no.
+/// Why a question was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Not now.
+    /// The machine does not take this event in its current phase.
     WrongTime(String),
-    /// Not this generation: the next one has the leadership, or is about to.
+    /// This generation does not answer any more: the next generation has the leadership, or is about to get it.
     Retired(String),
 }
 
 impl Refused {
-    /// What is said when nobody answers any more.
+    /// The refusal when the driver does not answer any more.
     pub(crate) fn gone() -> Refused {
         Refused::Retired("this generation is gone: ask again".into())
     }
@@ -57,42 +58,42 @@ impl Refused {
 
 /// Performs the effects of one generation's machine.
 pub(crate) trait Host: Send {
-    /// What comes to this kind of host only.
+    /// The inputs of this kind of host only.
     type HostEvent: Send;
 
-    /// Whose machine it is.
+    /// The generation and the process that this machine belongs to.
     fn who(&self) -> (Generation, Pid);
-    /// Performs one effect: at once, or in the background, and then the result comes as an event.
+    /// Performs one effect, at once or in the background; the result of background work comes as an event.
     fn perform(&mut self, effect: Effect);
-    /// Takes one piece of news, which may be an event of the machine.
+    /// Takes one input of this kind of host, and returns the event of the machine that it represents, if any.
     fn take(&mut self, host_event: Self::HostEvent, rollout: &Rollout) -> Option<RolloutEvent>;
-    /// Tells those who watch the events.
+    /// Sends the event to all subscribers.
     fn tell(&self, event: Event);
-    /// The driver lives.
+    /// Called at each heartbeat and after each change of the phase: the driver is alive.
     fn heartbeat(&mut self, rollout: &Rollout);
-    /// Who lives, and how it stands with them.
+    /// The status: the generations that live, and their states.
     fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft;
     fn log_status(&mut self, phase: Phase);
-    /// Asked while no rollout is under way.
+    /// Looks for foreign listeners in our groups. Called only while no rollout is under way.
     fn look_for_strangers(&mut self);
-    /// The end of this generation.
+    /// Closes the host, at the end of this generation.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
-    /// Where events of the machine go.
+    /// The queue of inputs of this host's driver.
     fn inputs(&self) -> &mpsc::Sender<Input>;
 
     /// Gives the machine an event.
     fn send(&self, event: RolloutEvent) {
         let inputs = self.inputs().clone();
-        // Not awaited here: the driver that would make room is the caller.
+        // Not awaited here: the caller is the driver, which alone can make room in the queue.
         tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
     }
 
-    /// Performs `work`, whose result is an event, in the background.
+    /// Performs `work` in the background. Its result goes to the machine as an event.
     fn in_background(&self, work: impl Future<Output = RolloutEvent> + Send + 'static) -> AbortHandle {
         let inputs = self.inputs().clone();
         let task = tokio::spawn(async move {
             let event = work.await;
-            // The driver is gone only when nobody needs the result.
+            // If the driver is gone, the result is not needed.
             let _ = inputs.send(Input::Rollout(event)).await;
         });
         task.abort_handle()
@@ -132,7 +133,8 @@ impl<H: Host> Driver<H> {
                 self.host.heartbeat(&self.rollout);
             }
         }
-        // From here on nobody is answered, and a process that is still being spawned is ended by whoever spawns it.
+        // From here on no question is answered, and a process that is still being spawned is ended by the code that
+        // spawns it.
         drop((self.inputs, self.host_events));
         self.host.close().await;
     }
@@ -166,9 +168,9 @@ impl<H: Host> Driver<H> {
         vec![]
     }
 
-    /// Whoever asks may have gone away in the meantime, which is nothing to us.
+    /// Answers a question. If the client has gone away in the meantime, the answer is dropped.
     fn answer(&mut self, ask: Ask) -> Vec<Effect> {
-        // What this generation knows of itself stays true: a scrape that came to it is answered by it.
+        // What this generation knows of itself stays true, so it still answers a scrape of its own metrics.
         let of_itself = matches!(ask, Ask::Status { depth: Depth::Own, .. });
         if let Some(next) = self.rollout.successor().filter(|_| !of_itself) {
             let (me, pid) = self.host.who();

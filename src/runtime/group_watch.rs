@@ -1,4 +1,4 @@
-//! Asks the driver from time to time to look whether somebody else has joined a group.
+//! Asks the driver from time to time to look whether foreign listeners have joined a group.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 
 use super::driver::Input;
 
-/// There is no event for it; a stranger gets no connection before a rollout needs the slots, so it is not urgent.
+/// Interval between two looks. There is no event for a listener that joins. A foreign listener only matters when a
+/// rollout needs the slots, so the look is not urgent.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Asks until the driver is gone.
+/// Asks the driver until it is gone.
 pub(crate) fn start(inputs: mpsc::Sender<Input>) {
     tokio::spawn(async move {
         loop {

@@ -12,17 +12,17 @@ use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::control_socket::Refused;
 use crate::sys::launch::Launch;
 
-/// What an instance is called by.
+/// What the name of an instance is made from.
 pub(crate) struct Naming<'a> {
-    /// By the user.
+    /// The name that the user has given.
     pub(crate) given: Option<&'a str>,
-    /// Its first address, which no other can have.
+    /// The first address of the instance, which no other instance can have.
     pub(crate) first: Option<SocketAddr>,
     pub(crate) control: ControlSocket,
 }
 
 /// # Errors
-/// If the name cannot be one: it becomes a file name.
+/// If the name is not valid: it must be usable as a file name.
 pub(crate) fn check(name: Option<&str>) -> Result<(), Error> {
     name.map_or(Ok(()), instance_name::check).map_err(|why| Error::new(ErrorKind::Config, why))
 }
@@ -30,7 +30,7 @@ pub(crate) fn check(name: Option<&str>) -> Result<(), Error> {
 /// The name of a new instance, and its control socket if it gets one.
 ///
 /// # Errors
-/// If another instance lives by the same name, given by the user.
+/// If the user has given the name, and another live instance has it.
 pub(crate) fn claim(
     naming: &Naming<'_>,
     launch: &Launch,
@@ -75,7 +75,8 @@ fn named(folder: &Path, name: String, control_target: &ControlTarget) -> Result<
     }
 }
 
-/// Its name is an address, which another network namespace may have too: then the pid tells them apart.
+/// Claims a control socket for an instance without a given name. Its name is an address, which an instance in another
+/// network namespace may have too: then the pid is added to the name.
 fn unnamed(folder: &Path, name: String, control_target: &ControlTarget) -> (String, Option<Control>) {
     let other = format!("{name}-{}", std::process::id());
     for name in [name.clone(), other] {

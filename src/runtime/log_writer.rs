@@ -1,20 +1,21 @@
-//! A writer for logs that never blocks who logs.
+//! A writer for logs that never blocks the thread that logs.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many lines wait for a log that is not read; with some hundred bytes a line less than a megabyte.
+/// How many lines wait for a log that is not read. With some hundred bytes for each line, this is less than a megabyte.
 const LINES: usize = 2048;
 
-/// Writes log lines from a thread of its own, so that a log that nobody reads (a stuck collector at the other end of stderr)
-/// stops neither the server nor a reload.
+/// Writes log lines from a thread of its own, so that a log that is not read (a stuck collector at the other end of
+/// stderr) stops neither the server nor a reload.
 ///
-/// At most 2,048 lines wait. Further lines are dropped and counted, and the count is written when the log is read again. Lines
-/// that wait when the process ends are lost: see [`flush_within`](LogWriter::flush_within).
+/// At most 2,048 lines wait. Further lines are dropped and counted, and the count is written when the log is read
+/// again. Lines that still wait when the process ends are lost: see [`flush_within`](LogWriter::flush_within).
 ///
-/// Each call of [`write`](Write::write) is one line, as `tracing_subscriber::fmt` does it. Clones are the same writer.
+/// Each call of [`write`](Write::write) is one line, as in `tracing_subscriber::fmt`. Clones share one queue and one
+/// thread.
 ///
 /// ```no_run
 /// # fn example() -> std::io::Result<()> {
@@ -39,12 +40,12 @@ struct Queue {
 struct Lines {
     waiting: VecDeque<Vec<u8>>,
     dropped: u64,
-    /// A line, or the count, is being written.
+    /// Whether a line, or the count, is being written.
     writing: bool,
 }
 
 impl LogWriter {
-    /// To stderr.
+    /// A writer to stderr.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -52,19 +53,19 @@ impl LogWriter {
         LogWriter::to(io::stderr())
     }
 
-    /// To anything that may block.
+    /// A writer to `out`, which may block.
     ///
     /// # Errors
     /// If no thread can be started.
     pub fn to(out: impl Write + Send + 'static) -> io::Result<LogWriter> {
         let queue = Arc::new(Queue::default());
         let writer = LogWriter(queue.clone());
-        // It ends with the process.
+        // The thread ends with the process.
         std::thread::Builder::new().name("cutover-log".into()).spawn(move || queue.write_all(out))?;
         Ok(writer)
     }
 
-    /// Waits until all lines are written, for `limit` at most: to be called before the process ends. Blocks the thread.
+    /// Waits until all lines are written, for `limit` at most. To be called before the process ends. Blocks the thread.
     pub fn flush_within(&self, limit: Duration) {
         let by = Instant::now() + limit;
         let mut lines = self.0.lines();
@@ -84,14 +85,15 @@ impl Write for LogWriter {
         if lines.waiting.len() < LINES && lines.dropped == 0 {
             lines.waiting.push_back(line.to_vec());
         } else {
-            // Also where there is room again: the count stands where lines are missing.
+            // Also dropped when there is room again but the count was not written yet, so that the count is written
+            // where lines are missing.
             lines.dropped += 1;
         }
         self.0.changed.notify_all();
         Ok(line.len())
     }
 
-    /// Does nothing: whoever logs does not wait.
+    /// Does nothing, because the thread that logs must not wait.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -102,7 +104,7 @@ impl Queue {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next thing to write; waits for it.
+    /// Waits for the next line to write, or the count of dropped lines.
     fn next(&self) -> Vec<u8> {
         let mut lines = self.lines();
         loop {
@@ -123,7 +125,7 @@ impl Queue {
     fn write_all(&self, mut out: impl Write) {
         loop {
             let line = self.next();
-            // Nobody has the other end any more: there is no one to tell.
+            // An error means that the other end is closed, so there is no place to report it.
             let _ = out.write_all(&line).and_then(|()| out.flush());
         }
     }
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn what_nobody_reads_is_dropped_and_counted_where_it_is_missing() {
         let (read, mut log) = writer();
-        // The pipe holds 64 kB (pipe(7)), and the queue its number of lines.
+        // The pipe holds 64 kB (pipe(7)), and the queue holds `LINES` lines.
         let (line, written) = ("x".repeat(200), LINES * 2);
         for number in 0..written {
             log.write_all(format!("{number} {line}\n").as_bytes()).expect("it does not block");

@@ -1,4 +1,4 @@
-//! The effects and the sources of events, on tokio: one a file.
+//! The effects and the sources of events, on tokio: one in each file.
 
 pub(crate) mod accept;
 pub(crate) mod connections;

@@ -1,8 +1,8 @@
-//! Notifications in the sd_notify protocol: to the service manager, or to the generation before.
+//! Notifications in the sd_notify protocol: to the service manager, or to the previous generation.
 //!
 //! The receiver may never read: its queue is bounded (`net.unix.max_dgram_qlen`, 10 on many kernels, unix(7)), and
-//! sendto(2) on a blocking socket waits for room in it. So nothing here waits. What matters is kept and sent again from a
-//! task; what will be said anew soon is dropped.
+//! sendto(2) on a blocking socket waits for room in it. So nothing here waits. Messages that must arrive are kept and
+//! sent again from a task; messages that are repeated anyway are dropped.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -20,13 +20,13 @@ use crate::model::identity::Pid;
 
 pub(crate) use sd_notify::NotifyState;
 
-/// The first pause before a message is sent again; it doubles up to the next.
+/// The first pause before a message is sent again. The pause doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// So many messages are kept; a generation has two or three for each reload.
+/// How many messages are kept at the most. A generation sends two or three for each reload.
 const KEPT: usize = 64;
 
-/// One receiver of notifications; or none, and then nothing is sent. Clones share their queue.
+/// Sends notifications to one receiver; without a receiver, nothing is sent. Clones share their queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Notifier {
     name: Option<OsString>,
@@ -37,10 +37,10 @@ pub(crate) struct Notifier {
 struct Receiver {
     name: OsString,
     address: SocketAddr,
-    /// One for all messages, so that none is lost for want of a descriptor.
+    /// One socket for all messages, so that no message is lost for want of a descriptor.
     socket: UnixDatagram,
     queue: Mutex<VecDeque<String>>,
-    /// Whether every message that is kept was delivered.
+    /// Whether no message is kept any more.
     delivered: watch::Sender<bool>,
 }
 
@@ -62,15 +62,17 @@ impl Notifier {
         self.name.is_some()
     }
 
-    /// Sends all of `states` in one datagram, which is what a manager takes as one message. Where its queue is full, the
-    /// message is kept and sent again, in order, until it is delivered. Does not block; needs a tokio runtime.
+    /// Sends all of `states` in one datagram, which the receiver takes as one message. If the queue of the receiver is
+    /// full, the message is kept and sent again, in order, until it is delivered. Does not block; needs a tokio
+    /// runtime.
     pub(crate) fn send(&self, states: &[NotifyState<'_>]) {
         if let Some(receiver) = &self.receiver {
             receiver.send(text(states));
         }
     }
 
-    /// The same, of what will be said anew: where the queue of the manager is full, or messages wait, it is dropped.
+    /// As [`Notifier::send`], for states that are repeated anyway: if the queue of the receiver is full, or kept
+    /// messages wait, the message is dropped.
     pub(crate) fn try_send(&self, states: &[NotifyState<'_>]) {
         let Some(receiver) = &self.receiver else { return };
         let queue = receiver.queue();
@@ -81,17 +83,17 @@ impl Notifier {
         }
     }
 
-    /// Says which process is the main one from now on.
+    /// Tells the service manager which process is the main process from now on.
     pub(crate) fn main_pid(&self, pid: Pid) {
         self.send(&[NotifyState::MainPid(pid.number())]);
     }
 
-    /// Waits until no message is kept any more: each was delivered, or could not be. Cancel safe.
+    /// Waits until no message is kept any more: each was delivered, or cannot be delivered. Cancel safe.
     pub(crate) fn delivered(&self) -> impl Future<Output = ()> + Send + use<> {
         let delivered = self.receiver.as_ref().map(|receiver| receiver.delivered.subscribe());
         async move {
             if let Some(mut delivered) = delivered {
-                // An error means that the receiver is forgotten, and its messages with it.
+                // An error means that the receiver was dropped, and its messages with it.
                 let _ = delivered.wait_for(|delivered| *delivered).await;
             }
         }
@@ -148,8 +150,8 @@ impl Receiver {
         }
     }
 
-    /// Sends what is kept, the oldest first, until nothing is left. There is no event for room in the queue of a socket
-    /// that is not connected, and a connected one would not find a manager that was started anew.
+    /// Sends the kept messages, the oldest first, until none is left. There is no event for room in the queue of a
+    /// socket that is not connected, and a connected socket would not reach a manager that was restarted.
     async fn deliver(self: Arc<Receiver>) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -203,7 +205,7 @@ mod tests {
         Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
     }
 
-    /// Fills the queue of the manager; how many fit is the kernel's.
+    /// Fills the queue of the manager, whose size is the kernel's choice. Returns how many messages fit.
     fn fill(notifier: &Notifier) -> usize {
         let mut sent = 0;
         while notifier.receiver.as_ref().expect("named").send_now("STATUS=filler\n").is_ok() {
@@ -240,7 +242,7 @@ mod tests {
             notifier.send(&[NotifyState::Status(&number.to_string())]);
         }
         (0..fillers).for_each(|_| drop(read(&socket)));
-        // The manager takes fewer at a time than are kept.
+        // The queue of the manager takes fewer messages at a time than are kept.
         let mut last = None;
         while !*notifier.receiver.as_ref().expect("named").delivered.borrow() {
             tokio::time::sleep(LONGEST_PAUSE).await;

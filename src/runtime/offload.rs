@@ -1,8 +1,9 @@
-//! Work that may wait for somebody else: a disk, a folder, the memory of another process, a hook of the application.
+//! Work that may wait for something outside this program: a disk, a folder, the memory of another process, a hook of
+//! the application.
 //!
-//! The work runs on threads that no one joins. A thread of the application's own runtime would not do: dropping a runtime
-//! waits for its blocking threads (tokio, `Runtime`, section "Shutdown"), so that one hung disk would keep `main` from
-//! returning. docs/outsiders.md lists what runs here, and what happens when the work does not end.
+//! The work runs on threads that are never joined. A thread of the application's own runtime would not do: dropping a
+//! runtime waits for its blocking threads (tokio, `Runtime`, section "Shutdown"), so that one hung disk would keep
+//! `main` from returning. docs/outsiders.md lists what runs here, and what happens when the work does not end.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -12,18 +13,18 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-/// How long a look at another process, or at a folder, may take before the caller goes on without it. Such a look takes
-/// microseconds, and some milliseconds on a busy machine.
+/// How long a look at another process, or at a folder, may take before the caller goes on without the result. Such a
+/// look takes microseconds, and some milliseconds on a busy machine.
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(2);
 
-/// How long a generation that goes or comes waits for the disks of its files (PID file, control socket). A reload may have to
-/// wait for this twice.
+/// How long a generation that starts or ends waits for the disks of its files (PID file, control socket). A reload may
+/// have to wait for this twice.
 pub(crate) const FILES_MAX: Duration = Duration::from_secs(1);
 
 /// How many threads may hang at once; further work waits for one of them.
 const THREADS: usize = 256;
 
-/// Why there is no result.
+/// Why work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stalled {
     #[error("no answer in {0:?}")]
@@ -32,13 +33,13 @@ pub(crate) enum Stalled {
     Panicked,
 }
 
-/// The threads, and how many works are not done.
+/// The threads, and the number of pieces of work that are not done.
 struct Threads {
     runtime: Runtime,
     unfinished: watch::Sender<usize>,
 }
 
-/// Never dropped, so that nothing waits for its threads.
+/// The one set of threads of this process. It is never dropped, so that nothing waits for its threads.
 fn threads() -> &'static Threads {
     static POOL: OnceLock<Threads> = OnceLock::new();
     POOL.get_or_init(|| {
@@ -49,7 +50,7 @@ fn threads() -> &'static Threads {
     })
 }
 
-/// One more work that is not done, until this is dropped.
+/// Counts one piece of work as not done until this value is dropped.
 struct Unfinished;
 
 impl Unfinished {
@@ -65,7 +66,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Begins `work`. Needs no runtime.
+/// Begins `work`. May be called outside a tokio runtime.
 fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let unfinished = Unfinished::begin();
     #[expect(clippy::disallowed_methods, reason = "on threads that nobody waits for")]
@@ -75,13 +76,13 @@ fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHa
     })
 }
 
-/// Begins `work`, whose result nobody needs. Does not block, and needs no runtime.
+/// Begins `work`, whose result is not needed. Does not block, and may be called outside a tokio runtime.
 pub(crate) fn detach(work: impl FnOnce() + Send + 'static) {
     drop(begin(work));
 }
 
-/// Does `work`, and waits as long as that takes: for work that ends by itself, and where the caller has a deadline of its
-/// own. Dropping the future leaves the work going on.
+/// Does `work`, and waits until the work ends, without a limit: for work that ends by itself, and for callers that have
+/// a deadline of their own. Dropping the future does not stop the work.
 ///
 /// # Errors
 /// [`Stalled::Panicked`].
@@ -92,7 +93,7 @@ pub(crate) fn run<T: Send + 'static>(
     async move { task.await.map_err(|_| Stalled::Panicked) }
 }
 
-/// Does `work`, and waits for `limit` at most. Work that is late goes on, and its result is dropped.
+/// Does `work`, and waits for `limit` at most. Work that is late continues, and its result is dropped.
 ///
 /// # Errors
 /// [`Stalled::Late`] and [`Stalled::Panicked`].
@@ -103,28 +104,29 @@ pub(crate) async fn run_within<T: Send + 'static>(
     tokio::time::timeout(limit, run(work)).await.unwrap_or(Err(Stalled::Late(limit)))
 }
 
-/// Waits until all work that was begun is done, for `limit` at most: before the process ends, and its threads with it.
+/// Waits until all work that was begun is done, for `limit` at most. For the end of the process, which ends the threads
+/// too.
 pub(crate) async fn finished(limit: Duration) {
     let mut unfinished = threads().unfinished.subscribe();
     // Work that hangs is left behind.
     let _ = tokio::time::timeout(limit, unfinished.wait_for(|count| *count == 0)).await;
 }
 
-/// One kind of work that is done again and again: so many at once and no more, so that a hung disk costs one thread, and not
-/// one for each attempt. Clones are the same one.
+/// Limits how many pieces of one kind of repeated work run at once, so that a hung disk does not cost one more thread
+/// for each attempt. Clones share the limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Lane(Arc<Semaphore>);
 
 impl Lane {
-    /// At most `count` works are under way at once.
+    /// A lane in which at most `count` pieces of work run at once.
     pub(crate) fn new(count: usize) -> Lane {
         Lane(Arc::new(Semaphore::new(count)))
     }
 
-    /// As [`run_within`]; the limit holds for the wait until an earlier work has ended as well.
+    /// As [`run_within`]; `limit` includes the wait until earlier work has ended.
     ///
     /// # Errors
-    /// Those of [`run_within`].
+    /// The errors of [`run_within`].
     pub(crate) async fn run_within<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -132,7 +134,7 @@ impl Lane {
     ) -> Result<T, Stalled> {
         let lane = self.0.clone();
         let done = async move {
-            // Never closed.
+            // The semaphore is never closed, so this error does not happen.
             let place = lane.acquire_owned().await.map_err(|_| Stalled::Late(limit))?;
             let result = run(move || {
                 let _place = place;
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!(lane.run_within(LATE, || 1).await, Ok(1));
     }
 
-    /// A runtime of the application that is dropped does not wait for what hangs here.
+    /// Dropping a runtime of the application does not wait for work that hangs on these threads.
     #[test]
     fn a_runtime_is_dropped_while_work_hangs() {
         let (_go, wait) = mpsc::channel::<()>();

@@ -1,6 +1,7 @@
-//! The PID file: written whole, by a temporary file that is renamed over it.
+//! The PID file: written atomically, by renaming a temporary file over it.
 //!
-//! Its disk may hang. Then the server goes on without the file, and writes it when the disk answers again.
+//! The disk of the file may hang. Then the server continues without the file, and writes it when the disk answers
+//! again.
 #![expect(clippy::disallowed_methods, reason = "in functions that `PidFile` has done by another thread")]
 
 use std::io;
@@ -13,12 +14,12 @@ use super::offload::{FILES_MAX, Lane, Stalled};
 use crate::model::identity::Pid;
 use crate::sys::during;
 
-/// The PID file of an instance. Clones are the same one.
+/// The PID file of an instance. Clones are handles of the same file.
 #[derive(Debug, Clone)]
 pub(crate) struct PidFile {
     path: Arc<Path>,
     lane: Lane,
-    /// The last write came too late, and has not been done.
+    /// Whether the last write was too late and was not done.
     is_due: Arc<AtomicBool>,
 }
 
@@ -27,8 +28,8 @@ impl PidFile {
         PidFile { path: path.into(), lane: Lane::new(1), is_due: Arc::default() }
     }
 
-    /// Writes `pid` to the file, which at no moment is missing or half written. Waits for the disk for [`FILES_MAX`] at most. What
-    /// goes wrong is logged.
+    /// Writes `pid` to the file, which at no moment is missing or half written. Waits for the disk for [`FILES_MAX`] at
+    /// most. Errors are logged.
     pub(crate) async fn write(&self, pid: Pid) {
         let path = self.path.clone();
         match self.lane.run_within(FILES_MAX, move || write(&path, pid)).await {
@@ -50,8 +51,8 @@ impl PidFile {
         self.is_due.load(Ordering::Relaxed)
     }
 
-    /// Removes the file if it still names `pid`: another generation may have written its own since. Waits for the disk for
-    /// [`FILES_MAX`] at most.
+    /// Removes the file if it still names `pid`: another generation may have written its own pid since. Waits for the
+    /// disk for [`FILES_MAX`] at most. Errors are logged.
     pub(crate) async fn remove(&self, pid: Pid) {
         let path = self.path.clone();
         match self.lane.run_within(FILES_MAX, move || remove(&path, pid)).await {
@@ -73,7 +74,7 @@ fn write(path: &Path, pid: Pid) -> io::Result<()> {
     let written = std::fs::write(&beside, format!("{pid}\n"));
     let written = written.and_then(|()| in_time()).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| {
-        // What could not be renamed is not left behind.
+        // A temporary file that could not be renamed is not left behind.
         let _ = std::fs::remove_file(&beside);
         during(format_args!("write the PID file {}", path.display()), error)
     })

@@ -1,4 +1,4 @@
-//! From what the user has set to what the machine does.
+//! Turns the settings of the user into the plan of the rollout machine.
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
@@ -10,10 +10,10 @@ fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Config, what)
 }
 
-/// What is asked of each next generation, if anything is.
+/// The target of the probe, if a probe is set.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// If the target cannot be parsed, or cannot be probed: says why.
 pub(crate) fn target(config: &Config) -> Result<Option<Target>, Error> {
     let Some(text) = &config.probe else { return Ok(None) };
     let target: Target = text.parse().map_err(|why| wrong(format!("the probe is not understood: {why}")))?;
@@ -24,7 +24,7 @@ pub(crate) fn target(config: &Config) -> Result<Option<Target>, Error> {
 /// The course of each rollout.
 ///
 /// # Errors
-/// Names the share that is none.
+/// If a canary step has a share of 0 %.
 pub(crate) fn plan(config: &Config) -> Result<Plan, Error> {
     let step = |&(share, time): &(Share, _)| {
         if share == Share::NONE {

@@ -1,4 +1,4 @@
-//! Who else listens where connections for us would come.
+//! Other listeners to which connections for our addresses would come.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::sys::sock_diag::{self, Listening};
 use crate::sys::socket_owner;
 
 /// # Errors
-/// If anybody else listens there: names who.
+/// If another listener takes connections for `address`: names its process.
 pub(crate) fn refuse_others(address: SocketAddr, own: &BTreeSet<Inode>) -> Result<(), Error> {
     match others(address, own).first() {
         Some(other) => Err(taken(address, other)),
@@ -18,7 +18,7 @@ pub(crate) fn refuse_others(address: SocketAddr, own: &BTreeSet<Inode>) -> Resul
     }
 }
 
-/// Who else listens where connections for `address` come; nobody, if the kernel does not tell.
+/// The other listeners that take connections for `address`; empty if sock_diag fails.
 pub(crate) fn others(address: SocketAddr, own: &BTreeSet<Inode>) -> Vec<Listening> {
     let mut others = sock_diag::listeners(address.port()).unwrap_or_default();
     others.retain(|other| addresses::overlap(other.address, address) && !own.contains(&other.inode));

@@ -1,4 +1,4 @@
-//! The generations before this one that still finish their connections; at most [`MAX`] of them.
+//! The earlier generations that still finish their connections; at most [`MAX`] of them.
 
 use rustix::process::Signal;
 
@@ -7,7 +7,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::sys::process::HeldProcess;
 use crate::sys::process_tree;
 
-/// So many generations may drain at once; when one more begins, the oldest is told to end.
+/// How many generations may drain at once. When one more begins to drain, the oldest is told to end.
 pub(crate) const MAX: usize = 3;
 
 /// The draining generations that this one knows of, oldest first.
@@ -15,23 +15,25 @@ pub(crate) const MAX: usize = 3;
 pub(crate) struct Predecessors(Vec<(Drainer, HeldProcess)>);
 
 impl Predecessors {
-    /// Takes the list from the generation before, for which all of them lived while it told. This process is younger than
-    /// they are, and one that has the number of one that has ended since is younger still: that is no predecessor.
+    /// Takes the list from the previous generation. All processes of the list were alive when it was sent, so they are
+    /// older than this process. If one has ended since, its pid may name a new process, which is younger than this
+    /// process: that is no predecessor.
     pub(crate) fn learn(&mut self, told: &[Drainer]) {
         let own = process_tree::start_of(Pid::new(std::process::id()));
         let is_elder = |pid| process_tree::start_of(pid).zip(own).is_some_and(|(began, own)| began <= own);
-        // The one that was looked at is the one that is held if that has its number still.
+        // The start time that was read belongs to the held process only if that process is still alive, and so still
+        // has its pid.
         let hold = |pid| HeldProcess::hold(pid).filter(|held| is_elder(pid) && held.is_alive());
         self.0 = told.iter().filter_map(|drainer| hold(drainer.pid).map(|held| (*drainer, held))).collect();
     }
 
-    /// Those that are still there.
+    /// The draining generations that are still alive.
     pub(crate) fn draining(&mut self) -> Vec<Drainer> {
         self.0.retain(|(_, held)| held.is_alive());
         self.0.iter().map(|(drainer, _)| *drainer).collect()
     }
 
-    /// Makes room for this generation, which begins to drain, and returns all of them, it included.
+    /// Makes room for this generation, which begins to drain. Returns all draining generations, including this one.
     pub(crate) fn join(&mut self, generation: Generation, pid: Pid) -> Vec<Drainer> {
         self.make_room();
         let mut all = self.draining();
@@ -39,7 +41,7 @@ impl Predecessors {
         all
     }
 
-    /// One more drains, that is not this generation.
+    /// Adds a draining generation other than this one.
     pub(crate) fn add(&mut self, generation: Generation, pid: Pid, held: Option<HeldProcess>) {
         self.make_room();
         self.0.extend(held.map(|held| (Drainer { generation, pid }, held)));
@@ -53,7 +55,7 @@ impl Predecessors {
         }
     }
 
-    /// Waits until all of them are gone. Cancel safe.
+    /// Waits until all draining generations are gone. Cancel safe.
     pub(crate) fn gone(&mut self) -> impl Future<Output = ()> + Send + use<> {
         self.draining();
         let held: Vec<HeldProcess> = self.0.iter().filter_map(|(_, held)| held.try_clone()).collect();
@@ -64,7 +66,7 @@ impl Predecessors {
         }
     }
 
-    /// Tells all of them to end now.
+    /// Tells all draining generations to end now, by SIGUSR2.
     pub(crate) fn force_close(&mut self) {
         for drainer in self.draining() {
             tracing::info!(generation = %drainer.generation, pid = %drainer.pid, "ending the drain");
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
     use std::process::{Child, Command};
 
-    /// A child that is younger than this process by what the kernel counts, which is hundredths of a second.
+    /// A child that is younger than this process by the kernel's count, in hundredths of a second.
     fn younger() -> Child {
         let own = process_tree::start_of(Pid::new(std::process::id()));
         loop {

@@ -1,6 +1,7 @@
 //! The probe: a request to green on the real address, through the real stack, while every user is still on blue.
 //!
-//! It has a source (address and port) that nobody else can have while it lasts, and just that source is steered to green.
+//! The probe has a source (address and port) that no other socket can have during the probe, and only that source is
+//! steered to green.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,26 +22,26 @@ use tokio::net::TcpSocket;
 use crate::model::probe::{Scheme, Target};
 use crate::sys::during;
 
-/// A try that is not the only one left has at least this long.
+/// The shortest time for one try, unless less time than this is left in total.
 const TRY_AT_LEAST: Duration = Duration::from_secs(2);
-/// The wait after the first try that failed; it doubles up to the next.
+/// The pause after the first try that failed. The pause doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// The largest header of an answer.
+/// The size limit for the header of an answer, in bytes.
 const HEADER_MAX: usize = 64 * 1024;
 
-/// Tries until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
+/// Probes until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
 ///
-/// Each connection has its own source: before it, `steer` is called with `Some(source)`, to lead just that source to green;
-/// after it with `None`. An error of the first is final; one of the
-/// second makes the answer count for nothing. A connection waits for its answer for half of the time that is left,
-/// but not less than 2 s, so that neither one hanging answer eats all of `timeout` nor a slow one never comes.
+/// Each connection has its own source: before it, `steer` is called with `Some(source)`, to steer only that source to
+/// green; after it, with `None`. An error of the first call is final; an error of the second call makes the answer
+/// invalid. A connection waits for its answer for half of the time that is left, but for 2 s at least (if as much is
+/// left), so that one hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
 ///
-/// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once, and once it has spoken
-/// HTTP one way it is asked that way only.
+/// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once. Once the listener
+/// has answered HTTP over one of the two, only that one is used.
 ///
 /// # Errors
-/// What the last try met that was not cut short.
+/// The failure of the last try that was not cut short by the end of `timeout`.
 ///
 /// # Cancel safety
 /// When the future is dropped, `steer` is called with `None` if a source is steered.
@@ -59,11 +60,11 @@ where
             Miss::Steering(why) => {
                 return Err(format!("the probe {} cannot be steered: {why}", target.url(scheme, to)));
             }
-            // Cut short by the end of all, it says less than the one before.
+            // A try that was cut short by the end of `timeout` says less than the try before it.
             Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
             miss => met = Some((scheme, miss)),
         }
-        // Nothing tells when green would answer otherwise: it can only be asked again.
+        // There is no event for a change of green's answer: green can only be asked again.
         tokio::time::sleep(pause.min(probe.left())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         if let Some((scheme, miss)) = &met
@@ -74,12 +75,13 @@ where
     }
 }
 
-/// Where a listener is reached from this host: one on all addresses by loopback, any other by its own.
+/// The address at which a listener is reached from this host: loopback for a listener on all addresses, otherwise the
+/// address of the listener.
 pub(crate) fn reached(listener: SocketAddr) -> SocketAddr {
     let port = listener.port();
     match listener.ip().to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, port).into(),
-        // A host with net.ipv6.conf.lo.disable_ipv6=1, as many a container is, has no ::1.
+        // A host with net.ipv6.conf.lo.disable_ipv6=1, as in many containers, has no ::1.
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) if bound((Ipv6Addr::LOCALHOST, 0).into()).is_err() => {
             (Ipv4Addr::LOCALHOST, port).into()
         }
@@ -89,10 +91,10 @@ pub(crate) fn reached(listener: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A socket with a source that nobody else has.
+/// A socket that is bound to a source that no other socket has.
 ///
-/// Without SO_REUSEADDR and SO_REUSEPORT nobody can bind the same port beside it, and connect(2) passes over a port that
-/// somebody has bound (`__inet_hash_connect` in net/ipv4/inet_hashtables.c, Linux 6.18).
+/// Without SO_REUSEADDR and SO_REUSEPORT no other socket can be bound to the same port, and connect(2) passes over a
+/// port that is bound (`__inet_hash_connect` in net/ipv4/inet_hashtables.c, Linux 6.18).
 fn bound(source: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| during("make a socket", error))?;
@@ -100,12 +102,12 @@ fn bound(source: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// How long a connection waits for its answer.
+/// How long a connection waits for its answer, if `left` is left of the timeout.
 fn limit(left: Duration) -> Duration {
     (left / 2).max(TRY_AT_LEAST).min(left)
 }
 
-/// Rounded for people.
+/// The duration as text, rounded for people to read.
 fn shown(duration: Duration) -> String {
     let exact = duration < Duration::from_millis(10);
     let rounded = if exact { duration } else { Duration::from_millis((duration.as_millis() as u64 + 5) / 10 * 10) };
@@ -116,7 +118,7 @@ struct Probe<'a, S> {
     target: &'a Target,
     to: SocketAddr,
     steer: S,
-    /// What is known of the listener by now.
+    /// The scheme of the listener, as far as it is known by now.
     speaks: Scheme,
     started: Instant,
     timeout: Duration,
@@ -127,7 +129,8 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
         self.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// One try: one connection, or two if it must be found out what the listener speaks. The more telling failure is told.
+    /// One try: one connection, or two if the scheme of the listener must be found out. Of two failures, returns the
+    /// one that says more.
     async fn once(&mut self) -> Result<(), (Scheme, Miss)> {
         let scheme = match self.speaks {
             Scheme::Any => Scheme::Http,
@@ -136,7 +139,7 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
         let Err(plain) = self.connect_and_ask(scheme).await else { return Ok(()) };
         match plain {
             _ if self.speaks != Scheme::Any => return Err((scheme, plain)),
-            // A TLS server closes, sends an alert, or says 400 in plain HTTP.
+            // A TLS server closes the connection, sends an alert, or answers 400 in plain HTTP.
             Miss::Foreign(_) | Miss::Status(StatusCode::BAD_REQUEST) if cfg!(feature = "tls") => {}
             Miss::Status(_) | Miss::TooLarge => {
                 self.speaks = Scheme::Http;
@@ -166,15 +169,15 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
         }
     }
 
-    /// One connection, from a source of its own that is steered as long as it is under way.
+    /// One connection, from its own source, which is steered as long as the connection is under way.
     async fn connect_and_ask(&self, scheme: Scheme) -> Result<(), Miss> {
         let limit = limit(self.left());
         let mut source = self.to;
         source.set_port(0);
         let socket = bound(source).map_err(Miss::Unreachable)?;
         let source = socket.local_addr().map_err(Miss::Unreachable)?;
-        // The port is ours for as long as it is steered: this is closed after steering has ended, also when the future is
-        // dropped, because what is declared first is dropped last.
+        // The port must be ours for as long as it is steered. This copy is closed after steering has ended, also when
+        // the future is dropped, because the variable that is declared first is dropped last.
         let _held = socket.as_fd().try_clone_to_owned().map_err(Miss::Unreachable)?;
         let steered = Steered::to(source, &self.steer).map_err(Miss::Steering)?;
         let answer = tokio::time::timeout(limit, self.ask(scheme, socket)).await;
@@ -211,7 +214,7 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
             .map_err(|error| Miss::Foreign(error.to_string()))?;
         let (mut sender, connection) =
             http1::Builder::new().max_buf_size(HEADER_MAX).handshake(TokioIo::new(stream)).await?;
-        // When the connection ends, the sender says why.
+        // When the connection ends, `send_request` returns the reason.
         let driven = async {
             let _ = connection.await;
             std::future::pending::<Infallible>().await
@@ -223,14 +226,14 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
     }
 }
 
-/// A source is steered to green, until the end or the drop of this.
+/// A source is steered to green, until [`Steered::end`] or the drop of this value.
 struct Steered<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> {
     steer: Option<&'a S>,
 }
 
 impl<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> Steered<'a, S> {
     fn to(source: SocketAddr, steer: &'a S) -> Result<Steered<'a, S>, String> {
-        // Made before it is steered: what fails half way is taken back as well.
+        // Made before the call of `steer`, so that steering that fails half-way is taken back as well.
         let steered = Steered { steer: Some(steer) };
         steer(Some(source))?;
         Ok(steered)
@@ -244,30 +247,30 @@ impl<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> Steered<'a, S> {
 impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Drop for Steered<'_, S> {
     fn drop(&mut self) {
         if let Some(steer) = self.steer {
-            // There is nobody left to tell; who steers knows its own error.
+            // No caller is left to get the error; the code that steers knows its own errors.
             let _ = steer(None);
         }
     }
 }
 
-/// What a connection met instead of an answer that passes.
+/// Why a connection got no answer that passes.
 #[derive(Debug)]
 enum Miss {
     /// There was no connection.
     Unreachable(io::Error),
-    /// It speaks HTTP, and says no.
+    /// The listener speaks HTTP, and answered with another status.
     Status(StatusCode),
-    /// It speaks HTTP, but too much.
+    /// The listener speaks HTTP, but the header of the answer is too large.
     TooLarge,
-    /// What came back, if anything, is no HTTP; or it speaks TLS, but not with us.
+    /// The answer, if any, is no HTTP; or the listener speaks TLS, but refused the handshake.
     Foreign(String),
-    /// What came back, if anything, is no TLS.
+    /// The answer, if any, is no TLS.
     NoTls(String),
-    /// Nothing came back for this long.
+    /// No answer came for this long.
     Silence(Duration),
-    /// Whoever has answered, it may have been another one.
+    /// An answer may have come, but not from green for certain.
     Doubtful(String),
-    /// It could not be steered. This is final.
+    /// The source could not be steered. This is final.
     Steering(String),
 }
 
@@ -307,13 +310,14 @@ impl From<hyper::Error> for Miss {
     }
 }
 
-/// Closed by the other end: whether that comes as a reset hangs on what it had read by then, and says nothing.
+/// Whether the peer has closed the connection. A close may arrive as a reset, depending on what the peer had read by
+/// then; the difference says nothing.
 fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
 }
 
-/// What a TLS handshake met.
+/// Why a TLS handshake failed.
 #[cfg(feature = "tls")]
 fn no_handshake(error: &io::Error) -> Miss {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

@@ -1,4 +1,4 @@
-//! The probe on real sockets: what passes, what does not and what is said of it, and when it is steered.
+//! The probe on real sockets: which answers pass, which errors are reported, and when the source is steered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0
 /// What a server does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// Reads a request, says this, and closes.
+    /// Reads a request, sends this text, and closes.
     Say(&'static str),
     Close,
     Reset,
@@ -26,7 +26,7 @@ enum Answer {
     Flood,
 }
 
-/// A server on a real socket, that answers one connection after the other.
+/// A server on a real socket, which answers one connection after the other.
 struct Bench {
     address: SocketAddr,
     peers: Arc<Mutex<Vec<SocketAddr>>>,
@@ -75,7 +75,7 @@ async fn answer(mut stream: TcpStream, answer: Answer, requests: Arc<Mutex<Vec<S
             Ok(byte) => request.push(byte),
             Err(_) => return,
         }
-        // A TLS handshake has no such end.
+        // A TLS handshake does not end with an empty line.
         if request.len() == 5 && !request.starts_with(b"GET /") {
             break;
         }
@@ -87,7 +87,7 @@ async fn answer(mut stream: TcpStream, answer: Answer, requests: Arc<Mutex<Vec<S
         Answer::Flood => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
             let field = format!("X-Large: {}\r\n", "x".repeat(1_000));
-            // 10 MB, unless the other end has enough of it.
+            // 10 MB, unless the client closes the connection earlier.
             for _ in 0..10_000 {
                 if stream.write_all(field.as_bytes()).await.is_err() {
                     return;
@@ -102,7 +102,7 @@ fn target(text: &str) -> Target {
     text.parse().expect("a target")
 }
 
-/// Notes what it is called with.
+/// Records the arguments of the calls of `steer`.
 #[derive(Debug, Default, Clone)]
 struct Steering(Arc<Mutex<Vec<Option<SocketAddr>>>>);
 
@@ -245,7 +245,7 @@ fn spawnable<F: Future + Send>(future: F) -> F {
     future
 }
 
-/// A socket that is closed before its connection stands leaves nothing behind that would keep the port.
+/// A socket that is closed before its connection is established leaves no state behind that would keep the port.
 #[tokio::test]
 async fn the_port_is_its_own_until_it_is_steered_back() {
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -294,7 +294,7 @@ async fn an_answer_of_nobody_knows_whom_counts_for_nothing() {
     assert_eq!((ends.into_inner(), bench.peers.lock().expect("sound").len()), (2, 2));
 }
 
-/// The whole in the real kernel: blue would say 503, and every other connection comes to it.
+/// The whole probe in the real kernel: blue would answer 503, and gets every other connection.
 #[tokio::test]
 async fn the_probe_alone_comes_to_green() {
     use crate::model::share::Share;
@@ -354,16 +354,16 @@ mod tls {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// What a TLS server was told.
+    /// What a TLS server has received.
     #[derive(Default)]
     struct Told {
-        /// Of each handshake that succeeded, the server name.
+        /// The server name of each handshake that succeeded.
         names: Mutex<Vec<Option<String>>>,
-        /// The connections whose first byte is not the one of a TLS handshake.
+        /// The number of connections whose first byte is not that of a TLS handshake.
         plain: AtomicUsize,
     }
 
-    /// The type of the record by which each TLS connection begins (RFC 8446, section 5.1: handshake).
+    /// The type of the record with which each TLS connection begins (RFC 8446, section 5.1: handshake).
     const HANDSHAKE: u8 = 22;
 
     async fn start(alpn: &[u8], text: &'static str) -> (SocketAddr, Arc<Told>) {
@@ -418,7 +418,7 @@ mod tls {
 
     #[tokio::test]
     async fn a_server_that_says_400_to_plain_http_is_tried_with_tls() {
-        // As nginx does; here each second connection is a TLS one.
+        // nginx does the same on a TLS port. Here each second connection is a TLS connection.
         let bench = Bench::start(|_| Answer::Say("HTTP/1.1 400 Bad Request\r\n\r\n")).await;
         bench.probe("/", SHORT).await.expect_err("it is none");
         let requests = bench.requests.lock().expect("sound");

@@ -12,10 +12,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Shakes hands, for HTTP/1.1. The server is told the name of `host`; nothing if that is an address, or if there is none.
+/// Performs the TLS handshake, for HTTP/1.1. The server gets the name of `host` (SNI), or no name if `host` is an
+/// address or `None`.
 ///
 /// # Errors
-/// As an [`io::Error`]: a [`rustls::Error`] if something came back that was not to its liking, else what the connection met.
+/// As an [`io::Error`]: a [`rustls::Error`] if rustls did not accept the answer, otherwise the error of the connection.
 pub(super) async fn connect(stream: TcpStream, host: Option<&str>, ip: IpAddr) -> io::Result<TlsStream<TcpStream>> {
     let name = match host.map(|host| host.trim_matches(['[', ']'])) {
         Some(host) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
@@ -38,9 +39,10 @@ fn config() -> Result<ClientConfig, rustls::Error> {
 
 /// Trusts every certificate.
 ///
-/// A certificate tells a client that it has reached whom it meant. The probe knows that already: the kernel leads its
-/// connection to a listener of our own on this host. It sends nothing secret, and learns but a status. And green's
-/// certificate may well be for names that this host does not resolve, or signed by somebody that only its users trust.
+/// A certificate proves to a client that it has reached the intended server. The probe knows that already: the kernel
+/// leads its connection to a listener of our own on this host. The probe sends nothing secret, and learns only a
+/// status. Besides, green's certificate may be for names that this host does not resolve, or signed by an authority
+/// that only green's users trust.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

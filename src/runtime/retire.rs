@@ -1,8 +1,9 @@
-//! Closes the listeners of this generation without losing what is on its way to them.
+//! Closes the listeners of this generation without losing connections and handshakes that are on their way to them.
 //!
-//! What a close resets is what waits in the accept queue, and each handshake whose last ACK is still to come. So, after
+//! A close resets each connection in the accept queue, and each handshake whose last ACK is still to come. So, after
 //! new connections were steered away: wait until no lookup by the old program is running (a grace period of RCU), take
-//! the list of the handshakes in flight, accept until none of *those* is in flight any more, empty the queue, close.
+//! the list of the handshakes in flight, accept until no handshake *of that list* is in flight any more, empty the
+//! accept queue, close.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -18,9 +19,10 @@ use crate::model::steering::SteeringMode;
 use crate::sys::sock_diag::{self, PendingHandshake};
 use crate::sys::{membarrier, socket};
 
-/// How often the kernel is asked for the handshakes in flight: there is nothing to wait on for their end.
+/// Interval between two looks at the handshakes in flight: the kernel offers no event for their end.
 pub(crate) const LOOK: Duration = Duration::from_millis(2);
-/// How long a lookup by the old program may take at the most, where the kernel does not tell (see [`membarrier::settle`]).
+/// The longest time that a lookup by the old program may take, used where the kernel does not tell when it has ended
+/// (see [`membarrier::settle`]).
 const LOOKUP_MAX: Duration = Duration::from_millis(100);
 
 /// Why the listeners are closed.
@@ -28,7 +30,7 @@ const LOOKUP_MAX: Duration = Duration::from_millis(100);
 pub(crate) enum Close {
     /// Another generation listens.
     ForSuccessor,
-    /// Nobody will listen.
+    /// No generation will listen.
     ForGood,
 }
 
@@ -36,26 +38,27 @@ pub(crate) enum Close {
 pub(crate) struct Retirement {
     pub(crate) groups: Arc<Mutex<Groups>>,
     pub(crate) acceptors: Acceptors,
-    /// How long to wait for handshakes in flight. Zero: close at once, whatever waits.
+    /// How long to wait for handshakes in flight. Zero: close at once, even if connections wait in the accept queue.
     pub(crate) linger: Duration,
     /// Becomes true when there is no more time.
     pub(crate) now: watch::Receiver<bool>,
 }
 
 impl Retirement {
-    /// Closes all listeners. They are closed when this returns, and what was in their queues has been accepted.
+    /// Closes all listeners. When this returns, the listeners are closed, and the connections of their accept queues
+    /// have been accepted.
     pub(crate) async fn close(mut self, why: Close) {
         let deadline = Instant::now() + self.linger;
         let tier = lock(&self.groups).tier();
         let waits = match (why, tier) {
             _ if self.linger.is_zero() => false,
             (Close::ForGood, _) | (_, SteeringMode::Migrating) => false,
-            // Also where the kernel would migrate them: it resets a handshake that ends in the very moment of the close, for
-            // it has found the listener open and then finds it closed (`inet_csk_reqsk_queue_add` in
+            // Also where the kernel would migrate handshakes: it resets a handshake that ends in the very moment of the
+            // close, because it has found the listener open and then finds it closed (`inet_csk_reqsk_queue_add` in
             // net/ipv4/inet_connection_sock.c, Linux 6.18).
             (Close::ForSuccessor, SteeringMode::Steered | SteeringMode::BestEffort) => true,
         };
-        // Whether new handshakes still come here while it waits.
+        // Whether new handshakes still come to these listeners during the wait.
         let still_hit = match tier {
             SteeringMode::Steered | SteeringMode::Migrating => false,
             SteeringMode::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
@@ -70,25 +73,27 @@ impl Retirement {
         let left_in_first_round = doors.len();
         for (closed, door) in doors.into_iter().enumerate() {
             let unsafe_close = self.close_one(door, deadline).await;
-            // A close that had to let the kernel hash for a moment may have brought new handshakes to those that are left.
+            // A close without a safe program leaves the choice to the kernel's hash for a moment, which may bring new
+            // handshakes to the remaining listeners.
             if unsafe_close && waits && closed + 1 < left_in_first_round {
                 in_flight(&self.groups, still_hit, deadline, &self.now).await;
             }
         }
     }
 
-    /// Returns whether the kernel had to choose for itself for a moment.
+    /// Returns whether no program was right throughout the close, so that the kernel chose the listener for a moment.
     async fn close_one(&mut self, door: AcceptingListener, deadline: Instant) -> bool {
         let Ok(inode) = socket::inode(&door.listener) else { return false };
         let right_throughout = lock(&self.groups).before_close(inode);
         if !self.linger.is_zero() {
             self.empty(&door, deadline).await;
         }
-        // The table's share of the listener goes first: the close is the drop of the last one, here.
+        // The groups drop their reference first, so that dropping `door` below is what closes the listener.
         let shared = Arc::downgrade(&door.listener);
         lock(&self.groups).let_go(inode);
-        // A process that was forked has it too, until it calls exec(2) at least, and the slots move when nobody has it. A
-        // supervisor has copies because it is to be closed when that one says so, and waits for all who have it.
+        // A forked process has the listener too, until it calls exec(2) at least, and the slots move only when no
+        // process has it. A supervisor keeps copies in order to choose the moment of the close itself, and waits for
+        // all processes that have the listener.
         if !lock(&self.groups).are_steered_elsewhere()
             && let Err(error) = socket::stop_listening(&door.listener)
         {
@@ -100,23 +105,23 @@ impl Retirement {
         !right_throughout
     }
 
-    /// Empties the accept queue; where descriptors are short, as they become free, until the deadline.
+    /// Empties the accept queue. If descriptors run out, continues as they become free, until the deadline.
     async fn empty(&self, door: &AcceptingListener, deadline: Instant) {
         while let Err(error) = self.acceptors.empty(door) {
             if Instant::now() >= deadline || *self.now.borrow() {
                 tracing::warn!(%error, "the accept queue could not be emptied, closing");
                 return;
             }
-            // Nothing tells that a descriptor has become free.
+            // There is no event for a descriptor that has become free.
             tokio::time::sleep(LOOK).await;
         }
     }
 }
 
-/// Waits until no handshake that is in flight now is in flight any more, and says how many are left at the deadline, or when
-/// `at_once` becomes true.
+/// Waits until no handshake that is in flight now is in flight any more. Returns how many are left at the deadline, or
+/// when `at_once` becomes true.
 ///
-/// `still_hit` says that new ones still come to the listeners that are about to be closed.
+/// `still_hit`: whether new handshakes still come to the listeners that are about to be closed.
 pub(crate) async fn in_flight(
     groups: &Mutex<Groups>,
     still_hit: bool,
@@ -129,9 +134,9 @@ pub(crate) async fn in_flight(
         tokio::time::sleep(LOOK).await;
         let still = knocks(groups).await;
         waited_for = match still_hit {
-            // New ones go elsewhere, so only those of the list count.
+            // New handshakes go to other listeners, so only the handshakes of the list count.
             false => waited_for.intersection(&still).copied().collect(),
-            // New ones come here as well: wait for a moment in which there is none at all.
+            // New handshakes come here as well: wait for a moment with no handshake in flight.
             true => still,
         };
     }
@@ -146,7 +151,7 @@ async fn settle() {
     }
 }
 
-/// The handshakes in flight at all our ports; none where the kernel does not tell.
+/// The handshakes in flight at all our ports; an empty set if sock_diag fails.
 async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<PendingHandshake> {
     let ports: BTreeSet<u16> = lock(groups).addresses().iter().map(std::net::SocketAddr::port).collect();
     let dump = move || {

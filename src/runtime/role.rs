@@ -1,4 +1,4 @@
-//! Who this process is: the first generation, or one that another has spawned.
+//! The role of this process: the first generation, or a generation that another process has spawned.
 
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
@@ -11,36 +11,38 @@ use crate::sys::{credentials, spawn};
 
 /// The variable in which green finds its [`SpawnInfo`], as JSON.
 pub(crate) const SPAWN_INFO: &str = "CUTOVER_BIRTH";
-/// The variable in which green finds where the generation before wants to hear READY=1, in the form of NOTIFY_SOCKET
-/// (sd_notify(3)). NOTIFY_SOCKET itself is the service manager's in each generation.
+/// The variable that names the socket on which the previous generation expects READY=1 from green, in the form of
+/// NOTIFY_SOCKET (sd_notify(3)). NOTIFY_SOCKET itself names the socket of the service manager in each generation.
 pub(crate) const NOTIFY: &str = "CUTOVER_NOTIFY_SOCKET";
 /// Set by systemd to the pid of the process that it has started itself: systemd.exec(5), since 248.
 const EXEC_PID: &str = "SYSTEMD_EXEC_PID";
-/// By this a process knows which generation of `cutover run` it belongs to: the supervisor's pid, and the number.
+/// The variable that tells a process which generation of `cutover run` it belongs to: the supervisor's pid, and the
+/// number.
 pub(crate) const SUPERVISED: &str = "CUTOVER_RUN";
-/// So many processes may stand between the supervisor and a server: shells and launchers.
+/// How many processes may stand between the supervisor and a server: shells and launchers.
 const ANCESTORS: usize = 16;
-/// Variables that name one process, or descriptors of one process, so that the next generation never gets them: sd_notify(3),
-/// sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, NOTIFY_SOCKET above all, have the same
-/// value in each generation, because the application may use them.
+/// Variables that name one process, or descriptors of one process, so that the next generation must not get them:
+/// sd_notify(3), sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, especially
+/// NOTIFY_SOCKET, have the same value in each generation, because the application may use them.
 pub(crate) const OWN: [&str; 8] =
     [SPAWN_INFO, NOTIFY, EXEC_PID, "WATCHDOG_PID", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// How this process came to be.
+/// How this process was started.
 #[derive(Debug)]
 pub(crate) enum Role {
-    /// Started from outside.
+    /// Started from outside, not spawned as a generation.
     First,
-    /// Started by `cutover run`, which starts the next one too, beside it.
+    /// Started by `cutover run`, which also starts the next generation beside this one.
     Supervised { generation: Generation },
-    /// Spawned by a generation that lives and waits for it.
+    /// Spawned by a generation that is alive and waits for this process.
     Green { spawn_info: SpawnInfo, blue: UnixStream },
     /// Spawned by a generation that is gone.
     Orphan { spawn_info: SpawnInfo },
 }
 
 impl Role {
-    /// Finds out. A process that has inherited the variables of its parent without being meant is a first generation.
+    /// Finds the role of this process. A process that has only inherited the variables of its parent, and was not
+    /// spawned as a generation, is a first generation.
     #[expect(
         clippy::disallowed_methods,
         reason = "before the server begins; the generation before waits, with a deadline"
@@ -59,7 +61,8 @@ impl Role {
                 Role::Green { spawn_info, blue }
             }
             Ok(blue) => {
-                // Blue lives and did not start this process: somebody else's child with an inherited environment.
+                // Blue is alive and did not start this process: this is a child of another process, with an inherited
+                // environment.
                 let _ = blue.shutdown(Shutdown::Both);
                 Role::First
             }
@@ -67,11 +70,12 @@ impl Role {
         }
     }
 
-    /// The service manager, if this process is its child: then each later generation is to be one too.
+    /// The pid of the service manager, if this process is its child: then each later generation must be its child too.
     pub(crate) fn manager(&self, launch: &Launch) -> Option<Pid> {
         let parent = spawn::parent();
         match self.spawn_info() {
-            // Inherited by whatever the service starts, so it counts only for the process that it names.
+            // Every process that the service starts inherits the variable, so it counts only for the process that it
+            // names.
             None => {
                 let own = std::process::id().to_string();
                 parent.filter(|_| launch.variable(EXEC_PID).is_some_and(|pid| pid == own.as_str()))
@@ -96,8 +100,8 @@ impl Role {
     }
 }
 
-/// The number that the supervisor has given to what it has started, if this process descends from it: a terminal that was
-/// opened below it hands the variable on too.
+/// The number that the supervisor has given to the generation of this process. Counts only if this process descends
+/// from the supervisor, because a terminal that was opened below it passes the variable on too.
 fn supervised(launch: &Launch) -> Option<Generation> {
     let (supervisor, generation) = launch.variable(SUPERVISED)?.to_str()?.split_once('/')?;
     let (supervisor, generation) = (Pid::new(supervisor.parse().ok()?), generation.parse().ok()?);

@@ -1,4 +1,4 @@
-//! The steps of a rollout that are the same for every host: they act on the groups.
+//! The steps of a rollout that are the same for every host: the steps that act on the groups.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,8 @@ use crate::model::probe::Target;
 use crate::model::rollout::{Effect, Revocability, UserRequest};
 use crate::model::share::Share;
 
-/// How often it is looked whether a generation that was sent away still listens: there is nothing to wait on for it.
+/// Interval between two looks at whether a generation that was told to stop still listens: there is no event for the
+/// end of a listener.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// How green is probed.
@@ -22,15 +23,15 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) struct Probe {
     pub(crate) target: Target,
     pub(crate) timeout: Duration,
-    /// The addresses that are asked, one after the other.
+    /// The addresses that are probed, one after the other.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Probe {
-    /// Asks green on each address.
+    /// Probes green on each address.
     ///
     /// # Errors
-    /// Says which address did not pass, and why.
+    /// Names the address that did not pass, and why.
     pub(crate) async fn ask(&self, groups: &Arc<Mutex<Groups>>, green: Generation) -> Result<(), String> {
         for &address in &self.addresses {
             let steer = |source| lock(groups).probe(green, address, source);
@@ -40,10 +41,12 @@ impl Probe {
     }
 }
 
-/// Waits until nobody who was sent away listens any more, and steers every group to the live generation, after `look`.
+/// Waits until no generation that was told to stop listens any more, calls `look`, and then steers every group to the
+/// live generation.
 ///
 /// # Errors
-/// If the look does not end; and if the rollout needs steering, names the group that cannot be steered.
+/// If `look` does not end in time. If the rollout needs steering, the error may also name the group that cannot be
+/// steered.
 pub(crate) async fn gate(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
@@ -60,14 +63,15 @@ pub(crate) async fn gate(
     let gated = offload::run(move || {
         let mut groups = lock(&groups);
         groups.gate(green);
-        // What cannot be steered was said. A plain reload works on, left to the kernel.
+        // The groups that cannot be steered were logged. A plain reload continues, and leaves these groups to the
+        // kernel.
         if needs_steering { groups.all_steered() } else { Ok(()) }
     });
     let result = gated.await.unwrap_or_else(|_| Err("it cannot be looked at".into()));
     result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"))
 }
 
-/// A part of the new connections to green, after `look`.
+/// Calls `look`, and then steers a share of the new connections to green.
 ///
 /// # Errors
 /// See [`Groups::share`].
@@ -84,7 +88,7 @@ pub(crate) async fn share(
     shared.await.unwrap_or_else(|stalled| Err(stalled.to_string()))
 }
 
-/// All new connections to green, after `look`.
+/// Calls `look`, and then steers all new connections to green.
 ///
 /// # Errors
 /// See [`Groups::cut_over`].
@@ -103,8 +107,9 @@ pub(crate) async fn cut_over(
     Ok(())
 }
 
-/// What those who watch are told of an effect, and the log: when it is so for the machine as well, so that whoever asks for
-/// the status on this word is not told of the step before. `None` of one of which nothing is told here.
+/// The event that subscribers get for an effect, which is logged too; `None` for effects without an event. Called only
+/// when the machine has taken the step, so that a client that asks for the status after the event does not get the step
+/// before.
 pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Event> {
     match effect {
         Effect::Canary { green, share, time } => {
@@ -128,7 +133,7 @@ pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Event> {
     }
 }
 
-/// How a reload has ended, for the log.
+/// Logs how a reload has ended.
 pub(crate) fn end(me: Generation, outcome: &Outcome, serves_on: bool) {
     match outcome {
         Outcome::Done { generation, pid, took } => {
@@ -141,7 +146,7 @@ pub(crate) fn end(me: Generation, outcome: &Outcome, serves_on: bool) {
     }
 }
 
-/// Seconds since 1970.
+/// The time, in seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

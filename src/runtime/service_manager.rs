@@ -1,5 +1,5 @@
-//! What the service manager is told by whoever has the leadership: that it lives, how it stands, and that it needs more time
-//! (sd_notify(3)).
+//! Notifications to the service manager from the generation that has the leadership: the watchdog, the status, and
+//! requests for more time (sd_notify(3)).
 
 use std::time::{Duration, Instant};
 
@@ -9,49 +9,50 @@ use crate::model::event::Phase;
 use crate::model::identity::Generation;
 use crate::model::rollout::Rollout;
 
-/// For so long each heartbeat asks for more time, while a rollout or a drain is under way: a few heartbeats may come late.
+/// Extension requested by each heartbeat while a rollout or a drain is under way: long enough for a few heartbeats to
+/// come late.
 const MORE: Duration = HEARTBEAT.saturating_mul(4);
 
-/// The way to the service manager.
+/// The service manager, as the receiver of notifications.
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
     manager: Notifier,
     watchdog: Option<Duration>,
-    /// The status that was told last.
+    /// The status line that was sent last.
     told: String,
 }
 
-/// How the live generation stands.
+/// The parts of the status line of the live generation.
 #[derive(Debug)]
 pub(crate) struct ServiceStatus<'a> {
     pub(crate) generation: Generation,
     pub(crate) connections: usize,
     pub(crate) draining: Vec<Generation>,
-    /// What became of the last rollout, if it was rolled back.
+    /// The reason why the last rollout was rolled back, if it was.
     pub(crate) failed: Option<&'a str>,
-    /// What a program says about itself.
+    /// The status that a supervised program gives of itself.
     pub(crate) says: Option<&'a str>,
 }
 
 impl ServiceManager {
-    /// `watchdog` is how often it wants to hear, if it does.
+    /// `watchdog` is the watchdog interval of the service manager; `None` if the watchdog is off.
     pub(crate) fn new(manager: Notifier, watchdog: Option<Duration>) -> ServiceManager {
         ServiceManager { manager, watchdog, told: String::new() }
     }
 
-    /// Whether there is somebody who listens.
+    /// Whether there is a service manager.
     pub(crate) fn is_there(&self) -> bool {
         self.manager.is_some()
     }
 
-    /// A reload begins: in one datagram, as systemd wants it (sd_notify(3), RELOADING=1).
+    /// Sends RELOADING=1 and the time in one datagram, as systemd requires (sd_notify(3), RELOADING=1).
     pub(crate) fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.manager.send(&[NotifyState::Reloading, now]);
         }
     }
 
-    /// It serves, and no rollout is under way (any more): in one datagram with READY=1.
+    /// Sends READY=1 and the status in one datagram: the generation serves, and no rollout is under way (any more).
     pub(crate) fn ready(&mut self, service_status: &ServiceStatus<'_>) {
         self.told = service_status.at_rest(Phase::Serving);
         self.manager.send(&[NotifyState::Ready, NotifyState::Status(&self.told)]);
@@ -61,30 +62,30 @@ impl ServiceManager {
         self.manager.send(&[NotifyState::Stopping]);
     }
 
-    /// The way to the service manager alone.
+    /// The notifier of the service manager alone.
     pub(crate) fn manager(&self) -> Notifier {
         self.manager.clone()
     }
 
-    /// The loop lives, which is what the watchdog wants to know.
+    /// Tells the watchdog that the loop is alive, if the watchdog is on.
     pub(crate) fn watchdog(&self) {
         if self.watchdog.is_some() {
             self.manager.try_send(&[NotifyState::Watchdog]);
         }
     }
 
-    /// What a program says to its watchdog, passed on.
+    /// Passes on a notification of a supervised program to its watchdog.
     pub(crate) fn pass_on(&self, state: &NotifyState<'_>) {
         self.manager.try_send(std::slice::from_ref(state));
     }
 
-    /// It needs this much more time, from now on.
+    /// Asks for this much more time, from now on (EXTEND_TIMEOUT_USEC).
     pub(crate) fn extend(&self, more: Duration) {
         let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
         self.manager.try_send(&[NotifyState::ExtendTimeoutUsec(more)]);
     }
 
-    /// Asks for more time where something is under way, and tells how it stands, if that has changed.
+    /// Asks for more time while a rollout or a drain is under way, and sends the status line if it has changed.
     pub(crate) fn heartbeat(&mut self, rollout: &Rollout, service_status: &ServiceStatus<'_>) {
         if !self.is_there() {
             return;

@@ -1,4 +1,4 @@
-//! A status in two steps: what the driver knows, at once, and what only the kernel knows, on another thread.
+//! A status in two steps: first what the driver knows, at once; then what only the kernel knows, on another thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -11,13 +11,13 @@ use crate::model::share::Share;
 use crate::model::status::{GenerationStatus, Status};
 use crate::sys::{process_age, sock_diag, socket_owner};
 
-/// How deep to look.
+/// Which data a status includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// What this process knows.
+    /// Only what this process knows.
     Own,
     /// The connections of the other generations too: the kernel is asked for all sockets of the ports, which takes some
-    /// microseconds for each.
+    /// microseconds for each socket.
     All,
 }
 
@@ -26,18 +26,18 @@ pub(crate) enum Depth {
 pub(crate) struct Draft {
     pub(crate) status: Status,
     pub(crate) depth: Depth,
-    /// The processes of a generation, where it may be more than one.
+    /// The processes of each generation that may have more than one process.
     pub(crate) processes: BTreeMap<Generation, Arc<dyn Processes>>,
 }
 
-/// Many that are one generation.
+/// The processes of one generation.
 pub(crate) trait Processes: Debug + Send + Sync {
-    /// Those that live now. Blocks.
+    /// The processes that are alive now. Blocks.
     fn living(&self) -> BTreeSet<Pid>;
 }
 
 impl Draft {
-    /// Asks the kernel for the rest. Blocks.
+    /// Completes the status with what only the kernel knows. Blocks.
     pub(crate) fn finish(mut self) -> Status {
         let ports: BTreeSet<u16> = self.status.addresses.iter().map(SocketAddr::port).collect();
         let mut connected = None;
@@ -55,7 +55,7 @@ impl Draft {
     }
 }
 
-/// One generation of a status, of which no connections are known yet.
+/// One generation of a status, whose connections are not known yet.
 pub(crate) fn generation(generation: Generation, pid: Pid, phase: Phase, share: Share) -> GenerationStatus {
     GenerationStatus { generation, pid, phase, age: None, share, connections: None, kinds: None }
 }
@@ -64,13 +64,13 @@ pub(crate) fn count(connections: usize) -> u64 {
     u64::try_from(connections).unwrap_or(u64::MAX)
 }
 
-/// The sockets of all connections to these ports, whoever has them; `None` if the kernel does not tell.
+/// The sockets of all connections to these ports, of any process; `None` if sock_diag fails.
 fn connections(ports: &BTreeSet<u16>) -> Option<BTreeSet<Inode>> {
     let all: Option<Vec<_>> = ports.iter().map(|&port| sock_diag::connections(port).ok()).collect();
     Some(all?.into_iter().flatten().collect())
 }
 
-/// What any of these has open; `None` if none of them may be looked at.
+/// The sockets that any of these processes has open; `None` if no process may be looked at.
 fn sockets(processes: &BTreeSet<Pid>) -> Option<BTreeSet<Inode>> {
     let found: Vec<_> = processes.iter().filter_map(|&pid| socket_owner::sockets_of(pid).ok()).collect();
     if found.is_empty() { None } else { Some(found.into_iter().flatten().collect()) }

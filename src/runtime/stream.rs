@@ -21,21 +21,21 @@ pub(crate) struct Shared {
     tcp: TcpStream,
     peer: SocketAddr,
     pub(crate) guard: Guard,
-    /// Never waited for: the parts of one connection run on one task.
+    /// Never contended: the parts of one connection run on one task.
     pipeline: Mutex<Pipeline>,
-    /// Requests that were handed to the application, ever.
+    /// Number of requests that were handed to the application so far.
     requests: AtomicU32,
-    /// Requests whose answers are not sent yet.
+    /// Number of requests whose answers are not sent yet.
     answering: AtomicU32,
 }
 
 impl Shared {
-    /// Which requests of HTTP/1 have come.
+    /// The requests of HTTP/1 that have come.
     pub(crate) fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
         self.pipeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many requests have come so far; it may wrap.
+    /// How many requests have come so far. The number may wrap.
     pub(crate) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -45,7 +45,7 @@ impl Shared {
         self.answering.load(Ordering::Relaxed) > 0
     }
 
-    /// No request has come yet.
+    /// Whether no request has come yet.
     pub(crate) fn is_fresh(&self) -> bool {
         self.requests() == 0
     }
@@ -59,22 +59,23 @@ impl Shared {
         waits || socket::unread(&self.tcp) > body_left
     }
 
-    /// Ends the connection for both sides, whoever still holds a part of it.
+    /// Ends the connection in both directions, even while other parts of this connection are held.
     pub(crate) fn cut(&self) {
-        // It fails if the peer has ended it already.
+        // Fails if the peer has ended the connection already.
         let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Both);
     }
 
-    /// Says that nothing more is sent, and forgets what the peer still sends, so that the close sends a FIN and not a reset
-    /// which would overtake the answer (RFC 9112, 9.6). Ends when the peer has closed.
+    /// Ends the connection for writing, and discards what the peer still sends, so that the close sends a FIN and not a
+    /// reset, which would overtake the answer (RFC 9112, 9.6). Returns when the peer has closed.
     pub(crate) async fn close_gently(&self) {
-        // hyper has done so already, but for a connection that was given up. It fails if the peer has ended it.
+        // hyper has done this already, except for a connection that was given up. Fails if the peer has ended the
+        // connection.
         let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
         loop {
             if self.tcp.readable().await.is_err() {
                 return;
             }
-            // Not kept across an await: it would be a part of the future of each connection.
+            // Not kept across an await: the buffer would be a part of the future of each connection.
             let mut nowhere = [0; 4096];
             match self.tcp.try_read(&mut nowhere) {
                 Ok(0) => return,
@@ -86,12 +87,12 @@ impl Shared {
     }
 }
 
-/// One request that is being answered, until this is dropped.
+/// One request that is being answered, until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Answering(pub(crate) Arc<Shared>);
 
 impl Answering {
-    /// A request was handed to the application; one of HTTP/1 has a framing.
+    /// Begins an answer: a request was handed to the application. A request of HTTP/1 has a framing.
     pub(crate) fn begin(shared: &Arc<Shared>, framing: Option<Framing>) -> Answering {
         if let Some(framing) = framing {
             shared.pipeline().framed(framing);
@@ -114,7 +115,7 @@ impl Drop for Answering {
 #[derive(Debug)]
 pub struct Stream {
     shared: Arc<Shared>,
-    /// What was read and put back: the next read begins with it.
+    /// Bytes that were read and put back. The next read returns these bytes first.
     first: Bytes,
 }
 
@@ -135,7 +136,7 @@ impl Stream {
         self.shared.tcp.readable().await
     }
 
-    /// Gives back what was read, before anything else is read.
+    /// Puts back the bytes that were read first. Later reads return these bytes before any others.
     pub(crate) fn put_back(&mut self, first: Bytes) {
         self.first = first;
     }
@@ -148,7 +149,7 @@ impl Stream {
     /// The address that the client connected to.
     ///
     /// # Errors
-    /// What getsockname(2) says.
+    /// Errors of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.shared.tcp.local_addr()
     }
@@ -156,20 +157,21 @@ impl Stream {
     /// Turns TCP_NODELAY (tcp(7)) on or off; it is on by default.
     ///
     /// # Errors
-    /// What setsockopt(2) says.
+    /// Errors of setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.shared.tcp.set_nodelay(nodelay)
     }
 
-    /// Waits until this generation retires or stops, so that the application can say goodbye in its own protocol.
+    /// Waits until this generation retires or stops, so that the application can end the connection in its own
+    /// protocol.
     ///
-    /// Cancel safe. Returns at once if it retires already.
+    /// Cancel safe. Returns at once if this generation retires or stops already.
     pub async fn retiring(&self) {
         self.shared.guard.connections().leaving().await;
     }
 
-    /// Waits until the drain of this generation is over, by its [timeout](crate::Server::drain_timeout) or by SIGUSR2: the
-    /// process ends as soon as all streams are dropped, and one second later at the latest.
+    /// Waits until the drain of this generation is over, by its [timeout](crate::Server::drain_timeout) or by SIGUSR2:
+    /// the process ends as soon as all streams are dropped, and one second later at the latest.
     ///
     /// Cancel safe. Returns at once if the drain is over already.
     pub async fn drain_ended(&self) {
@@ -190,8 +192,8 @@ impl AsyncRead for Stream {
             let tried = self.shared.tcp.try_io(Interest::READABLE, || {
                 let count = socket::read(&self.shared.tcp, buf)?;
                 read = Some(count);
-                // A buffer that was not filled shows that nothing is left (epoll(7), question 9): said as if the next read
-                // had failed, which saves that system call.
+                // A buffer that was not filled shows that nothing is left (epoll(7), question 9). Returning
+                // `WouldBlock`, as the next read would, saves that system call.
                 if count > 0 && buf.remaining() > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (read, tried) {

@@ -1,4 +1,4 @@
-//! What is asked over HTTP, and the answers.
+//! The HTTP requests of the control socket, and their answers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use crate::runtime::driver::{Ask, Input, Refused};
 use crate::runtime::offload::LOOK_MAX;
 use crate::runtime::status::Depth;
 
-/// What another user gets.
+/// The answer to a client of another user.
 pub(super) const FORBIDDEN: &[u8] =
     b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: 86\r\n\
     connection: close\r\n\r\n\
@@ -32,7 +32,7 @@ pub(super) const FORBIDDEN: &[u8] =
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// One connection's service.
+/// The HTTP service of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
     control_target: ControlTarget,
@@ -57,7 +57,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Ok(tokio::select! {
                 biased;
                 answer = endpoint.answer(&request, busy) => answer,
-                // The driver answers no more.
+                // The driver does not answer any more.
                 _ = ending.wait_for(|ending| *ending) => refuse(StatusCode::SERVICE_UNAVAILABLE, "this generation is gone: ask again"),
             })
         })
@@ -97,7 +97,7 @@ impl LiveEndpoint {
         let asked = self.inputs.send(Input::Ask(Ask::Status { depth, reply })).await;
         asked.map_err(|_| Refused::gone())?;
         let draft = status.await.map_err(|_| Refused::gone())??;
-        // Where the kernel does not answer, what this process knows is told.
+        // If the kernel does not answer in time, the status holds only what this process knows.
         let known = draft.status.clone();
         Ok(self.looks.run_within(LOOK_MAX, move || draft.finish()).await.unwrap_or(known))
     }
@@ -123,7 +123,7 @@ impl LiveEndpoint {
                 return refuse(StatusCode::BAD_REQUEST, &format!("?{other} is not understood; there is ?drain=true"));
             }
         };
-        // Before it is asked for, so that nothing of it is missed.
+        // Subscribed before the reload is requested, so that no event of it is missed.
         let (events, began) = (self.events.subscribe(), Instant::now());
         let rollout = match self.ask(RolloutEvent::ReloadRequested).await {
             Ok(Some(rollout)) => rollout,
@@ -179,7 +179,8 @@ pub(crate) fn metrics_service(
                 (_, "/metrics") => refuse(StatusCode::METHOD_NOT_ALLOWED, "/metrics takes GET only"),
                 _ => refuse(StatusCode::NOT_FOUND, "there is /metrics here, and nothing else"),
             };
-            // A scraper that keeps its connection would hold each drain up until it has been idle for long.
+            // A scraper that keeps its connection open would delay each drain until the connection has been idle for
+            // long.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok(answer)
         }
@@ -187,7 +188,7 @@ pub(crate) fn metrics_service(
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    // Plain data: it can always be written.
+    // Serialization of plain data does not fail.
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
     let mut answer = Response::new(Full::from(text).boxed());

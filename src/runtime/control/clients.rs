@@ -1,4 +1,5 @@
-//! The clients of the control socket: a bounded number, of which an idle one makes room for a new one.
+//! The clients of the control socket. Their number is limited; at the limit, an idle client is disconnected for a new
+//! one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,26 +8,27 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// So many at once.
+/// How many clients may be connected at once.
 const MAX: usize = 64;
-/// So long an idle one is left alone: on a busy machine what it has sent may not have been read yet.
+/// How long a client must be idle before it may be disconnected: on a busy machine its request may not have been read
+/// yet.
 const LEFT_ALONE: Duration = Duration::from_millis(250);
 
-/// Those that are connected, the oldest first.
+/// The connected clients, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     connected: Mutex<VecDeque<(Client, AbortHandle)>>,
     left: Notify,
 }
 
-/// One of them, as far as it matters whether it may be cut off.
+/// One client, as far as it decides whether the client may be disconnected.
 #[derive(Debug, Clone)]
 pub(super) struct Client(Arc<Mutex<Doing>>);
 
 #[derive(Debug)]
 struct Doing {
     answering: usize,
-    /// When it was first listened to, or the last answer ended.
+    /// When the client was first read from, or when its last answer ended. `None` until the first read.
     since: Option<Instant>,
 }
 
@@ -39,18 +41,19 @@ impl Client {
         Client(Arc::new(Mutex::new(Doing { answering: 0, since: None })))
     }
 
-    /// From now on it is not cut off to make room.
+    /// Counts a request as being answered until the returned value is dropped. Until then the client is not
+    /// disconnected to make room.
     pub(super) fn busy(&self) -> Busy {
         self.doing().answering += 1;
         Busy(self.clone())
     }
 
-    /// It was listened to: what it had sent by then is heard.
+    /// Notes that the client was read from: what it had sent by then was seen.
     pub(super) fn heard(&self) {
         self.doing().since.get_or_insert_with(Instant::now);
     }
 
-    /// Since when it has been idle, if it is.
+    /// Since when the client has been idle, if it is.
     fn idle_since(&self) -> Option<Instant> {
         let doing = self.doing();
         doing.since.filter(|_| doing.answering == 0)
@@ -70,8 +73,8 @@ impl Drop for Busy {
 }
 
 impl Clients {
-    /// Waits until there is room for one more, and makes some if need be: the one that is idle longest is cut off, but
-    /// never before it had the time to be heard. Cancel safe.
+    /// Waits until there is room for one more client. If there is none, disconnects the client that is idle longest,
+    /// but only after it was read from and has been idle for [`LEFT_ALONE`]. Cancel safe.
     pub(super) async fn room(&self) {
         loop {
             let left = self.left.notified();
@@ -85,7 +88,7 @@ impl Clients {
         }
     }
 
-    /// The error is how long to wait until it is worth another look.
+    /// Makes room if possible. The error is how long to wait before the next try.
     fn make_room(&self) -> Result<(), Duration> {
         let mut connected = self.connected();
         if connected.len() < MAX {
@@ -104,7 +107,7 @@ impl Clients {
         }
     }
 
-    /// Takes one in.
+    /// Adds a client, and runs `serve` for it in a task of its own.
     pub(super) fn enter<F>(self: &Arc<Self>, serve: impl FnOnce(Client) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -113,14 +116,14 @@ impl Clients {
         let client = Client::new();
         let (serving, all, me) = (serve(client.clone()), self.clone(), client.clone());
         let task = tokio::spawn(async move {
-            // Dropped when the task is aborted, too.
+            // Also dropped when the task is aborted.
             let _leaves = Leaves { all, me };
             serving.await;
         });
         connected.push_back((client, task.abort_handle()));
     }
 
-    /// Waits until all have left.
+    /// Waits until all clients have left.
     pub(super) async fn gone(&self) {
         loop {
             let left = self.left.notified();

@@ -1,4 +1,5 @@
-//! A reload that is followed: one line of JSON for each of its transitions, until the outcome or the end.
+//! Follows a reload: sends one line of JSON for each of its transitions, until the outcome or the end of the old
+//! generation.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -14,9 +15,9 @@ use crate::model::event::{Event, Outcome, Phase};
 use crate::model::identity::Generation;
 use crate::model::progress::Progress;
 
-/// Lines that wait for a client which does not read.
+/// How many lines wait for a client that does not read.
 pub(super) const LINES: usize = 16;
-/// How often the connections of a drain are counted: a number for people.
+/// Interval between two counts of the connections during a drain. The count is for people to read.
 const COUNT: Duration = Duration::from_millis(250);
 
 /// How long a reload is followed.
@@ -27,20 +28,21 @@ pub(super) enum FollowUntil {
     Gone,
 }
 
-/// Who follows what.
+/// One client that follows one reload.
 pub(super) struct Follower {
     pub(super) generation: Generation,
     pub(super) until: FollowUntil,
     pub(super) began: Instant,
     pub(super) events: broadcast::Receiver<Event>,
     pub(super) counts: Counts,
-    /// Becomes true when the next generation has taken the leadership: what is asked after the outcome is asked of that one.
+    /// Becomes true when the next generation has taken the leadership, so that a question after the outcome reaches
+    /// that generation.
     pub(super) passed_on: watch::Receiver<bool>,
     pub(super) lines: mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
     pub(super) _busy: Busy,
 }
 
-/// Whether there is more to come.
+/// Whether more lines follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum More {
     Yes,
@@ -70,7 +72,7 @@ impl Follower {
                     draining |= begins;
                     let open = self.counts.open();
                     match self.tell(event).await {
-                        // At once, so that a short drain is counted as well.
+                        // The first count is sent at once, so that a short drain has one too.
                         More::Yes if begins && open > 0 => {
                             told = Some(open);
                             self.draining(open).await
@@ -78,7 +80,7 @@ impl Follower {
                         more => more,
                     }
                 }
-                // A client that does not read misses lines, and never the last one.
+                // A client that does not read misses lines, but never the last one.
                 Err(RecvError::Lagged(_)) => More::Yes,
                 Err(RecvError::Closed) => More::No,
             };
@@ -98,7 +100,7 @@ impl Follower {
                 self.line(&Progress::Gone).await;
                 More::No
             }
-            // The outcome says it.
+            // The outcome says the same.
             Event::Phase { to: Phase::Serving, .. } => More::Yes,
             Event::Phase { to: phase, .. } => {
                 let (generation, elapsed) = (self.generation, self.began.elapsed());
@@ -114,7 +116,7 @@ impl Follower {
     async fn outcome(&mut self, outcome: Outcome) -> More {
         let done = matches!(outcome, Outcome::Done { .. });
         if done {
-            // An error means that the driver is gone, and with it every doubt.
+            // An error means that the driver is gone; then there is nothing to wait for.
             let _ = self.passed_on.wait_for(|passed| *passed).await;
         }
         let more = self.line(&Progress::Outcome(outcome)).await;

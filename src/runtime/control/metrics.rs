@@ -14,7 +14,7 @@ use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;
 use crate::model::status::{ConnectionKinds, GenerationStatus, LastReload, Status};
 
-/// What the text is.
+/// The content type of the text.
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const OPEN: &str = "Open connections of the generation that answers";
@@ -22,7 +22,8 @@ const OPEN: &str = "Open connections of the generation that answers";
 type Labels = Vec<(&'static str, String)>;
 type Real = Gauge<f64, AtomicU64>;
 
-/// All metrics of this generation. The counters of reloads go on from generation to generation, all else is its own.
+/// All metrics of this generation. The counters of reloads continue from generation to generation; all other metrics
+/// are those of this generation.
 pub(super) fn text(status: &Status, counts: &Counts) -> String {
     let mut registry = Registry::with_prefix("cutover");
     about(&mut registry, status);
@@ -47,8 +48,8 @@ fn about(to: &mut Registry, status: &Status) {
     to.register("steering", "How new connections are moved: steered, migrating or best_effort", steering);
 }
 
-/// The generation that answers: the only one that knows the kinds of its connections; of programs that are watched the
-/// live one.
+/// The generation that answers: the only one with the kinds of its connections in the status. Under `cutover run`,
+/// which does not know the kinds, the live generation.
 fn own(status: &Status) -> Option<&GenerationStatus> {
     let of_itself = status.generations.iter().find(|generation| generation.kinds.is_some());
     let is_live = |of: &&GenerationStatus| !matches!(of.phase, Phase::Standby | Phase::Starting | Phase::Draining);

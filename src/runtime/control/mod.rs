@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1.1 on a Unix socket, for the user of this process and for root.
 //!
-//! It stands beside the server and never in its way: whatever its clients do, they cost a bounded number of tasks and
-//! bytes, and the driver only the moment of each question.
+//! The control socket does not slow the server down: its clients cost a bounded number of tasks and bytes, and take the
+//! time of the driver only for the moment of each question.
 
 mod answer;
 mod clients;
@@ -31,14 +31,14 @@ use crate::sys::control_socket::{self, ControlSocket, Refused};
 pub(crate) use answer::metrics_service;
 pub(crate) use target::{ControlTarget, Counts, LiveEndpoint, looks};
 
-/// How long a client may take to send a request, and how long it may be idle after an answer.
+/// How long a client may take to send a request, and how long a connection may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The largest header of a request.
+/// The size limit for the header of a request, in bytes.
 const HEADER_MAX: usize = 16 * 1024;
-/// How long answers under way are waited for at the end.
+/// How long the close waits for answers under way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The control socket of this generation: it has one, or will have when it is live.
+/// The control socket of this generation: open already, or opened when the generation is live.
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) struct Control {
     open: Option<Open>,
 }
 
-/// A name that was taken over, on which nobody answers yet.
+/// A socket that was taken over by its path, and is not answered yet.
 #[derive(Debug)]
 pub(crate) struct Taken {
     socket: ControlSocket,
@@ -61,15 +61,15 @@ struct Open {
 }
 
 impl Control {
-    /// One that is opened when this generation is live, over that of the generation before.
+    /// A control socket that is opened when this generation is live, in place of that of the previous generation.
     pub(crate) fn later(path: PathBuf, control_target: ControlTarget) -> Control {
         Control { path, control_target, open: None }
     }
 
-    /// The first one of an instance.
+    /// Opens the control socket of the first generation of an instance.
     ///
     /// # Errors
-    /// [`Refused::Taken`] if a living process has the name.
+    /// [`Refused::Taken`] if a living process has a socket at this path.
     #[expect(clippy::disallowed_methods, reason = "before the server begins")]
     pub(crate) fn claim(path: &Path, control_target: ControlTarget) -> Result<Control, Refused> {
         let (socket, listener) = control_socket::claim(path)?;
@@ -81,8 +81,9 @@ impl Control {
         self.path.clone()
     }
 
-    /// Takes the name over, if that is not done yet: for [`Control::open`]. Waits as long as the folder takes, and what is taken
-    /// late is taken: nobody else answers by this name then.
+    /// Takes over the path for [`Control::open`]; `None` if this was done already, or fails. Waits as long as the
+    /// folder takes, without a limit. A path that is taken late is used all the same, because no other process answers
+    /// there then.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) fn take_over(&self) -> impl Future<Output = Option<Taken>> + Send + use<> {
         let path = self.open.is_none().then(|| self.path.clone());
@@ -107,7 +108,9 @@ impl Control {
         }
     }
 
-    /// Answers those who have come already, lets followers hear the end, and removes the file if it is still ours.
+    /// Removes the file if it is still ours, answers the clients that have connected already, and lets followers get
+    /// the end of their reload. Waits for the disk for [`FILES_MAX`] at most, and for the answers for [`FAREWELL`] at
+    /// most.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn close(self) {
         let Some(Open { socket, end, ended }) = self.open else { return };
@@ -134,7 +137,7 @@ async fn accept_all(listener: UnixListener, control_target: ControlTarget, mut e
     let clients = Arc::new(Clients::default());
     loop {
         let accepted = tokio::select! {
-            // First those who have come already.
+            // Clients that have connected already come first.
             biased;
             accepted = listener.accept() => accepted,
             _ = ending.wait_for(|ending| *ending) => break,
@@ -144,12 +147,13 @@ async fn accept_all(listener: UnixListener, control_target: ControlTarget, mut e
                 clients.room().await;
                 take(stream, &clients, &control_target, &ending);
             }
-            // Descriptors are short: the server needs them more.
+            // No descriptor is left: the server needs the next free ones more.
             Err(_) => tokio::time::sleep(EXHAUSTED).await,
         }
     }
-    // The queue itself, because the runtime may not have noticed the last ones. Whoever connects after the close finds the
-    // next generation: connect(2) looks the path up again (`unix_stream_connect` in net/unix/af_unix.c, Linux 6.18).
+    // Empties the accept queue itself, because the runtime may not have noticed the last clients. A client that
+    // connects after the close reaches the next generation: connect(2) looks the path up again (`unix_stream_connect`
+    // in net/unix/af_unix.c, Linux 6.18).
     if let Ok(listener) = listener.into_std() {
         while let Ok((stream, _)) = listener.accept() {
             if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
@@ -162,13 +166,14 @@ async fn accept_all(listener: UnixListener, control_target: ControlTarget, mut e
 
 fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarget, ending: &watch::Receiver<bool>) {
     if !is_allowed(&stream) {
-        // Told to go in words, without a look at what it says. What cannot be written at once is not written.
+        // Refused with an HTTP answer, without reading the request. What cannot be written at once is not written.
         let _ = stream.try_write(answer::FORBIDDEN);
         return;
     }
     let (control_target, mut ending) = (control_target.clone(), ending.clone());
     clients.enter(|client: Client| async move {
-        // hyper would close, at the end, one that it has not read from, and what that one is about to ask would be lost.
+        // At the end, hyper would close a connection that it has not read from, and the request that is on its way
+        // would be lost.
         if !matches!(tokio::time::timeout(PATIENCE, begins(&stream, &client)).await, Ok(Ok(()))) {
             return;
         }
@@ -176,7 +181,7 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarg
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-        // An error is the client's: it went away, or sent what is no HTTP.
+        // An error is the fault of the client: it went away, or sent no valid HTTP.
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
@@ -186,7 +191,7 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarg
     });
 }
 
-/// Waits for the first byte, or the end.
+/// Waits for the first byte, or for the end of the connection.
 async fn begins(stream: &UnixStream, client: &Client) -> io::Result<()> {
     let peek = || {
         let peeked = recv(stream, &mut [0; 1], RecvFlags::PEEK);
@@ -196,7 +201,8 @@ async fn begins(stream: &UnixStream, client: &Client) -> io::Result<()> {
     stream.async_io(Interest::READABLE, peek).await.map(drop)
 }
 
-/// The user of this process, and root (SO_PEERCRED, unix(7)): the mode of the file says the same, but can be changed.
+/// Allows the user of this process, and root (SO_PEERCRED, unix(7)). The mode of the file says the same, but can be
+/// changed.
 fn is_allowed(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid();
     match socket_peercred(stream) {

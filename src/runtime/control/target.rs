@@ -10,14 +10,14 @@ use crate::runtime::connections::Connections;
 use crate::runtime::driver::Input;
 use crate::runtime::offload::Lane;
 
-/// How the control socket asks the driver, and what it may look at itself.
+/// How the control socket asks the driver, and what it may read without the driver.
 #[derive(Debug, Clone)]
 pub(crate) struct LiveEndpoint {
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) counts: Counts,
     pub(crate) passed_on: watch::Receiver<bool>,
-    /// For what is looked up of other processes: see [`looks`].
+    /// Limits the looks at other processes: see [`looks`].
     pub(crate) looks: Lane,
 }
 
@@ -29,9 +29,9 @@ pub(crate) fn looks() -> Lane {
 /// The open connections of a generation.
 #[derive(Debug, Clone)]
 pub(crate) enum Counts {
-    /// Its own.
+    /// The connections of this process.
     Own(Arc<Connections>),
-    /// Those of processes that are watched, as they were counted last.
+    /// The last count of the connections of supervised processes.
     Watched(Arc<AtomicUsize>),
 }
 
@@ -44,17 +44,17 @@ impl Counts {
     }
 }
 
-/// Where it is known which generation is to be asked.
+/// The generation that the control socket asks, which may change.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlTarget(watch::Receiver<LiveEndpoint>);
 
 impl ControlTarget {
-    /// Always this one.
+    /// A target that is always this endpoint.
     pub(crate) fn of(endpoint: LiveEndpoint) -> ControlTarget {
         ControlTarget(watch::channel(endpoint).1)
     }
 
-    /// The one that is live.
+    /// A target that is the endpoint of the live generation, which changes.
     pub(crate) fn changing(endpoint: watch::Receiver<LiveEndpoint>) -> ControlTarget {
         ControlTarget(endpoint)
     }

@@ -1,4 +1,4 @@
-//! The group of one address: who stands at which slot, and what is steered where.
+//! The group of one address: which listener has which slot, and how new connections are steered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,33 +19,34 @@ pub(super) struct Group {
     pub(super) address: SocketAddr,
     pub(super) own: Vec<GroupListener>,
     pub(super) green: BTreeSet<Inode>,
-    /// Listeners of an earlier green that was sent away and closes them as soon as nothing is on its way to them.
+    /// Departing listeners: the listeners of a generation that leaves or was told to stop. That generation closes them
+    /// as soon as no handshake is in flight to them.
     pub(super) leaving: BTreeSet<Inode>,
-    /// So many of those that leave, or that a next generation has which was given up, may be closed by whoever has them, at
-    /// any moment, and nobody is led astray.
+    /// How many departing listeners, including listeners of a next generation that was given up, may close at any
+    /// moment and in any order before a slot of the program points at a wrong listener.
     pub(super) closes: usize,
     pub(super) slots: Slots,
-    /// What green gets of the new connections.
+    /// The share of new connections that green gets.
     pub(super) share: Share,
-    /// The one connection that goes to green whatever the share is.
+    /// The source of the one connection that goes to green independently of the share: the probe.
     pub(super) source: Option<SocketAddr>,
-    /// These stand in the table in an order that was not told, as a whole at the right slots. Before one of them is closed
-    /// by us it must be known, or known to be unknown.
+    /// Listeners whose order among each other was not told. As a set they are at the right slots of the table. Before
+    /// we close one of them, its slot must be found out, or the order must be marked as unknown.
     pub(super) untold: BTreeSet<Inode>,
-    /// Those that listened before green was started.
+    /// The listeners of the group before green was started.
     before: BTreeSet<Inode>,
-    /// A listener was closed since the probe began or ended.
+    /// Whether a listener was closed since the probe began or ended.
     pub(super) has_moved: bool,
-    /// The program that was attached last, if there is one.
+    /// The program that was attached last, if any.
     pub(super) attached: Option<Program>,
-    /// Why it is not steered, if it is not.
+    /// Why the group is not steered, if it is not.
     pub(super) unsteered: Option<String>,
-    /// Listeners of this process to which nothing comes: the group is steered by them where no copy of another one may be
-    /// had, and they stand in for those that would be moved by a close.
+    /// Listeners of this process that get no connections. The program is attached through one of them where no other
+    /// listener may be copied; and a close moves them instead of listeners that are wanted.
     pub(super) placeholders: Vec<Placeholder>,
-    /// Somebody joined while green did.
+    /// Whether other listeners joined while green did, so that green's slots are not certain.
     pub(super) ambiguous: bool,
-    /// Strangers that were named already.
+    /// Foreign listeners that were logged already.
     pub(super) named: BTreeSet<Inode>,
 }
 
@@ -81,7 +82,7 @@ impl Group {
     }
 
     pub(super) fn have_left(&mut self) -> bool {
-        // Where the kernel does not tell, nothing is steered either, and no slot matters.
+        // If sock_diag fails, the group is not steered either, so its slots do not matter.
         let shown =
             if self.leaving.is_empty() { BTreeMap::new() } else { sock_diag::group(self.address).unwrap_or_default() };
         let (still, left): (_, BTreeSet<Inode>) =
@@ -91,11 +92,12 @@ impl Group {
         self.leaving.is_empty()
     }
 
-    /// These were closed, nobody knows in which order.
+    /// Takes in that the listeners `gone` were closed, in an unknown order.
     pub(super) fn lose(&mut self, gone: &BTreeSet<Inode>) {
         self.has_moved |= !gone.is_empty();
         let untold = gone.intersection(&self.untold).count();
-        // Those that come into the holes, wherever these are, are such as well, or nobody knows who stands where.
+        // Unless the listeners that move into the holes are untold as well, wherever the holes are, the order becomes
+        // unknown.
         if untold > 0 && !(untold == gone.len() && self.slots.last_are(untold, &self.untold)) {
             self.slots = self.slots.clone().forgotten();
         }
@@ -106,7 +108,7 @@ impl Group {
             slots
         };
         let (one, other) = (after(&mut gone.iter()), after(&mut gone.iter().rev()));
-        // Where they stood before others, the order says who has moved where.
+        // Where they stood before other listeners, the order of the closes decides which listener moved to which slot.
         self.slots = if one == other { one } else { one.forgotten() };
         self.own.retain(|own| !gone.contains(&own.inode));
         self.green.retain(|inode| !gone.contains(inode));
@@ -116,8 +118,9 @@ impl Group {
         self.own.iter().map(|o| o.inode).collect()
     }
 
-    /// The slots of the live generation that are right whichever of those that leave are closed next; of as many closes
-    /// ahead as can be. As long as the next generation gets nothing, all that came with it may leave as well.
+    /// The slots of the live generation that stay right whichever departing listeners close next, for as many closes
+    /// ahead as possible. As long as the next generation gets no share, all listeners that joined with it may close as
+    /// well.
     pub(super) fn slots_throughout(&self) -> Option<Vec<u16>> {
         let own = self.own();
         let mut closing = self.leaving.clone();
@@ -130,9 +133,9 @@ impl Group {
         ahead.map(|closes| self.slots.throughout(&own, &closing, closes)).find(|slots| !slots.is_empty())
     }
 
-    /// Looks who is in the group before this generation is steered to.
+    /// Checks which listeners are in the group before new connections are steered to this generation.
     ///
-    /// Strangers that came after our own listeners stand behind them, and do not matter to our slots.
+    /// Foreign listeners that joined after our own have later slots, and do not affect ours.
     pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {
         let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
         self.before = shown.keys().copied().collect();
@@ -198,19 +201,20 @@ impl Group {
         }
         self.green = green;
         self.name(shown);
-        // Strangers before or behind green: nobody has told. Until the cut-over our own slots are right all the same.
+        // Whether the foreign listeners joined before or after green is not known. Until the cut-over our own slots are
+        // right all the same.
         self.ambiguous = !strangers.is_empty() && !certain;
         Ok(())
     }
 
-    /// Whether a listener was closed that the table still has.
+    /// Whether a listener was closed that is still in the slot table.
     pub(super) fn has_lost(&self) -> bool {
         let Ok(shown) = sock_diag::group(self.address) else { return false };
         let compared = self.slots.compare(&shown.into_keys().collect());
         compared.is_err_and(|mismatch| !mismatch.missing.is_empty())
     }
 
-    /// Looks whether the kernel still shows what the table says, and if not, who stands where by now.
+    /// Compares the slot table with the listeners that the kernel shows. If they differ, finds out the order anew.
     pub(super) fn check(&mut self) -> Result<(), String> {
         let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
         self.name(&shown);
@@ -227,7 +231,8 @@ impl Group {
         Ok(())
     }
 
-    /// Names each stranger once, in the log. Who has a socket is looked up among all processes, which takes its time: not here.
+    /// Logs each foreign listener once. Its owner is looked up on another thread, because that look goes through all
+    /// processes and takes long.
     pub(super) fn name(&mut self, shown: &BTreeMap<Inode, u32>) {
         let own = self.own();
         for (&inode, &uid) in shown {
@@ -252,14 +257,14 @@ impl Group {
         self.attach(&self.green.clone())
     }
 
-    /// What the share and the source ask for, as far as it is known who stands where.
+    /// The program for the current share and source; `None` if the slots are not known, or too many.
     pub(super) fn asked(&self) -> Option<Program> {
         let green = self.slots.of(&self.green);
         let blue = self.slots_throughout().unwrap_or_else(|| self.slots.of(&self.own()));
         Program::split(&Split { source: self.source, share: self.share, green: &green, blue: &blue })
     }
 
-    /// Attaches what the share and the source ask for.
+    /// Attaches the program for the current share and source.
     pub(super) fn direct(&mut self) -> Result<(), String> {
         let program = self.asked().ok_or("the slots are not known, or too many")?;
         self.attach_program(&program)
@@ -272,7 +277,7 @@ impl Group {
             return Ok(());
         }
         let mut result = Err("no listener is left".to_owned());
-        // Any listener of the group serves; one that somebody else has may be gone.
+        // Any listener of the group can attach the program. A listener of another process may be gone.
         for own in &self.own {
             result = own.with(|listener| steering::attach(listener, program)).map_err(|error| error.to_string());
             if result.is_ok() {
@@ -283,19 +288,19 @@ impl Group {
         result
     }
 
-    /// Takes the program away, and what the group was held by.
+    /// Detaches the program, and closes the placeholders.
     pub(super) fn let_be(&mut self) {
         self.attached = None;
-        // If it cannot be taken away there is none.
+        // If the detach fails, no program is attached.
         let _ = match self.placeholders.first() {
             Some(placeholder) => steering::detach(placeholder).is_ok(),
             None => self.own.iter().any(|own| own.with(|listener| steering::detach(listener)).is_ok()),
         };
-        // At once: without a program they are hashed to.
+        // The placeholders go at once: without a program, the kernel's hash picks them too.
         self.let_placeholders_go();
     }
 
-    /// Takes the result of steering: if it failed, says so once, and leaves the group to the kernel's hash.
+    /// Takes the result of steering. A failure is logged once, and leaves the group to the kernel's hash.
     pub(super) fn settle_for(&mut self, result: Result<(), String>) {
         match result {
             Ok(()) => {
@@ -304,14 +309,15 @@ impl Group {
                 }
             }
             Err(why) => {
-                // A program that leads to a wrong slot is worse than none.
+                // A program that returns a wrong slot is worse than no program.
                 self.let_be();
                 let tier = if migrates() { SteeringMode::Migrating } else { SteeringMode::BestEffort };
                 match &self.unsteered {
                     None => {
                         tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
                     }
-                    // Of a program that is supervised it names other processes each time.
+                    // Under `cutover run` the reason names other processes each time, so a changed reason is no
+                    // warning.
                     Some(before) if *before != why => {
                         tracing::debug!(address = %self.address, %tier, reason = why, "still not steered");
                     }

@@ -1,4 +1,4 @@
-//! A listener of the live generation: ours, or of a process that is supervised.
+//! A listener of the live generation: ours, or one of a supervised process.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -22,8 +22,8 @@ pub(crate) struct GroupListener {
 #[derive(Debug, Clone)]
 enum Handle {
     Ours(Arc<TcpListener>),
-    /// Some of these processes have it. It is copied for a moment only: a copy that stays would keep it in the group when
-    /// they are gone, and nobody would accept from it.
+    /// A listener that some of these processes hold. It is copied for a moment only: a copy that stays would keep the
+    /// listener in the group after the processes are gone, and no process would accept from it.
     Lent {
         holders: BTreeSet<Pid>,
         place: Cell<Option<Place>>,
@@ -32,12 +32,12 @@ enum Handle {
 
 impl GroupListener {
     /// # Errors
-    /// What fstat(2) says.
+    /// Errors of fstat(2).
     pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<GroupListener> {
         Ok(GroupListener { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
     }
 
-    /// One that these processes have.
+    /// A listener that these processes hold.
     pub(crate) fn lent(inode: Inode, holders: BTreeSet<Pid>) -> GroupListener {
         GroupListener { inode, handle: Handle::Lent { holders, place: Cell::new(None) } }
     }
@@ -50,10 +50,11 @@ impl GroupListener {
         }
     }
 
-    /// Does something with the socket.
+    /// Calls `act` with the socket. A listener of another process is copied for the time of the call.
     ///
     /// # Errors
-    /// Those of `act`; and if it is lent, that it cannot be copied (see [`pidfd_getfd::copy`]).
+    /// Errors of `act`; and if the listener is that of another process, that it cannot be copied (see
+    /// [`pidfd_getfd::copy`]).
     pub(super) fn with<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match &self.handle {
             Handle::Ours(listener) => act(listener.as_fd()),
@@ -63,7 +64,8 @@ impl GroupListener {
                 }
                 let (copy, found) =
                     pidfd_getfd::copy(holders.iter().copied(), self.inode).map_err(|error| match error.kind() {
-                        // It is no matter of this socket, or of this process: so it is said once, and not of each of them.
+                        // The refusal concerns no single socket or process, so the error names neither, and is logged
+                        // once.
                         io::ErrorKind::PermissionDenied => {
                             tracing::debug!(%error, "refused");
                             io::Error::new(error.kind(), "its listeners may not be copied (pidfd_getfd)")

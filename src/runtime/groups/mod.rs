@@ -1,6 +1,6 @@
-//! The groups of this generation: its listeners, the slot table of each, and what they are steered to.
+//! The groups of this generation: its listeners, the slot table of each group, and what each group is steered to.
 //!
-//! All calls here are system calls of some microseconds, and block.
+//! All functions here make system calls that take some microseconds. They block.
 
 mod group;
 mod listener;
@@ -37,18 +37,18 @@ pub(crate) struct Groups {
     groups: Vec<Group>,
     steering: Steering,
     active: ActiveRollout,
-    /// What the next generation has, as it was seen last.
+    /// The sockets of the next generation, as the last look found them.
     green: Option<Holders>,
 }
 
-/// Which rollout may still change what is steered where: a step of it may come late.
+/// Which rollout may still change the steering. The check is needed because a step of a rollout may arrive late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ActiveRollout {
     /// The rollout of this generation.
     Open(Generation),
-    /// The same, after its last step: all new connections go there.
+    /// The rollout of this generation after its last step: all new connections go to the next generation.
     CutOver(Generation),
-    /// None: it was rolled back, or is about to retire.
+    /// No rollout: the rollout was rolled back, or this generation is about to retire.
     Over,
 }
 
@@ -63,13 +63,14 @@ impl ActiveRollout {
     }
 }
 
-/// So many times it is looked again where listeners come meanwhile.
+/// How many looks are made at the most while listeners keep joining.
 const LOOKS: usize = 10;
 
-/// Has `act` use what the kernel shows of the groups together with what `look` finds of the processes that may listen there.
+/// Calls `act` with the listeners that the kernel shows in the groups, and with what `look` finds about the processes
+/// that may have those listeners.
 ///
-/// The look may take long, and no lock is held meanwhile. The look begins after the kernel was asked, so that the owner of
-/// each listener is found; where a listener has come since, the look is repeated. Blocks.
+/// `look` may take long, so no lock is held while it runs. It begins after the kernel was asked, so that it finds the
+/// owner of each listener. If a listener has joined since, the look is repeated. Blocks.
 pub(crate) fn with_a_look<L, T>(
     groups: &Mutex<Groups>,
     look: impl Fn() -> L,
@@ -89,9 +90,9 @@ pub(crate) fn with_a_look<L, T>(
     act(&mut lock(groups), &before, found)
 }
 
-/// Locks the groups; a panic elsewhere leaves them as usable as they were.
+/// Locks the groups. A poisoned lock is taken all the same: a panic elsewhere leaves the groups as usable as they were.
 ///
-/// What is done while they are locked asks only the kernel and this process: microseconds, or a second at the most for
+/// Work under this lock asks only the kernel and this process. It takes microseconds, or one second at the most for
 /// finding the order of the slots.
 pub(crate) fn lock(groups: &Mutex<Groups>) -> MutexGuard<'_, Groups> {
     groups.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +124,8 @@ impl Groups {
         self.groups.iter().filter(|g| g.untold.is_empty()).filter_map(known).collect()
     }
 
-    /// Takes the order that the generation before has told, where it knows all of this generation's listeners.
+    /// Takes the order of the slots from the previous generation, for each group in which that order names all of this
+    /// generation's listeners.
     pub(crate) fn learn(&mut self, told: &[GroupOrder]) {
         for group in &mut self.groups {
             if let Some(told) = told.iter().find(|t| t.address == group.address) {
@@ -135,8 +137,8 @@ impl Groups {
         }
     }
 
-    /// The generation before listened first: at which slots this one stands is not known before that one tells, or all
-    /// others are gone.
+    /// Forgets the order of the slots: the previous generation listened first. The slots of this generation are not
+    /// known before the previous generation tells them, or before all other listeners are gone.
     pub(crate) fn forget_order(&mut self) {
         for group in &mut self.groups {
             group.slots = Slots::in_order(Vec::new());
@@ -152,7 +154,8 @@ impl Groups {
         }
     }
 
-    /// Steers every group to this generation, attaching anew: a program of before may lead elsewhere.
+    /// Steers every group to this generation. A program is attached anew, because an earlier program may return other
+    /// slots.
     pub(crate) fn steer_here(&mut self) {
         let steering = self.steering;
         if steering == Steering::Elsewhere {
@@ -167,14 +170,14 @@ impl Groups {
         }
     }
 
-    /// Begins the rollout of this generation: until it is over, its steps may change what is steered where.
+    /// Begins the rollout of this generation. Until the rollout is over, its steps may change the steering.
     pub(crate) fn gate(&mut self, green: Generation) {
         self.active = ActiveRollout::Open(green);
         self.green = None;
         self.steer_here();
     }
 
-    /// Whether somebody else listens on each address too.
+    /// Whether other listeners than our own are in the group of each address.
     pub(crate) fn others_listen(&self) -> bool {
         let is_shared = |group: &Group| {
             let shown = sock_diag::group(group.address).unwrap_or_default();
@@ -186,16 +189,16 @@ impl Groups {
     /// Whether every group can be steered.
     ///
     /// # Errors
-    /// Names the first one that cannot, and why.
+    /// Names the first group that cannot be steered, and why.
     pub(crate) fn all_steered(&self) -> Result<(), String> {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Looks whether green listens on each address, and at which slots. `green` says which sockets green has, as far as that
-    /// may be known: see [`with_a_look`].
+    /// Checks whether green listens on each address, and at which slots. `green` holds the sockets of green, or `None`
+    /// where they may not be known: see [`with_a_look`].
     ///
     /// # Errors
-    /// Names the address on which it does not listen.
+    /// Names the address on which green does not listen.
     pub(crate) fn verify(&mut self, shown: &Shown, green: Option<Holders>, told: &[GroupOrder]) -> Result<(), String> {
         self.green = green;
         for group in &mut self.groups {
@@ -206,7 +209,7 @@ impl Groups {
                         group.settle_for(Err(why));
                     }
                 }
-                // Green's word has to do.
+                // Without sock_diag, green's readiness notification is all there is.
                 Err(why) => group.settle_for(Err(why)),
             }
         }
@@ -222,8 +225,8 @@ impl Groups {
     /// Steers a part of the new connections of every group to green.
     ///
     /// # Errors
-    /// That the rollout is over, or has cut over meanwhile: a promotion may overtake a step of the canary. Or the error names the
-    /// group that cannot be steered; others may be steered already then.
+    /// If the rollout is over, or has cut over in the meantime (a promotion may overtake a step of the canary).
+    /// Otherwise the error names the group that cannot be steered; other groups may be steered already then.
     pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
         self.active.check(green)?;
         if self.active == ActiveRollout::CutOver(green) {
@@ -244,11 +247,13 @@ impl Groups {
         Ok(())
     }
 
-    /// Steers just the connection from `source` to green, beside the share of the others; `None` ends that.
+    /// Steers the connection from `source` to green, independently of the share of the other connections. `None` ends
+    /// this.
     ///
     /// # Errors
-    /// If the group of `address` cannot be steered, or the rollout is over; and at the end, that nobody can say any more who
-    /// has got the connection, because a listener was closed meanwhile and another one has moved.
+    /// If the group of `address` cannot be steered, or the rollout is over. At the end (`None`): if a listener was
+    /// closed during the probe and another listener has moved, so that it is unknown which generation got the
+    /// connection.
     pub(crate) fn probe(
         &mut self,
         green: Generation,
@@ -257,7 +262,7 @@ impl Groups {
     ) -> Result<(), String> {
         let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
         match (self.active.check(green), source) {
-            // Nobody's program is touched any more.
+            // The rollout is over, so its steps change no program any more.
             (Err(_), None) => return Ok(()),
             (Err(over), Some(_)) => return Err(over),
             (Ok(()), None) if group.source.is_none() => return Ok(()),
@@ -277,8 +282,8 @@ impl Groups {
     /// Steers all new connections of every group to green.
     ///
     /// # Errors
-    /// That the rollout is over; and of a turn that is to be revocable, names the group that cannot be steered. In a final
-    /// one such a group is left to the kernel, which hashes over both.
+    /// If the rollout is over. For [`Revocability::Revocable`], the error also names the group that cannot be steered.
+    /// For [`Revocability::Final`], such a group is left to the kernel, which hashes over both generations.
     pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, String> {
         self.active.check(green)?;
         self.active = ActiveRollout::CutOver(green);
@@ -287,7 +292,7 @@ impl Groups {
             Revocability::Final => {
                 for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
                     let moved = group.check().and_then(|()| group.attach_green());
-                    // Whoever steers anew meanwhile steers there.
+                    // Any later call that attaches a program by the share steers to green, too.
                     group.share = Share::ALL;
                     group.settle_for(moved);
                 }
@@ -296,10 +301,10 @@ impl Groups {
         Ok(self.tier())
     }
 
-    /// The point of no return: from now on the programs belong to the close of the listeners.
+    /// The point of no return: from now on only the close of the listeners attaches programs.
     pub(crate) fn begin_to_retire(&mut self) {
         self.active = ActiveRollout::Over;
-        // A probe may be under way; where all go to green, that is the same.
+        // A probe may be under way. Steering all connections to green does the same for its connection.
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
             if group.source.take().is_some() {
                 let attached = group.attach_green();
@@ -308,38 +313,40 @@ impl Groups {
         }
     }
 
-    /// Steers everything back to this generation; green's listeners are still there.
+    /// Steers all new connections back to this generation. Green's listeners are still open.
     pub(crate) fn steer_back(&mut self) {
         self.active = ActiveRollout::Over;
-        // Where nothing was attached yet, the program of the generation before leads here, and is right.
+        // Where this process has attached no program yet, the program of the previous generation returns this
+        // generation's slots, and stays.
         for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none() && g.attached.is_some()) {
-            // It is about to close its listeners, or is gone, and who listens behind it moves then.
+            // Green is about to close its listeners, or is gone; listeners at later slots move then.
             (group.share, group.source, group.closes) = (Share::NONE, None, usize::MAX);
             let back = group.direct();
             group.settle_for(back);
         }
     }
 
-    /// Green was sent away: its listeners stay for a moment, and get nothing new.
+    /// Records that green was told to stop: its listeners stay open for a moment, and get no new connections.
     pub(crate) fn green_leaves(&mut self) {
         for group in &mut self.groups {
             group.leaving.append(&mut group.green);
         }
     }
 
-    /// Whether nobody who was sent away listens any more.
+    /// Whether all listeners of generations that were told to stop are closed.
     pub(crate) fn have_left(&mut self) -> bool {
         self.groups.iter_mut().all(Group::have_left)
     }
 
-    /// Green's listeners are gone, because its process is.
+    /// Removes green's listeners from the tables: its process is gone, and so are they.
     pub(crate) fn green_is_gone(&mut self) {
         for group in &mut self.groups {
             group.lose(&group.green.clone());
         }
     }
 
-    /// Prepares the close of one listener: a program that is right before and after it. `false` if there is none.
+    /// Prepares the close of one listener: attaches a program that is right before and after the close. `false` if no
+    /// such program exists.
     pub(crate) fn before_close(&mut self, inode: Inode) -> bool {
         let Some(group) = self.groups.iter_mut().find(|g| g.own.iter().any(|o| o.inode == inode)) else { return true };
         if group.unsteered.is_some() || group.green.is_empty() {
@@ -356,14 +363,14 @@ impl Groups {
         }
     }
 
-    /// Where nothing steers: our listeners begin no new handshakes. Their clients try again after a second, and the next
-    /// generation is there. `false` if that is refused somewhere.
+    /// In the groups that are not steered, has our listeners ignore new SYNs. The clients send the SYN again after a
+    /// second, and reach the next generation. `false` if the kernel refuses this for any listener.
     pub(crate) fn ignore_syns(&self) -> bool {
         let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some()).flat_map(|g| &g.own);
         let refused: Vec<_> =
             unsteered.filter_map(|own| own.with(|listener| steering::ignore_syns(listener)).err()).collect();
         match refused.first() {
-            // Most often the supervisor has steered new ones away already.
+            // Most often the supervisor has steered new handshakes away already.
             Some(error) if self.steering == Steering::Elsewhere => {
                 tracing::debug!(%error, "new handshakes cannot be ignored")
             }
@@ -373,23 +380,24 @@ impl Groups {
         refused.is_empty()
     }
 
-    /// Whether whoever has started this process steers.
+    /// Whether the process that started this one does the steering.
     pub(crate) fn are_steered_elsewhere(&self) -> bool {
         self.steering == Steering::Elsewhere
     }
 
-    /// Drops the share that the groups have in a listener of ours, so that whoever else holds it closes it.
+    /// Drops the reference that the groups hold to a listener of ours, so that dropping the last other reference closes
+    /// the listener.
     pub(crate) fn let_go(&mut self, inode: Inode) {
         for group in &mut self.groups {
             group.own.retain(|o| o.inode != inode);
         }
     }
 
-    /// A listener of ours is closed: steer what is left to green.
+    /// Records that a listener of ours is closed, and steers the groups that had it to green.
     pub(crate) fn after_close(&mut self, inode: Inode) {
         for group in self.groups.iter_mut().filter(|g| g.slots.contains(inode)) {
             group.slots.close(inode);
-            // Any listener of the group serves to attach, but we have none any more when the last one is closed.
+            // Any listener of the group can attach a program, but none is ours any more when our last one is closed.
             if group.unsteered.is_none() && !group.green.is_empty() && !group.own.is_empty() {
                 let attached = group.attach_green();
                 group.settle_for(attached);
@@ -397,9 +405,9 @@ impl Groups {
         }
     }
 
-    /// Names listeners that have joined a group and are neither ours nor green's, each once.
+    /// Logs each listener that has joined a group and is neither ours nor green's, once.
     ///
-    /// They get no connection as long as the group is steered; they are in the way of the next rollout.
+    /// Such listeners get no connections as long as the group is steered, but they are in the way of the next rollout.
     pub(crate) fn name_strangers(&mut self) {
         if self.steering == Steering::Elsewhere {
             return;

@@ -1,5 +1,6 @@
-//! Listeners of this process in a group of others, to which no connection comes: by one of them a group is steered of whose
-//! listeners no copy may be had, and others are moved by a close in the place of those that are wanted.
+//! Placeholders: listeners of this process in a group of other processes, which get no connections. Through a
+//! placeholder a program is attached to a group whose listeners may not be copied. Further placeholders take the last
+//! slots, so that a close moves them instead of listeners that are wanted.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,10 +13,10 @@ use crate::sys::placeholder::{BoundPlaceholder, Placeholder};
 use crate::sys::sock_diag;
 
 impl Group {
-    /// Sees to it that a program can be attached.
+    /// Makes sure that a program can be attached: if no listener of ours can be copied, adds a placeholder.
     ///
     /// # Errors
-    /// Why no listener of ours can be copied, if none can be added either.
+    /// Why no listener of ours can be copied, and why no placeholder can be added either.
     pub(super) fn hold(&mut self) -> Result<(), String> {
         let mut refused = None;
         for own in self.own.iter().filter(|_| self.placeholders.is_empty()) {
@@ -28,7 +29,7 @@ impl Group {
         self.add_placeholder().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
     }
 
-    /// Adds a listener, and looks whether it is this group that is held by it.
+    /// Adds a placeholder, and finds the order of the slots, which shows that the placeholder has joined this group.
     fn add_placeholder(&mut self) -> Result<(), String> {
         let shown = sock_diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
@@ -49,11 +50,11 @@ impl Group {
         Ok(())
     }
 
-    /// Has the listener that holds the group stand behind all others: a close moves the last one, and who is wanted should
-    /// not be moved. Until then all goes where it went.
+    /// Moves the placeholder to the last slot: a close moves the last listener, and that should not be a listener that
+    /// is wanted. During the move, new connections are steered as before.
     ///
     /// # Errors
-    /// Why it cannot be. The group may be held by nothing then.
+    /// Why the placeholder cannot be moved. The group may have no placeholder then.
     pub(super) fn move_placeholder_last(&mut self) -> Result<(), String> {
         let [placeholder] = &self.placeholders[..] else { return Ok(()) };
         let it = BTreeSet::from([placeholder.inode]);
@@ -73,15 +74,16 @@ impl Group {
         self.placeholders.push(placeholder);
     }
 
-    /// Sees to it that so many of the live generation's slots stay right whichever of those that leave are closed next, and in
-    /// whichever order: a close moves the last one, so that others are added to be moved. `false` if that cannot be.
+    /// Makes sure that at least `enough` slots of the live generation stay right whichever departing listeners close
+    /// next, in any order. A close moves the last listener, so placeholders are added behind all others to be moved.
+    /// `false` if that is not possible.
     pub(super) fn add_stand_ins(&mut self, enough: usize) -> bool {
-        // Behind as many as leave everybody stays where he is.
+        // With as many placeholders as departing listeners, no listener that is wanted moves.
         for _ in 0..=self.leaving.len() {
             if self.slots.throughout(&self.own(), &self.leaving, usize::MAX).len() >= enough {
                 return true;
             }
-            // What would be added to slots that are not known?
+            // Placeholders do not help where the order of the slots is not known.
             if self.slots.order().is_none() {
                 return false;
             }

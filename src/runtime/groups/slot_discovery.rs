@@ -1,4 +1,4 @@
-//! Who stands at which slot, found out from the kernel itself: each slot is knocked at.
+//! Finds out from the kernel which listener has which slot, by a slot probe to each slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,19 +12,20 @@ use crate::runtime::probe::reached;
 use crate::sys::slot_probe::SlotProbe;
 use crate::sys::sock_diag;
 
-/// On a busy listener another packet may be dropped at the same moment: then it is knocked again.
+/// How many slot probes are sent to one slot at the most. A busy listener may drop another packet at the same moment;
+/// then the slot is probed again.
 const PROBES: usize = 16;
-/// Where that goes on, or somebody comes or goes meanwhile, all begins anew, but not for longer: no connection waits for
-/// it, but the rollout does. It takes some milliseconds where there is a processor free.
+/// How long the discovery may take. It begins anew if such drops go on, or if listeners join or leave during it. No
+/// connection waits for the discovery, but the rollout does. It takes some milliseconds where a processor is free.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// So often at least, for a packet of somebody else may be dropped just before ours has arrived.
+/// How many slot probes confirm one slot at least, because another packet may be dropped just before the probe arrives.
 const ROUNDS: usize = 3;
-/// A knock over loopback arrives within the call that sends it, or when ksoftirqd gets a processor: some milliseconds on a
-/// busy machine. One that has not come by then was dropped on the way.
+/// How long a slot probe may be on its way. Over loopback it arrives within the call that sends it, or when ksoftirqd
+/// gets a processor: some milliseconds on a busy machine. A probe that has not arrived by then was dropped on the way.
 const ARRIVES: Duration = Duration::from_millis(50);
 
 impl Group {
-    /// Takes in what the kernel shows by now.
+    /// Brings the slot table up to date with the listeners that the kernel shows.
     pub(super) fn reconcile(&mut self) {
         let Ok(shown) = sock_diag::group(self.address) else { return };
         if let Err(mismatch) = self.slots.compare(&shown.into_keys().collect()) {
@@ -32,9 +33,9 @@ impl Group {
         }
     }
 
-    /// Takes in that some were closed, or have begun to listen, since it was looked. Who has come stands behind all others
-    /// if none was closed meanwhile; which of several that have come stands before which nobody has told, and it does not
-    /// matter as long as they are `alike`.
+    /// Takes in which listeners were closed, or have joined, since the last look. New listeners have the last slots if
+    /// none was closed in the meantime. The order of several new listeners among each other is not known, and does not
+    /// matter as long as they are `alike` (all of one generation).
     pub(super) fn take_in(&mut self, mismatch: &Mismatch, alike: bool) {
         let Mismatch { strangers: come, missing: gone } = mismatch;
         self.lose(&gone.iter().copied().collect());
@@ -48,7 +49,7 @@ impl Group {
         self.learn_order();
     }
 
-    /// Finds the order out where it is known to be unknown.
+    /// Finds out the order where it is marked as unknown.
     pub(super) fn learn_order(&mut self) {
         if self.slots.order().is_none()
             && let Some(found) = self.find_order()
@@ -57,7 +58,7 @@ impl Group {
         }
     }
 
-    /// Finds the order out of those that are to be closed one by one.
+    /// Finds out the order if any listener in `of` has no certain slot: these listeners are to be closed one by one.
     pub(super) fn need_order(&mut self, of: &BTreeSet<Inode>) {
         if !self.untold.is_disjoint(of) {
             self.untold.clear();
@@ -71,8 +72,8 @@ impl Group {
         self.untold.clear();
     }
 
-    /// Finds the order of all listeners of the group, if the kernel lets it be found. All that is not ours goes meanwhile
-    /// where it goes now; the program that does this is left attached.
+    /// Finds the order of all listeners of the group; `None` if it cannot be found. During the discovery, all new
+    /// connections but the slot probes are steered as before. The program that does this is left attached.
     pub(super) fn find_order(&mut self) -> Option<Slots> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -103,7 +104,7 @@ impl Group {
             }
         }
         self.attach_program(&rest).map_err(io::Error::other)?;
-        // Nobody has come or gone meanwhile.
+        // The order holds only if no listener has joined or left during the discovery.
         let still = sock_diag::drops(self.address)?.into_keys().collect();
         let slots = Slots::in_order(table);
         Ok(slots.compare(&still).is_ok().then_some(slots))
@@ -133,7 +134,7 @@ impl Group {
         Ok(None)
     }
 
-    /// The listeners that have dropped something, when the knock has arrived: at once, unless the machine is busy.
+    /// The listeners whose drop counter has grown when the slot probe has arrived: at once, unless the machine is busy.
     fn dropped_by(&self, slot_probe: &SlotProbe) -> io::Result<Vec<Inode>> {
         let before = sock_diag::drops(self.address)?;
         let began = Instant::now();

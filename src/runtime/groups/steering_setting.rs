@@ -8,12 +8,12 @@ pub(crate) enum Steering {
     Allowed,
     /// Turned off by `CUTOVER_STEERING=off`, so that tests can run both ways.
     Off,
-    /// It is done by whoever has started this process, and whoever comes after it.
+    /// The steering is done by the process that started this one, and by the successors of that process.
     Elsewhere,
 }
 
 impl Steering {
-    /// What the environment says that this process was started with.
+    /// The setting in the environment that this process was started with.
     pub(crate) fn of(launch: &Launch) -> Steering {
         match launch.variable("CUTOVER_STEERING") {
             Some(value) if value == "off" => Steering::Off,

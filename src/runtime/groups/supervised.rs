@@ -1,4 +1,4 @@
-//! Groups of a program that is supervised: its listeners come and go, and are copied when they are needed.
+//! Groups of a supervised program: its listeners join and leave, and are copied when they are needed.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,7 +11,8 @@ use crate::model::share::Share;
 use crate::model::steering::Program;
 use crate::sys::{pidfd_getfd, sock_diag};
 
-/// A listener of a generation that leaves, kept open so that it is closed in our order and not in its own.
+/// A copy of a listener of a departing generation, kept open so that the listeners close in our order and not in the
+/// order of their program.
 #[derive(Debug)]
 pub(crate) struct KeptListener {
     pub(crate) inode: Inode,
@@ -19,13 +20,13 @@ pub(crate) struct KeptListener {
 }
 
 impl Groups {
-    /// Groups of these addresses, of whose listeners nothing is known yet.
+    /// Groups of these addresses, with no listeners known yet.
     pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Groups {
         let groups = addresses.iter().map(|&address| Group::new(address, vec![])).collect();
         Groups { groups, steering, active: ActiveRollout::Over, green: None }
     }
 
-    /// From now on these are the addresses.
+    /// Replaces the addresses. A group whose address is in both lists keeps its state.
     pub(crate) fn listen_on(&mut self, addresses: &[SocketAddr]) {
         let mut before = std::mem::take(&mut self.groups);
         let of = |&address: &SocketAddr| {
@@ -35,9 +36,10 @@ impl Groups {
         self.groups = addresses.iter().map(of).collect();
     }
 
-    /// Takes what the live generation listens with now, as far as that may be known.
+    /// Updates the listeners of the live generation, as far as they may be known.
     ///
-    /// Where it may not be known whose sockets they are, all that listen and do not leave count as its own.
+    /// Where the owners of the sockets may not be known (`None`), all listeners but departing ones count as those of
+    /// the live generation.
     pub(crate) fn see(&mut self, holders: Option<&Holders>) {
         for group in self.at_rest() {
             let shown = sock_diag::group(group.address).unwrap_or_default();
@@ -46,7 +48,8 @@ impl Groups {
         }
     }
 
-    /// Green, as it was seen last, is the live generation. The listeners of the one before leave; nothing new comes to them.
+    /// Makes green, as the last look found it, the live generation. The listeners of the previous live generation
+    /// become departing ones, and get no new connections.
     pub(crate) fn pass_on(&mut self) {
         self.active = ActiveRollout::Over;
         let green = self.green.take();
@@ -63,7 +66,8 @@ impl Groups {
         }
     }
 
-    /// Takes which processes of the live generation have its listeners by now: some may have died since it was seen.
+    /// Updates which processes of the live generation hold its listeners: some processes may have died since the last
+    /// look.
     pub(crate) fn renew(&mut self, holders: &Holders) {
         for own in self.groups.iter_mut().flat_map(|group| &mut group.own) {
             if let Some(who) = holders.get(&own.inode) {
@@ -72,8 +76,8 @@ impl Groups {
         }
     }
 
-    /// Nothing is to be moved: where only the live generation listens, the kernel hashes over all its listeners, and those
-    /// that come later get their part at once.
+    /// Ends the steering of groups in which only the live generation listens: no connection needs to be moved. The
+    /// kernel hashes over all its listeners, and listeners that join later get their part at once.
     pub(crate) fn rest(&mut self) {
         for group in self.at_rest() {
             let shown = sock_diag::group(group.address).unwrap_or_default();
@@ -84,25 +88,26 @@ impl Groups {
         }
     }
 
-    /// Nobody will listen: whoever connects meanwhile is not to wait for a listener that accepts nothing.
+    /// Closes all placeholders, because no generation will listen: a client that connects should not wait for a
+    /// listener that accepts nothing.
     pub(crate) fn stand_down(&mut self) {
         self.groups.iter_mut().filter(|group| !group.placeholders.is_empty()).for_each(Group::let_be);
     }
 
-    /// Whether any of these processes, which leave, still listens; or anybody who leaves, if that is not known.
+    /// Whether any of these departing processes still listens. `None`: whether any departing listener is left.
     pub(crate) fn are_leaving(&mut self, holders: Option<&Holders>) -> bool {
         let has = |inode| holders.is_none_or(|holders| holders.contains_key(inode));
         !self.have_left() && self.groups.iter().any(|group| group.leaving.iter().any(has))
     }
 
-    /// Those of which nothing is to be moved. Whoever asks may be of a generation that has just passed the leadership on, or is
-    /// gone at last when the next rollout has begun.
+    /// The groups in which no connection is being moved. The check is needed because the caller may belong to a
+    /// generation that has just passed on the leadership, or that is gone only after the next rollout has begun.
     fn at_rest(&mut self) -> impl Iterator<Item = &mut Group> {
         let is_over = self.active == ActiveRollout::Over;
         self.groups.iter_mut().filter(move |group| is_over && group.leaving.is_empty() && group.green.is_empty())
     }
 
-    /// Whether listeners have come or gone that [`Groups::follow`] would take in.
+    /// Whether listeners have joined or left that [`Groups::follow`] would take in.
     pub(crate) fn have_changed(&self) -> bool {
         let mut steered = self.groups.iter().filter(|group| group.unsteered.is_none());
         steered.any(|group| {
@@ -111,8 +116,8 @@ impl Groups {
         })
     }
 
-    /// Takes in that processes of either generation have died, or come, in the middle of a rollout; `blue` and `green` say
-    /// what they have: see [`with_a_look`](super::with_a_look).
+    /// Takes in which processes of either generation have died, or begun to listen, in the middle of a rollout. `blue`
+    /// and `green` are the sockets of the two generations: see [`with_a_look`](super::with_a_look).
     pub(crate) fn follow(&mut self, shown: &Shown, blue: Option<Holders>, green: Option<Holders>) {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             let Ok(shown) = shown.of(group.address) else { continue };
@@ -121,7 +126,7 @@ impl Groups {
             let has = |of: &Option<Holders>, inode| of.as_ref().is_some_and(|holders| holders.contains_key(&inode));
             let (of_blue, others): (Vec<Inode>, Vec<Inode>) =
                 mismatch.strangers.iter().partition(|&&inode| has(&blue, inode));
-            // Those that green has before it was looked at are found when it is.
+            // Green's listeners are found by the first look at green; until then none is added here.
             let of_green: Vec<Inode> =
                 others.into_iter().filter(|&inode| !group.green.is_empty() && has(&green, inode)).collect();
             let all_or_none = |of: &[Inode]| of.is_empty() || of.len() == mismatch.strangers.len();
@@ -143,11 +148,11 @@ impl Groups {
         }
     }
 
-    /// Finds out where all stand that these processes, which leave, listen with. `false` if that is not known by now: it
-    /// can be asked again, and nothing has changed for those who connect.
+    /// Finds out the slots of all listeners of these departing processes. `false` if the slots could not be found out;
+    /// the caller may try again, and nothing has changed for clients.
     pub(crate) fn place(&mut self, holders: &Holders) -> bool {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
-            // Since the leadership was passed on, some may have died, and others come.
+            // Since the leadership was passed on, processes may have died or begun to listen.
             group.reconcile();
             let own = group.own();
             let here: Vec<Inode> =
@@ -158,8 +163,8 @@ impl Groups {
         self.groups.iter().all(|group| group.unsteered.is_some() || group.slots.order().is_some())
     }
 
-    /// All that these processes, which leave, listen with, kept open: a close of theirs closes nothing then. A shutdown(2)
-    /// does, in an order of their own: nobody is led astray by any number of those.
+    /// Copies all listeners of these departing processes, so that a close(2) by their program does not close them. A
+    /// shutdown(2) still does, in any order: the program that is attached here is right for any number of such closes.
     pub(crate) fn keep(&mut self, holders: &Holders) -> Vec<KeptListener> {
         let mut kept = Vec::new();
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
@@ -177,18 +182,20 @@ impl Groups {
         kept
     }
 
-    /// Takes in what was closed meanwhile, and is ready for more. What leaves and is not closed soon must not have all that
-    /// comes go to a few of the live generation's listeners: then each gets its part, or one close is expected at a time.
+    /// Takes in which listeners were closed, and prepares for further closes. Departing listeners that do not close
+    /// `soon` must not confine new connections to a few of the live generation's listeners: then placeholders are added
+    /// so that each listener gets its part, or only one close is expected at a time.
     pub(crate) fn expect_closes(&mut self, soon: bool) {
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none() && !group.leaving.is_empty()) {
             group.reconcile();
             group.learn_order();
             let all = group.slots.of(&group.own()).len();
-            // Where nobody can stand in once, that is not tried at each look.
+            // If placeholders cannot be added once, `closes` becomes 1, so that it is not tried again at each look.
             if !soon && group.closes > 1 && !group.add_stand_ins(all) {
                 group.closes = 1;
             }
-            // As long as it is not known who has moved where, what was right for many closes is the best there is.
+            // As long as the slots are not known, the program that was right for many closes stays: there is no better
+            // one.
             if let Some(program) = group.asked()
                 && group.attached.as_ref() != Some(&program)
             {
@@ -198,7 +205,7 @@ impl Groups {
         }
     }
 
-    /// Prepares the close of one that leaves: with a program that is right before and after.
+    /// Prepares the close of one departing listener: attaches a program that is right before and after the close.
     pub(crate) fn before_kept_closes(&mut self, kept: &KeptListener) {
         let Some(group) = self.of_leaving(kept.inode) else { return };
         group.reconcile();
@@ -211,9 +218,9 @@ impl Groups {
         }
     }
 
-    /// Whether it is closed by everybody, and what is left steered to the live generation then. A process that ends has no
-    /// memory any more, by which it would be known, a moment before it has no descriptors (`exit_mm` comes before
-    /// `exit_files` in do_exit, kernel/exit.c, Linux 6.18): until then the slots are as they were.
+    /// Whether all processes have closed the listener. If so, steers the group to the live generation. A process that
+    /// ends has no memory, by which it would be recognised, a moment before it has no descriptors (`exit_mm` comes
+    /// before `exit_files` in do_exit, kernel/exit.c, Linux 6.18): until then the slots are as they were.
     pub(crate) fn has_closed(&mut self, inode: Inode) -> bool {
         let Some(group) = self.of_leaving(inode) else { return true };
         if sock_diag::group(group.address).is_ok_and(|shown| shown.contains_key(&inode)) {
@@ -233,7 +240,8 @@ impl Groups {
     }
 }
 
-/// One whose process may not be looked at is not lent by anybody, but counts.
+/// The listener `inode` of a generation with these sockets. Where processes may not be looked at (`None`), the listener
+/// counts, but has no process to copy it from.
 fn own_of(inode: Inode, holders: Option<&Holders>) -> Option<GroupListener> {
     match holders {
         Some(holders) => holders.get(&inode).map(|who| GroupListener::lent(inode, who.clone())),

@@ -21,7 +21,7 @@ fn green() -> Generation {
 }
 
 impl Two {
-    /// Green was started, and listens.
+    /// Blue and green after the step Verify: green was started, and listens.
     fn verified() -> Two {
         let first =
             socket::bind("127.0.0.1:0".parse().expect("an address"), Sharing::Group, Stack::Dual).expect("bound");
@@ -59,7 +59,7 @@ async fn a_share_is_a_share() {
     assert!(blue > 20 && green > 20, "{blue} and {green}");
 }
 
-/// Each step is done by a thread of its own: one of the canary may come after the promotion that ended it.
+/// Each step runs on its own thread, so a step of the canary may run after the promotion that ended the canary.
 #[tokio::test]
 async fn a_step_that_was_overtaken_by_the_cut_over_takes_nothing_back() {
     for turn in [Revocability::Revocable, Revocability::Final] {

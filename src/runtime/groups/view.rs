@@ -1,14 +1,14 @@
-//! What was seen of the listeners: by the kernel's word, and in the descriptors of processes.
+//! What a look found about the listeners: from sock_diag, and from the descriptors of processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::model::identity::{Inode, Pid};
 
-/// The sockets of a generation's processes, and who has each of them.
+/// The sockets of a generation's processes, and the processes that hold each socket.
 pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
 
-/// Who listens on each address, by inode, with the uid; or why the kernel does not tell.
+/// The listeners of each address, by inode, with the uid of their owner; or why sock_diag failed.
 #[derive(Debug)]
 pub(crate) struct Shown(pub(super) BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, String>>);
 
@@ -21,7 +21,7 @@ impl Shown {
         }
     }
 
-    /// Whether no listener is here that is not in `earlier`.
+    /// Whether all listeners here are in `earlier` too.
     pub(super) fn adds_nothing_to(&self, earlier: &Shown) -> bool {
         self.0.iter().all(|(&address, shown)| match (shown, earlier.of(address)) {
             (Ok(now), Ok(before)) => now.keys().all(|inode| before.contains_key(inode)),
