@@ -144,7 +144,8 @@ async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
             Err(error) => error,
         };
         match error.kind() {
-            // The accept queue is full, and connect(2) cannot wait for room in it. The caller limits the time.
+            // The accept queue is full, and connect(2) does not report when there is room again. The caller limits the
+            // time.
             io::ErrorKind::WouldBlock => sleep(PAUSE).await,
             // Another generation renamed its socket over the one that was looked up, and that one was closed.
             io::ErrorKind::ConnectionRefused if file(path) != before => {}

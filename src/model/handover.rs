@@ -89,7 +89,7 @@ pub(crate) enum FromGreen {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FromBlue {
-    /// Green is the live generation now; blue and others before it still drain.
+    /// Green is the live generation now; blue and earlier generations still drain.
     Live {
         #[serde(default)]
         draining: Vec<Drainer>,

@@ -139,7 +139,8 @@ impl FromStr for Target {
     }
 }
 
-/// The origin form of a request target: `absolute-path [ "?" query ]`, RFC 9112, 3.2.1, of the characters of RFC 3986, 3.3.
+/// The origin form of a request target: `absolute-path [ "?" query ]`, RFC 9112, 3.2.1, of the characters of RFC 3986,
+/// 3.3.
 fn path(path: &str, whole: &str) -> Result<String, BadTarget> {
     let text = || whole.to_owned();
     if path.contains('#') {

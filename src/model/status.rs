@@ -87,7 +87,7 @@ pub struct GenerationStatus {
 #[serde(default)]
 #[non_exhaustive]
 pub struct ConnectionKinds {
-    /// Connections without a request so far.
+    /// Connections whose protocol is not known yet.
     pub fresh: u64,
     /// HTTP/1 connections.
     pub http1: u64,
