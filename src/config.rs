@@ -1,4 +1,4 @@
-//! The settings of a server.
+//! The settings that a user can make, and their limits.
 
 use std::io;
 use std::net::SocketAddr;

@@ -29,7 +29,7 @@ pub enum ErrorKind {
     Program,
     /// The first generation did not become ready.
     NotReady,
-    /// The system refused something that is needed.
+    /// The operating system refused an operation that is needed.
     System,
 }
 

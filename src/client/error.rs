@@ -30,7 +30,7 @@ pub enum ControlErrorKind {
     Lost,
     /// The answer of the instance was not understood.
     Protocol,
-    /// The system refused something that is needed.
+    /// The operating system refused an operation that is needed.
     System,
 }
 

@@ -16,7 +16,7 @@ use crate::sys::{credentials, executable, process_age};
 /// gives a file the time of the last clock tick; a FAT file system has a granularity of two seconds.
 const GRANULARITY: Duration = Duration::from_secs(2);
 
-/// The length of the first line, `#!` included, that the kernel reads: `BINPRM_BUF_SIZE` of linux/binfmts.h (Linux
+/// How much of the first line, `#!` included, the kernel reads, in bytes: `BINPRM_BUF_SIZE` of linux/binfmts.h (Linux
 /// 5.1).
 const FIRST_LINE: u64 = 256;
 

@@ -22,7 +22,7 @@ pub(crate) struct SpawnInfo {
     /// The process that spawned green. A process whose parent is neither blue nor the manager is not the addressee.
     pub(crate) blue: Pid,
     /// The service manager whose child blue is. The next generation is its child too, so that the service manager waits
-    /// for the next generation as it waited for blue.
+    /// for the next generation as for blue.
     #[serde(default)]
     pub(crate) manager: Option<Pid>,
     pub(crate) blue_generation: Generation,

@@ -52,7 +52,7 @@ pub(crate) enum BadTarget {
     Percent { text: String },
 }
 
-/// A [`Target`] that this build cannot ask.
+/// A [`Target`] that this build cannot send a probe to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the probe {0} needs TLS, and this build is without it: build cutover with its feature `tls`")]
 pub(crate) struct NoTls(Target);

@@ -103,7 +103,8 @@ pub(crate) enum Effect {
     Preflight { green: Generation },
     /// Steer every group to the slots of this generation. → [`RolloutEvent::Gated`]
     Gate { green: Generation },
-    /// Start green. → [`RolloutEvent::Spawned`], and only after it `GreenReady`, `GreenFailed`, `GreenExtends`, `GreenExited`
+    /// Start green. → [`RolloutEvent::Spawned`], and only after that event `GreenReady`, `GreenFailed`, `GreenExtends` and
+    /// `GreenExited`
     Spawn { green: Generation },
     /// Find out whether green listens on each address. → [`RolloutEvent::Verified`]
     Verify { green: Generation },
@@ -127,8 +128,8 @@ pub(crate) enum Effect {
     HandOver { green: Generation, took: Duration },
     /// Accept the connections in flight, then close the listeners. → [`RolloutEvent::ListenersClosed`]
     Retire,
-    /// There is no next generation: accept what is in the accept queues, then close the listeners. →
-    /// [`RolloutEvent::ListenersClosed`]
+    /// There is no next generation: accept what is in the accept queues, then close the listeners.
+    /// → [`RolloutEvent::ListenersClosed`]
     StopAccepting,
     /// Close the listeners without waiting any longer. → [`RolloutEvent::ListenersClosed`]
     CloseNow,

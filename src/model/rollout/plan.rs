@@ -1,4 +1,4 @@
-//! The course of a rollout, as the user wants it.
+//! The settings of a rollout, as the user wants it.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ struct World {
     verified: bool,
     retired: bool,
     stopping: bool,
-    /// The process of green is gone.
+    /// The process of this generation is gone.
     died: bool,
     /// Users may be on green.
     met: bool,
