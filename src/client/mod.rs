@@ -52,6 +52,8 @@ use request::{Patience, ask, ask_whole, of_protocol};
 /// [`Lost`](ControlErrorKind::Lost) if no answer comes in 10 s, or if the answer breaks off,
 /// [`Protocol`](ControlErrorKind::Protocol) if the answer is not understood, and [`System`](ControlErrorKind::System)
 /// if no connection can be made. While a generation is being replaced, the request is repeated for 5 s at most.
+///
+/// # Cancel safety
 /// If a call is dropped before it completes, its request may or may not have reached the instance.
 ///
 /// # Panics
