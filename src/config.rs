@@ -1,4 +1,4 @@
-//! What a user can set.
+//! The settings that a user can make, and their limits.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ pub(crate) struct Config {
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) control: ControlSocket,
     pub(crate) metrics: Option<io::Result<Vec<SocketAddr>>>,
-    /// What is asked of the next generation, as the user wrote it.
+    /// The target of the probe of the next generation, as the user wrote it.
     pub(crate) probe: Option<String>,
     pub(crate) probe_timeout: Duration,
-    /// The share of new connections, and how long.
+    /// The steps: the share of new connections, and its duration.
     pub(crate) canary: Vec<(Share, Duration)>,
     pub(crate) soak: Duration,
     pub(crate) ready_timeout: Duration,
@@ -68,12 +68,12 @@ impl Default for Config {
 
 /// The smallest header buffer that hyper can work with.
 pub(crate) const HEADER_SIZE_MIN: usize = 8192;
-/// A duration that a clock can still add to now.
+/// The longest duration that is allowed: a clock can still add it to the current time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Config {
     /// # Errors
-    /// Names the value that makes no sense.
+    /// [`ErrorKind::Config`], with the name of the value that makes no sense.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |what: String| Err(Error::new(ErrorKind::Config, what));
         let durations = [

@@ -1,8 +1,8 @@
 //! The control socket from Rust: the client [`Control`], the status of an instance, and the progress of a reload.
 //!
-//! Each server with a control socket, whether it is a [`Server`](crate::Server), a [`Supervisor`](crate::Supervisor) or the
-//! program `cutover`, answers HTTP on a Unix socket. [`Control`] is a client of that interface; the types of its answers are
-//! here as well. A server that has no control socket is reached by [`ServerProcess`].
+//! Each server with a control socket, whether it is a [`Server`](crate::Server), a [`Supervisor`](crate::Supervisor) or
+//! the program `cutover`, answers HTTP on a Unix socket. [`Control`] is a client of that interface; this module also
+//! has the types of the answers. For a server without a control socket there is [`ServerProcess`].
 
 pub use crate::client::{Control, ControlError, ControlErrorKind, FollowUntil, ReloadProgress, ServerProcess};
 pub use crate::model::progress::Progress;

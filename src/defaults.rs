@@ -1,19 +1,19 @@
-//! The values that hold where nothing else is set: in the library, and in the program.
+//! The default values of the library and of the program.
 
 use std::time::Duration;
 
 /// How long a next generation may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a next generation is asked before the probe counts as failed.
+/// How long a probe of the next generation may take before it counts as failed.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the old generation can have everything back after the cut-over.
+/// How long the old generation can take all new connections back after the cut-over.
 pub const SOAK: Duration = Duration::ZERO;
 /// How long a retiring generation waits for handshakes in flight.
 pub const LINGER: Duration = Duration::from_secs(5);
 /// How long a kept-alive connection of a retiring generation may be idle.
 pub const IDLE_GRACE: Duration = Duration::from_secs(10);
-/// How long a retiring generation may take to finish its connections; under a [`Supervisor`](crate::Supervisor), how long a
-/// generation that was told to stop may take to end.
+/// How long a retiring generation may take to finish its connections; under a [`Supervisor`](crate::Supervisor), how
+/// long a generation that was told to stop may take to end.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an HTTP/1 client may take to send the header of a request.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);

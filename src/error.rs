@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io;
 
-/// What went wrong with a server as a whole.
+/// An error of a server as a whole.
 ///
-/// A reload that fails is no error: it is an [`Outcome`](crate::Outcome), and the server serves on.
+/// A reload that fails is no error: its result is an [`Outcome`](crate::Outcome), and the server serves on.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -13,7 +13,7 @@ pub struct Error {
     source: Option<io::Error>,
 }
 
-/// What sort of thing an [`Error`] is.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -21,15 +21,15 @@ pub enum ErrorKind {
     Address,
     /// Another process already serves on the address.
     AlreadyRunning,
-    /// The generation before refused to be replaced by this one, because their addresses do not fit.
+    /// The generation before this one refused to be replaced by it, because their addresses do not fit.
     Replacement,
     /// A value of the configuration makes no sense.
     Config,
-    /// The program that is to be run cannot be: [`source`](std::error::Error::source) has the kind.
+    /// The program that is to be run cannot be started: [`source`](std::error::Error::source) has the kind.
     Program,
     /// The first generation did not become ready.
     NotReady,
-    /// The system refused something that is needed.
+    /// The operating system refused an operation that is needed.
     System,
 }
 
@@ -42,7 +42,7 @@ impl Error {
         Error { kind, message: message.into(), source: Some(source) }
     }
 
-    /// What sort of thing it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }

@@ -1,8 +1,9 @@
-//! A server that restarts without losing one request.
+//! A server that restarts without losing a single request.
 //!
-//! On SIGHUP the running process (*blue*) starts a fresh copy of its binary (*green*), which binds the same addresses with
-//! SO_REUSEPORT. Green says that it is ready; a classic BPF program moves all new connections to it at once; blue takes in
-//! what was on its way, finishes what it has, and is gone. No descriptor is handed over, and no privilege is needed.
+//! On SIGHUP the running process (*blue*) starts a fresh copy of its binary (*green*), which binds the same addresses
+//! with SO_REUSEPORT. Green reports that it is ready. A classic BPF program then moves all new connections to green at
+//! once. Blue accepts the connections in flight, finishes its open connections, and ends. No descriptor is handed over,
+//! and no privilege is needed.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), cutover::Error> {
@@ -11,12 +12,12 @@
 //! # }
 //! ```
 //!
-//! `kill -HUP` the process, and the file that it was started from is started anew. Below HTTP there is plain TCP:
-//! [`Server::listen`].
+//! `kill -HUP` the process, and the file that it was started from is started anew. Without HTTP, [`Server::listen`]
+//! serves plain TCP.
 //!
 //! Linux only. The process must keep the path that it was started by (its argv 0), and must not ignore SIGCHLD.
 
-// What may wait for somebody else: clippy.toml.
+// Calls that may wait for something outside of this program: clippy.toml.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
 
 mod client;

@@ -1,4 +1,4 @@
-//! Finds the control socket of an instance, by its name or because it is the only one.
+//! Finds the control socket of an instance, by the name of the instance or because there is only one.
 #![expect(clippy::disallowed_methods, reason = "a client waits for its own folders only")]
 
 use std::fs;
@@ -9,7 +9,7 @@ use super::error::{ControlError, ControlErrorKind};
 use crate::model::instance_name;
 use crate::sys::control_folder;
 
-/// The socket of the living instance with this name in these folders; without a name, of the only one that lives.
+/// The socket of the living instance with this name in these folders; without a name, that of the only living instance.
 pub(super) fn find(name: Option<&str>, folders: &[PathBuf]) -> Result<PathBuf, ControlError> {
     if let Some(name) = name {
         instance_name::check(name).map_err(|why| ControlError::new(ControlErrorKind::Name, why))?;
@@ -34,7 +34,7 @@ pub(super) fn all(folders: &[PathBuf]) -> Vec<PathBuf> {
 #[derive(Debug, Default)]
 struct Seen {
     living: Vec<(String, PathBuf)>,
-    /// What exists, and may not be looked at.
+    /// Files and folders that exist, and that this user may not access.
     denied: Vec<(PathBuf, io::Error)>,
 }
 
@@ -64,7 +64,7 @@ impl Seen {
         }
     }
 
-    /// Anything else than a lack of permission is no instance either.
+    /// Notes a lack of permission. Any other error means that there is no instance either.
     fn note(&mut self, path: PathBuf, error: io::Error) {
         if error.kind() == io::ErrorKind::PermissionDenied {
             self.denied.push((path, error));

@@ -1,10 +1,10 @@
-//! What can go wrong when an instance is asked for something: opaque, with a kind.
+//! The error type of the control client: opaque, with a kind.
 
 use std::fmt;
 
-/// Why an instance could not be asked, or did not do what it was asked for.
+/// Why an instance could not be reached, or did not do what was requested.
 ///
-/// A reload that was rolled back is no error: it is an [`Outcome`](crate::Outcome).
+/// A reload that was rolled back is no error: its result is an [`Outcome`](crate::Outcome).
 #[derive(Debug)]
 pub struct ControlError {
     kind: ControlErrorKind,
@@ -12,7 +12,7 @@ pub struct ControlError {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What sort of thing a [`ControlError`] is.
+/// The kind of a [`ControlError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ControlErrorKind {
@@ -20,17 +20,17 @@ pub enum ControlErrorKind {
     NoInstance,
     /// Several instances run, and none was named. The message lists them.
     Several,
-    /// This cannot be the name of an instance.
+    /// The text cannot be the name of an instance.
     Name,
     /// The instance belongs to another user.
     Denied,
-    /// It cannot be done now; the message says why.
+    /// The request cannot be carried out now; the message says why.
     Refused,
     /// No answer came, or the connection ended before the outcome: the process died, or hangs.
     Lost,
-    /// The answer was not understood.
+    /// The answer of the instance was not understood.
     Protocol,
-    /// The system refused something that is needed.
+    /// The operating system refused an operation that is needed.
     System,
 }
 
@@ -47,7 +47,7 @@ impl ControlError {
         ControlError { kind, message: message.into(), source: Some(source.into()) }
     }
 
-    /// What sort of thing it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ControlErrorKind {
         self.kind
     }

@@ -1,4 +1,4 @@
-//! The control client: finds an instance by its socket, and asks it.
+//! The control client: finds an instance by its control socket, and sends requests to it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,8 @@ pub use server_process::ServerProcess;
 
 use request::{Patience, ask, ask_whole, of_protocol};
 
-/// The control socket of one instance, whichever generation of it is live. Each call connects anew.
+/// The control socket of one instance, for any generation of the instance that is live. Each call opens a new
+/// connection.
 ///
 /// ```no_run
 /// use cutover::control::{Control, ControlError, FollowUntil, Progress};
@@ -46,17 +47,17 @@ use request::{Patience, ask, ask_whole, of_protocol};
 /// ```
 ///
 /// # Errors
-/// All calls that ask have these: [`NoInstance`](ControlErrorKind::NoInstance) if nobody listens on the socket (any more),
-/// [`Denied`](ControlErrorKind::Denied) if it belongs to another user, [`Lost`](ControlErrorKind::Lost) if no answer comes
-/// in 10 s or it breaks off, [`Protocol`](ControlErrorKind::Protocol) if it is not understood,
-/// [`System`](ControlErrorKind::System) if no connection can be made. A generation that is just being replaced is asked
-/// again, for 5 s at most.
+/// Every call that sends a request can return [`NoInstance`](ControlErrorKind::NoInstance) if no process listens on the
+/// socket (any more), [`Denied`](ControlErrorKind::Denied) if the socket belongs to another user,
+/// [`Lost`](ControlErrorKind::Lost) if no answer comes in 10 s, or if the answer breaks off,
+/// [`Protocol`](ControlErrorKind::Protocol) if the answer is not understood, and [`System`](ControlErrorKind::System)
+/// if no connection can be made. While a generation is being replaced, the request is repeated for 5 s at most.
 ///
 /// # Cancel safety
-/// A call that is dropped may have been heard or not.
+/// If a call is dropped before it completes, its request may or may not have reached the instance.
 ///
 /// # Panics
-/// All calls that ask need a tokio runtime with I/O and time.
+/// Every call that sends a request needs a tokio runtime with I/O and time.
 #[derive(Debug, Clone)]
 pub struct Control {
     path: PathBuf,
@@ -64,37 +65,39 @@ pub struct Control {
 }
 
 impl Control {
-    /// The living instance with this name; without a name, the only one that lives.
+    /// The living instance with this name; without a name, the only living instance.
     ///
-    /// Looks in `$RUNTIME_DIRECTORY`, `/run/cutover` and `$XDG_RUNTIME_DIR/cutover`, and in the folders in those. A socket
-    /// file whose process is gone does not count.
+    /// Looks in `$RUNTIME_DIRECTORY`, `/run/cutover` and `$XDG_RUNTIME_DIR/cutover`, and in the folders inside of
+    /// these. A socket file whose process is gone is ignored.
     ///
     /// # Errors
-    /// [`NoInstance`](ControlErrorKind::NoInstance), [`Several`](ControlErrorKind::Several) (also if several have the name,
-    /// in different folders), [`Denied`](ControlErrorKind::Denied) if there are only those of other users,
-    /// [`Name`](ControlErrorKind::Name).
+    /// [`NoInstance`](ControlErrorKind::NoInstance), [`Several`](ControlErrorKind::Several) (also if several instances
+    /// have the name, in different folders), [`Denied`](ControlErrorKind::Denied) if there are only instances of other
+    /// users, [`Name`](ControlErrorKind::Name).
     pub fn find(name: Option<&str>) -> Result<Control, ControlError> {
         let runtime_dirs = RuntimeDirs::new(|variable| std::env::var_os(variable));
         discovery::find(name, &runtime_dirs.candidates()).map(Control::at)
     }
 
-    /// The instance whose control socket has this path. Whether it lives shows when it is asked.
+    /// The instance whose control socket has this path. Does no I/O: the first request shows whether the instance
+    /// lives.
     pub fn at(path: impl Into<PathBuf>) -> Control {
         Control { path: path.into(), patience: Patience::default() }
     }
 
-    /// The living instance that has the process which this PID file names.
+    /// The living instance to which the process of this PID file belongs.
     ///
-    /// The file alone is no proof: the process may be gone, and its number another's. So all instances that
-    /// [`find`](Control::find) can see are asked, and it is the one that lists this process, as a generation or as its
-    /// supervisor. The process that answers must be one of those listed as well, and belong to the same user as the named
-    /// one, or to root: who may put a socket beside others cannot pass for their instance by that.
+    /// The file alone is no proof: the process may be gone, and its number may belong to another process. So all
+    /// instances that [`find`](Control::find) can see are asked, and the result is the instance that lists this
+    /// process, as a generation or as its supervisor. The process that answers must be listed as well, and must belong
+    /// to the same user as the named process, or to root. So a user who may put a socket into the same folder cannot
+    /// pass for the instance of another user.
     ///
     /// # Errors
-    /// [`NoInstance`](ControlErrorKind::NoInstance) if none does, or if the file names no process.
+    /// [`NoInstance`](ControlErrorKind::NoInstance) if no instance lists the process, or if the file names no process.
     ///
     /// # Panics
-    /// As all calls that ask.
+    /// Outside of a tokio runtime with I/O and time, as [all calls](Control#panics).
     pub async fn of_pid_file(path: impl AsRef<Path>) -> Result<Control, ControlError> {
         let path = path.as_ref();
         let pid = pid_file::read(path)?.pid;
@@ -113,7 +116,7 @@ impl Control {
         Err(ControlError::new(ControlErrorKind::NoInstance, message))
     }
 
-    /// Whether the process belongs to this instance. One that cannot be asked has proven nothing.
+    /// Whether the process belongs to this instance; false if the instance cannot be asked.
     async fn has(&self, pid: Pid) -> bool {
         let Ok((status, peer)) = self.status_of_peer().await else { return false };
         let listed: Vec<Pid> = status.generations.iter().map(|one| one.pid).chain(status.supervisor).collect();
@@ -127,7 +130,7 @@ impl Control {
         &self.path
     }
 
-    /// What there is, and how it stands.
+    /// The status of the instance: its generations, and the rollout that is under way.
     ///
     /// # Errors
     /// Those of [all calls](Control#errors).
@@ -135,7 +138,7 @@ impl Control {
         self.status_of_peer().await.map(|(status, _)| status)
     }
 
-    /// With the process that answers.
+    /// The status, and the process that answers.
     async fn status_of_peer(&self) -> Result<(Status, Pid), ControlError> {
         let (text, peer) = ask_whole(&self.path, self.patience, Method::GET, "/v1/status").await?;
         let status = serde_json::from_slice(&text).map_err(|error| of_protocol(&self.path, error))?;
@@ -151,7 +154,7 @@ impl Control {
         String::from_utf8(text.into()).map_err(|error| of_protocol(&self.path, error))
     }
 
-    /// Starts the next generation, as SIGHUP does, and follows what becomes of it.
+    /// Starts the next generation, as SIGHUP does, and follows the rollout.
     ///
     /// # Errors
     /// [`Refused`](ControlErrorKind::Refused) while a rollout is under way, and those of [all calls](Control#errors).
@@ -164,7 +167,7 @@ impl Control {
         Ok(ReloadProgress::new(&self.path, answer))
     }
 
-    /// Goes ahead: ends the canary or the soak of the rollout that is under way.
+    /// Promotes the next generation: ends the canary or the soak of the rollout that is under way.
     ///
     /// # Errors
     /// [`Refused`](ControlErrorKind::Refused) at any other time, and those of [all calls](Control#errors).
@@ -172,10 +175,10 @@ impl Control {
         self.tell("/v1/promote").await
     }
 
-    /// Goes back: gives up the rollout that is under way, and the old generation has everything again.
+    /// Rolls back: gives up the rollout that is under way, and steers all new connections to the old generation again.
     ///
     /// # Errors
-    /// [`Refused`](ControlErrorKind::Refused) where none is, or none that can be given up, and those of
+    /// [`Refused`](ControlErrorKind::Refused) if no rollout is under way, or if it cannot be given up, and those of
     /// [all calls](Control#errors).
     pub async fn rollback(&self) -> Result<(), ControlError> {
         self.tell("/v1/rollback").await

@@ -1,4 +1,4 @@
-//! What a PID file says: a number, and by the time of the file since when.
+//! The content of a PID file: a process id, and the time of the file.
 #![expect(clippy::disallowed_methods, reason = "a client waits for its own files only")]
 
 use std::fs::File;
@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use super::error::{ControlError, ControlErrorKind};
 use crate::model::identity::Pid;
 
-/// More than any number is long.
+/// The longest text that is read, in bytes: longer than any number.
 const LENGTH_MAX: u64 = 64;
 
-/// The process that a PID file names: whether the number is still that process's, the file cannot tell.
+/// The process that a PID file names. The file cannot tell whether the number still belongs to that process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) pid: Pid,
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<Named, ControlError> {
     Ok(Named { pid: parse(&text).ok_or_else(none)?, written })
 }
 
-/// The text, and the time of the very file that is read: a server renames the next one over it.
+/// The text and the modification time of one open file, because a server renames the next file over it.
 fn text_of(path: &Path) -> io::Result<(String, SystemTime)> {
     let file = File::open(path)?;
     let written = file.metadata()?.modified()?;
@@ -41,7 +41,7 @@ fn text_of(path: &Path) -> io::Result<(String, SystemTime)> {
     Ok((text, written))
 }
 
-/// Never 0 and nothing negative: for kill(2) these are groups of processes.
+/// Parses the process id. Never 0 and nothing negative: for kill(2) these numbers mean groups of processes.
 fn parse(text: &str) -> Option<Pid> {
     let number = text.split_whitespace().next()?;
     let is_plain = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');

@@ -1,4 +1,4 @@
-//! The proof that the process with a number is the server that a PID file means, where no control socket tells.
+//! The proof that the process with a number is the server that a PID file means, for a server without a control socket.
 #![expect(clippy::disallowed_methods, reason = "a client waits for its own files only")]
 
 use std::ffi::{OsStr, OsString};
@@ -11,18 +11,19 @@ use std::time::{Duration, SystemTime};
 use super::pid_file::Named;
 use crate::sys::{credentials, executable, process_age};
 
-/// A process that seems to have begun so long after the PID file was written may be the one that the file means. The
-/// kernel tells the start of a process, and how long the system is up, in hundredths of a second (proc(5)), and gives a
-/// file the time of its last tick; a FAT file system keeps two seconds.
+/// A process that seems to have begun up to this long after the PID file was written may be the one that the file
+/// means. The kernel gives the start of a process, and the time since boot, in hundredths of a second (proc(5)), and
+/// gives a file the time of the last clock tick; a FAT file system has a granularity of two seconds.
 const GRANULARITY: Duration = Duration::from_secs(2);
 
-/// `#!` and what follows, as far as the kernel reads it: `BINPRM_BUF_SIZE` of linux/binfmts.h (Linux 5.1).
+/// How much of the first line, `#!` included, the kernel reads, in bytes: `BINPRM_BUF_SIZE` of linux/binfmts.h (Linux
+/// 5.1).
 const FIRST_LINE: u64 = 256;
 
-/// Looks at the process that has this number now: whoever asks holds it, and finds it alive afterwards.
+/// Examines the process that has this number now. The caller holds the process, and checks afterwards that it is alive.
 ///
 /// # Errors
-/// Which proof fails, in words that go on after "process 12".
+/// The proof that fails, in words that go on after "process 12".
 pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     let Named { pid, written } = named;
     let handles = credentials::handles_hup(pid).map_err(|error| format!("cannot be looked at: {error}"))?;
@@ -33,7 +34,8 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     began_before(SystemTime::now().checked_sub(age), written)?;
     let root =
         fs::canonicalize(root).map_err(|error| format!("cannot be compared with {}: {error}", root.display()))?;
-    // Of a process with more capabilities than this one it may not be read, though the user is the same (ptrace(2)).
+    // The executable of a process with more capabilities than this one cannot be read, though the user is the same
+    // (ptrace(2)).
     let exe = executable::of(pid);
     let arguments = executable::arguments_of(pid).unwrap_or_default();
     let is_proven = exe.as_ref().is_ok_and(|exe| is_inside(exe, &root));
@@ -44,8 +46,8 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     Err(format!("executes {exe}, and neither that nor what it was started by is in {}", root.display()))
 }
 
-/// A number is given again only after its process is gone, and so the process that has it then began after the file was
-/// written. A clock that was set forward in between makes the right process look like that as well: it is refused.
+/// A number is reused only after its process is gone, so a later process with the same number began after the file was
+/// written. If the clock was set forward in between, the right process looks like a later one as well: it is refused.
 fn began_before(began: Option<SystemTime>, written: SystemTime) -> Result<(), String> {
     let began = began.ok_or("began at no time that the clock can tell")?;
     match began.duration_since(written) {
@@ -54,14 +56,14 @@ fn began_before(began: Option<SystemTime>, written: SystemTime) -> Result<(), St
     }
 }
 
-/// A deleted file is inside as well: its mark stands at the end of the name.
+/// A deleted file is inside as well, because the kernel's mark stands at the end of the name.
 fn is_inside(exe: &Path, root: &Path) -> bool {
     exe.starts_with(root) && exe != root
 }
 
-/// The paths that a process can have been started by: its name (argv 0), which a program that starts itself anew follows;
-/// and the script, where it asks for an interpreter of this name, in whatever folder that was found. Any other argument
-/// proves nothing: an editor may have a file of the release open.
+/// The paths by which a process can have been started: its name (argv 0), which a program that starts itself anew
+/// follows; and the script, if its first line asks for an interpreter with the name of the one that runs, in any
+/// folder. Any other argument proves nothing: an editor may have a file of the release open.
 fn started_by(arguments: &[OsString], first_line: impl Fn(&Path) -> Option<String>) -> Vec<PathBuf> {
     let Some((name, others)) = arguments.split_first() else { return Vec::new() };
     // The kernel gives the interpreter one option at the most (execve(2)).
@@ -78,7 +80,7 @@ fn asks_for(first_line: &str, interpreter: &OsStr) -> bool {
 
 fn first_line(script: &Path) -> Option<String> {
     let mut start = Vec::new();
-    // Anything but a file may have no end.
+    // Anything but a regular file may be endless.
     let file = File::open(script).ok().filter(|_| script.is_file())?;
     file.take(FIRST_LINE).read_to_end(&mut start).ok()?;
     let line = start.split(|byte| *byte == b'\n').next()?;

@@ -1,4 +1,4 @@
-//! A reload that is followed: its lines, one by one, until the end.
+//! The progress of a reload, line by line, until the end.
 
 use std::path::{Path, PathBuf};
 
@@ -11,26 +11,26 @@ use super::request::{Answer, of_protocol};
 use crate::model::identity::Pid;
 use crate::model::progress::Progress;
 
-/// The longest line that is taken.
+/// The longest line that is accepted, in bytes.
 const LINE_MAX: usize = 1 << 20;
 
 /// How far a reload is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowUntil {
-    /// Until its outcome is known.
+    /// Until the outcome of the reload is known.
     Outcome,
-    /// Until the old generation has ended as well, if the reload is done.
+    /// Until the old generation has ended as well, if the outcome is [`Done`](crate::Outcome::Done).
     Gone,
 }
 
-/// A reload that is followed. To drop it ends the following, not the reload.
+/// The progress of a reload. Dropping this value ends the following, not the reload.
 ///
-/// Not `Clone`: each line is told once.
+/// Not `Clone`: each line is returned once.
 #[derive(Debug)]
 pub struct ReloadProgress {
     path: PathBuf,
     body: Incoming,
-    /// What has come and was not told yet, from `told` on.
+    /// Bytes that were received; those from `told` on were not returned yet.
     received: Vec<u8>,
     told: usize,
     line: String,
@@ -53,12 +53,12 @@ impl ReloadProgress {
         }
     }
 
-    /// Waits for the next thing that happens; `None` at the end, which comes after the outcome only. Waits as long as
-    /// nothing happens. Cancel safe.
+    /// Waits for the next event; `None` at the end, which comes after the outcome only. There is no time limit: the
+    /// call waits as long as nothing happens. Cancel safe.
     ///
     /// # Errors
     /// [`Lost`](ControlErrorKind::Lost) if the connection ends before the outcome,
-    /// [`Protocol`](ControlErrorKind::Protocol) for what is not understood, and for a line of more than 1 MB.
+    /// [`Protocol`](ControlErrorKind::Protocol) for a line that is not understood, and for a line of more than 1 MB.
     pub async fn next(&mut self) -> Result<Option<Progress>, ControlError> {
         loop {
             if let Some(line) = self.take_line()? {
@@ -69,7 +69,7 @@ impl ReloadProgress {
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.received.extend(frame.data_ref().into_iter().flatten()),
-                // Whatever ended it: the outcome is known.
+                // The outcome is known, so the reason for the end of the stream does not matter.
                 _ if self.is_decided => return Ok(None),
                 Some(Err(error)) => {
                     return Err(ControlError::because(ControlErrorKind::Lost, self.lost(), error));
@@ -79,12 +79,14 @@ impl ReloadProgress {
         }
     }
 
-    /// The line, as it came, of what [`next`](ReloadProgress::next) told last: one JSON object. Empty before the first.
+    /// The original line of the event that [`next`](ReloadProgress::next) returned last: one JSON object. Empty before
+    /// the first event.
     pub fn line(&self) -> &str {
         &self.line
     }
 
-    /// The process that runs the reload, as this process's pid namespace numbers it; 0 if it is outside of that.
+    /// The process that runs the reload, as this process's pid namespace numbers it; 0 if the process is outside of
+    /// that namespace.
     pub fn pid(&self) -> Pid {
         self.peer
     }
@@ -116,7 +118,7 @@ impl ReloadProgress {
     }
 }
 
-/// What a line says. One of a later version may name a phase that is not known here: that is nothing to give up for.
+/// Parses a line. A line of a later version may name a phase that this version does not know: that is no error.
 fn understand(line: &str) -> serde_json::Result<Progress> {
     #[derive(serde::Deserialize)]
     struct Any {

@@ -1,4 +1,5 @@
-//! One request on the control socket, and its answer. Asks again where the socket was just handed on.
+//! One request on the control socket, and its answer. The request is repeated while one generation hands the socket on
+//! to the next.
 
 use std::fs;
 use std::io;
@@ -21,18 +22,18 @@ use crate::model::identity::Pid;
 use crate::model::status::Refusal;
 use crate::sys::control_folder;
 
-/// The largest answer that is taken, where it is not a stream.
+/// The largest answer that is accepted, in bytes, where the answer is not a stream.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// Between two attempts. The next generation has bound its socket by then, or will soon.
+/// Pause between two attempts. The next generation has bound its socket by then, or will soon.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long is waited.
+/// The time limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// For an answer, or for the head of one that is a stream.
+    /// For an answer, or for the head of a streamed answer.
     pub(super) answer: Duration,
-    /// For a generation that does not retire.
+    /// For repeating the request until a generation that does not retire answers.
     pub(super) again: Duration,
 }
 
@@ -42,25 +43,25 @@ impl Default for Patience {
     }
 }
 
-/// An answer of which only the head is here.
+/// An answer of which only the head was received.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) body: Incoming,
     /// The process that answers.
     pub(super) peer: Pid,
-    /// Drives the connection, which ends when this is dropped.
+    /// The task that drives the connection. The connection ends when this is dropped.
     pub(super) connection: JoinSet<()>,
     by: Instant,
 }
 
-/// What one attempt brought, where it was no error.
+/// The result of one attempt, other than an error.
 enum Attempt {
     Answered(Response<Incoming>, Pid, JoinSet<()>),
-    /// The process that has just been asked hands the socket on, or has died.
+    /// The process that was asked hands the socket on, or has died.
     Again(ControlError),
 }
 
-/// Asks, and takes the head of the answer if that says yes.
+/// Sends the request, and returns the head of a successful answer.
 pub(super) async fn ask(path: &Path, how: Patience, method: Method, target: &str) -> Result<Answer, ControlError> {
     let again_until = Instant::now() + how.again;
     loop {
@@ -89,7 +90,7 @@ pub(super) async fn ask(path: &Path, how: Patience, method: Method, target: &str
     }
 }
 
-/// Asks, and takes all of the answer, with the process that answers.
+/// Sends the request, and returns the whole answer, and the process that answers.
 pub(super) async fn ask_whole(
     path: &Path,
     how: Patience,
@@ -102,7 +103,7 @@ pub(super) async fn ask_whole(
 
 async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, ControlError> {
     let stream = connect(path).await?;
-    // SO_PEERCRED tells who called listen(2) (unix(7)): the generation whose socket it is.
+    // SO_PEERCRED names the process that called listen(2) (unix(7)): the generation that owns the socket.
     let peer = stream.peer_cred().map_err(|error| of_system(path, error))?;
     let peer = Pid::new(peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
     let lost = |error: hyper::Error| {
@@ -115,7 +116,7 @@ async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, 
     };
     let mut driving = JoinSet::new();
     driving.spawn(async move {
-        // What goes wrong here is told where the answer is read.
+        // An error of the connection is reported where the answer is read.
         let _ = connection.await;
     });
     let request = Request::builder().method(method).uri(target).header(hyper::header::HOST, "cutover");
@@ -127,7 +128,7 @@ async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, 
     }
 }
 
-/// The connection ended before an answer.
+/// Whether the connection ended before an answer.
 fn is_end(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
     error.is_canceled() || error.is_closed() || error.is_incomplete_message() || cause.is_some()
@@ -143,7 +144,8 @@ async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
             Err(error) => error,
         };
         match error.kind() {
-            // The accept queue is full, and connect(2) says nothing about when there is room. The caller limits the time.
+            // The accept queue is full, and connect(2) does not report when there is room again. The caller limits the
+            // time.
             io::ErrorKind::WouldBlock => sleep(PAUSE).await,
             // Another generation renamed its socket over the one that was looked up, and that one was closed.
             io::ErrorKind::ConnectionRefused if file(path) != before => {}
@@ -162,7 +164,7 @@ fn no_instance(path: &Path, why: &str) -> ControlError {
     ControlError::new(ControlErrorKind::NoInstance, format!("no instance runs at {}: {why}", path.display()))
 }
 
-/// What tells one file from another that was renamed over it.
+/// The identity of a file: it changes when another file is renamed over this one.
 #[expect(clippy::disallowed_methods, reason = "a client waits for its own folders only")]
 fn file(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))

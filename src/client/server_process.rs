@@ -1,4 +1,5 @@
-//! The process of a server without a control socket: proven to be what its PID file means, held, and signalled.
+//! The process of a server without a control socket: proven to be the one that its PID file means, held by a pidfd, and
+//! signalled.
 
 use std::path::Path;
 
@@ -9,8 +10,8 @@ use super::{pid_file, proof};
 use crate::model::identity::Pid;
 use crate::sys::process::HeldProcess;
 
-/// The process that a PID file names, proven to be a server that was started from a folder. It is held by a pidfd, so that
-/// a later process with the same number is never meant.
+/// The process that a PID file names, proven to be a server that was started from a folder. The process is held by a
+/// pidfd, so that a signal never reaches a later process with the same number.
 ///
 /// For a server that has a control socket there is [`Control::of_pid_file`](crate::control::Control::of_pid_file).
 ///
@@ -28,9 +29,10 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// The process that this PID file names, if all of this holds: it began before the file was written (within 2 s: the
-    /// times are that coarse), it handles SIGHUP, and its executable, or the path that it was started by, is in `root` (its
-    /// argv 0; for a script the script, where its first line asks for the interpreter that runs).
+    /// The process that this PID file names, if all of this holds: the process began before the file was written
+    /// (within 2 s, the granularity of these times), it handles SIGHUP, and its executable, or the path by which it was
+    /// started, is in `root`. That path is its argv 0; for a script also the script, if its first line asks for the
+    /// interpreter that runs.
     ///
     /// # Errors
     /// [`NoInstance`](ControlErrorKind::NoInstance), with the process and the proof that fails.
@@ -44,7 +46,7 @@ impl ServerProcess {
         };
         let held = HeldProcess::hold(pid).ok_or_else(|| not_it("is gone"))?;
         let proven = proof::prove(named, root);
-        // Whoever was looked at was the one that is held only if that has still its number.
+        // The process that was examined is the held one only if the held process still has its number.
         if !held.is_alive() {
             return Err(not_it("is gone"));
         }
@@ -52,21 +54,21 @@ impl ServerProcess {
         Ok(ServerProcess { pid, held })
     }
 
-    /// Its number.
+    /// The process id.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Whether it has not ended.
+    /// Whether the process has not ended.
     pub fn is_alive(&self) -> bool {
         self.held.is_alive()
     }
 
-    /// Sends it SIGHUP, by which it starts the next generation.
+    /// Sends SIGHUP to the process, which then starts the next generation.
     ///
     /// # Errors
-    /// [`NoInstance`](ControlErrorKind::NoInstance) if it has ended, [`Denied`](ControlErrorKind::Denied) if it belongs to
-    /// another user.
+    /// [`NoInstance`](ControlErrorKind::NoInstance) if the process has ended, [`Denied`](ControlErrorKind::Denied) if
+    /// it belongs to another user.
     pub fn hup(&self) -> Result<(), ControlError> {
         if self.held.signal(Signal::HUP) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The client against a server that does what the test wants.
+//! The client against a server that acts as the test demands.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -27,13 +27,13 @@ use crate::model::progress::Progress;
 /// What the server does with one connection.
 enum Act {
     Answer(u16, &'static str),
-    /// The pieces of a body, and the connection is broken off after them.
+    /// Sends the pieces of a body, then breaks the connection off.
     BreakAfter(Vec<&'static str>),
-    /// This piece of a body again and again.
+    /// Sends this piece of a body again and again.
     Endless(&'static str),
-    /// Closed at once, before anything is read.
+    /// Closes the connection at once, before anything is read.
     Close,
-    /// Closed when the request has come.
+    /// Closes the connection after the request was received.
     Hear,
     Stall,
 }
@@ -48,7 +48,7 @@ impl Fake {
         self.place.path().join("web.sock")
     }
 
-    /// Answers one connection for each of these; further ones wait.
+    /// Answers one connection for each act; further connections wait.
     fn start(acts: Vec<Act>) -> Fake {
         let fake = Fake { place: tempfile::tempdir().expect("a folder"), asked: Arc::default() };
         let listener = UnixListener::bind(fake.path()).expect("bound");
@@ -98,7 +98,7 @@ async fn perform(act: Act, mut stream: UnixStream, asked: Arc<Mutex<Vec<String>>
             drop(send);
             status
         }
-        // By hand, because hyper does not send what is left before the break.
+        // Written by hand, because hyper does not send its buffered bytes before the break.
         Act::BreakAfter(pieces) => {
             let _ = stream.read(&mut [0; 1024]).await;
             let mut text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
@@ -164,7 +164,7 @@ fn listing(pids: &[u32]) -> &'static str {
     STATUS.replace("\"generations\":[]", &format!("\"generations\":[{}]", all.join(","))).leak()
 }
 
-/// Who puts a socket beside others, and lists a process there that is not of its own instance, is not believed.
+/// A process that puts a socket beside others, and lists a process of another instance there, is not believed.
 #[tokio::test]
 async fn an_instance_has_a_process_if_it_lists_it_and_itself() {
     let own = std::process::id();
@@ -255,7 +255,7 @@ async fn a_reload_is_followed_line_by_line() {
         assert_eq!(following.line(), line);
     }
     assert!(matches!(following.next().await, Ok(Some(Progress::Outcome(Outcome::Done { .. })))));
-    // It was broken off, but after the outcome.
+    // The connection was broken off, but after the outcome.
     assert!(matches!(following.next().await, Ok(None)));
     assert!(matches!(following.next().await, Ok(None)));
 }

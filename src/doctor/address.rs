@@ -1,4 +1,4 @@
-//! Who else listens where a server is to listen.
+//! Finds the other processes that listen on the address of a server.
 #![expect(clippy::disallowed_methods, reason = "the doctor blocks, and says so")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,11 @@ use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::socket_owner::{self, Owner};
 use crate::sys::{credentials, sock_diag, sysctl};
 
-/// A listening socket, and who has it, as far as that may be seen.
+/// A listening socket, and the process that has it, as far as this user may see it.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
-    /// Whom the socket belongs to, which every member of a group must have in common.
+    /// The owner of the socket, which must be the same for all members of a group.
     pub(super) uid: u32,
     pub(super) process: Option<Process>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) name: String,
     pub(super) parent: Pid,
-    /// What it is now.
+    /// The user of the process now.
     pub(super) uid: u32,
 }
 
@@ -39,7 +39,7 @@ impl Listener {
     }
 }
 
-/// Looks at one address; also the process of the instance that lives there.
+/// Examines one address. Also returns the process of the instance that serves there.
 pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Finding>, Option<Pid>) {
     if address.port() == 0 {
         return (vec![Finding::ok(address.to_string(), "the system chooses a port that is free")], None);
@@ -72,7 +72,7 @@ fn process(inode: Inode, owners: &BTreeMap<Inode, Owner>) -> Option<Process> {
     Some(Process { pid, name, parent: credentials.parent, uid: credentials.uid })
 }
 
-/// That the address is none of this machine.
+/// A problem if the address is not one of this machine.
 fn foreign(address: SocketAddr) -> Option<Finding> {
     let any_port = SocketAddr::new(address.ip(), 0);
     let error = socket::bind(any_port, Sharing::Alone, Stack::Single).err()?;
@@ -80,12 +80,13 @@ fn foreign(address: SocketAddr) -> Option<Finding> {
     Some(Finding::problem(address.to_string(), what, "choose an address that this machine has"))
 }
 
-/// What it means that these listen on `address`, or where they get connections for it; and who is at home there.
+/// Judges the listeners on `address`, or on an address that overlaps with it. Also returns the process of the instance
+/// that serves there.
 fn judge(address: SocketAddr, listeners: &[Listener], instances: &Instances) -> (Vec<Finding>, Option<Pid>) {
     let (exact, beside): (Vec<&Listener>, Vec<&Listener>) = listeners.iter().partition(|l| l.address == address);
     let subject = || address.to_string();
     let processes = || exact.iter().filter_map(|l| l.process.as_ref());
-    // The instance, or while it rolls out the other one of its two generations.
+    // The process of the instance or, during a rollout, the other one of its two generations.
     let home = processes().find(|p| instances.has(p.pid)).or_else(|| processes().find(|p| instances.has(p.parent)));
     let mut findings = Vec::new();
     match home {
@@ -113,7 +114,7 @@ fn at_home(address: SocketAddr, home: &Process, instances: &Instances) -> Findin
     Finding::ok(address.to_string(), format!("{who} listens there (pid {}, uid {})", home.pid, home.uid))
 }
 
-/// A process that is no longer the user as which it has bound.
+/// A problem if the process is no longer the user that bound the socket.
 fn dropped(address: SocketAddr, exact: &[&Listener], home: &Process) -> Option<Finding> {
     let own = exact.iter().find(|l| l.process.as_ref().is_some_and(|p| p.pid == home.pid))?;
     (own.uid != home.uid).then(|| {
@@ -176,7 +177,7 @@ fn overlapping(address: SocketAddr, other: SocketAddr, who: &str) -> Finding {
     Finding::note(address.to_string(), what, fix)
 }
 
-/// That an instance listens where a unit is to listen, and is not of that unit.
+/// A problem if an instance that is not of this unit listens where the unit is to listen.
 pub(super) fn other_than(address: SocketAddr, unit: &str, main: Option<Pid>, home: Pid) -> Option<Finding> {
     let parent = |pid: Pid| credentials::of(pid).ok().map(|process| process.parent);
     let related = |main| main == home || parent(main) == Some(home) || parent(home) == Some(main);

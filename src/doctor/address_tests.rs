@@ -31,7 +31,7 @@ fn nobody_is_fine_and_so_is_an_instance_in_the_middle_of_a_rollout() {
         assert_eq!(levels(&found), [Level::Ok], "{found:?}");
         assert!(found[0].1.contains(&format!("pid {live}")), "{found:?}");
     }
-    // The new one lives, and has taken the control socket; the old one, its parent, still holds its listener.
+    // The new generation lives, and has taken the control socket; the old one, its parent, still has its listener.
     let found = judged(&[listener(HERE, 11, 10)], &Instances::known(&[10], &[]));
     assert_eq!(levels(&found), [Level::Ok], "{found:?}");
 }

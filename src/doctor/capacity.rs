@@ -7,10 +7,11 @@ use crate::model::identity::Pid;
 use crate::sys::cgroup::{self, Memory};
 use crate::sys::limits::{self, Descriptors, RESERVE};
 
-/// Fewer descriptors than this are used up by a busy server.
+/// A busy server uses up a limit that is lower than this.
 const FEW: u64 = 4096;
 
-/// Of the process of an instance; without one, of this process, as whoever starts a server from here would have it.
+/// The findings about the process of an instance; without a process, about this one, because a server started from here
+/// would have the same limits.
 pub(super) fn findings(server: Option<Pid>) -> Vec<Finding> {
     let descriptors = match server {
         Some(pid) => limits::descriptors_of(pid),
@@ -31,7 +32,7 @@ fn unseen(subject: &str, error: &io::Error) -> Finding {
     Finding::note(subject, format!("the limits cannot be seen ({error})"), "run cutover doctor where the server runs")
 }
 
-/// Also used for a unit that does not run.
+/// Judges the limit of descriptors, also of a unit that does not run.
 pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
     const SUBJECT: &str = "descriptors";
     const FIX: &str = "LimitNOFILE=65536 in its unit; ulimit -n in a shell; docker run --ulimit nofile=65536";
@@ -82,7 +83,7 @@ fn judge_memory(server: Option<Pid>, found: Option<Memory>) -> Finding {
             ),
             format!("a limit of {} or more (MemoryMax=, docker run --memory)", mib(limit + own.0 - free)),
         ),
-        // Nobody knows how much of that a server has.
+        // How much of the memory belongs to a server is not known.
         None => Finding::note(
             SUBJECT,
             format!("{} of {size} in use at {at}: a second generation of all that would not fit", mib(used)),

@@ -1,16 +1,16 @@
-//! What an examination brings: findings, each in plain words.
+//! The findings of an examination, each in plain words.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
-    /// Works, and could be better; or could not be seen.
+    /// It works, but could be better; or it could not be seen.
     Note,
     /// Requests are lost, or a reload or a start fails.
     Problem,
@@ -26,17 +26,17 @@ impl fmt::Display for Level {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// What was looked at: an address, a setting of the kernel, a property of the unit.
+    /// What was checked: an address, a setting of the kernel, a property of the unit.
     pub subject: String,
     /// What was found, and what it means.
     pub what: String,
-    /// How to fix it; `None` where nothing has to be.
+    /// How to fix the problem; `None` if there is nothing to fix.
     pub fix: Option<String>,
 }
 

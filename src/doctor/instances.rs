@@ -1,4 +1,4 @@
-//! The instances that live on this machine: by their control sockets, and by the main process of the unit.
+//! The living instances of this machine: found by their control sockets, and by the main process of the unit.
 #![expect(clippy::disallowed_methods, reason = "the doctor blocks, and says so")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,16 +11,16 @@ use crate::model::instance_name;
 use crate::sys::control_folder::RuntimeDirs;
 use crate::sys::control_socket::living;
 
-/// Who is known to be an instance.
+/// The processes that are known to be instances.
 #[derive(Debug, Default)]
 pub(super) struct Instances {
     names: BTreeMap<Pid, String>,
-    /// Users with instances whose listeners, or control sockets, may not be looked at.
+    /// Users with instances whose listeners, or control sockets, this user may not look at.
     hidden: BTreeSet<u32>,
 }
 
 impl Instances {
-    /// Looks in all folders in which a client looks. Does not wait.
+    /// Looks in all folders that a client looks in. Does not wait.
     pub(super) fn find() -> Instances {
         let runtime_dirs = RuntimeDirs::new(|variable| std::env::var_os(variable));
         let mut found = Instances::default();
@@ -46,7 +46,7 @@ impl Instances {
         }
     }
 
-    /// A socket that this user may not write to may well have somebody who listens.
+    /// A process may well listen on a control socket that this user may not write to.
     fn hide(&mut self, path: &Path) {
         let own = rustix::process::geteuid();
         if let Ok(file) = fs::symlink_metadata(path)
@@ -57,7 +57,7 @@ impl Instances {
         }
     }
 
-    /// One that is known, and whose listeners may not be seen to be its own, but to be those of its user.
+    /// Adds a known instance. With a `uid`, listeners of that user may be its own, though this user may not see that.
     pub(super) fn add(&mut self, pid: Pid, name: String, uid: Option<u32>) {
         self.names.entry(pid).or_insert(name);
         self.hidden.extend(uid);
@@ -71,7 +71,7 @@ impl Instances {
         self.names.get(&pid).cloned()
     }
 
-    /// Whether a user has instances that may not be looked at.
+    /// Whether a user has instances that this user may not look at.
     pub(super) fn hidden(&self, uid: u32) -> bool {
         self.hidden.contains(&uid)
     }

@@ -1,4 +1,4 @@
-//! What the kernel of this machine, or the sandbox around this process, makes of a rollout.
+//! What the kernel of this machine, or the sandbox around this process, allows a rollout to do.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::sys::sysctl;
 const MIGRATE: &str = "sysctl -w net.ipv4.tcp_migrate_req=1, and a file in /etc/sysctl.d to keep it; \
      for a container: docker run --sysctl net.ipv4.tcp_migrate_req=1";
 
-/// The settings of the kernel that matter.
+/// The settings of the kernel that matter to a rollout.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) release: String,
@@ -75,7 +75,7 @@ fn steering(self_test: &SelfTest, settings: &Settings) -> (SteeringMode, Finding
     (SteeringMode::BestEffort, Finding::problem("steering", what, format!("{fix}; or {MIGRATE}")))
 }
 
-/// How a refused program can be let through.
+/// How the operator can permit a steering program that was refused.
 fn permit(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -186,7 +186,7 @@ mod tests {
         io::Error::from_raw_os_error(libc::EPERM)
     }
 
-    /// All that is not as it should be.
+    /// All findings other than ok.
     fn amiss(self_test: &SelfTest, settings: &Settings) -> Vec<(Level, String)> {
         let all = findings(self_test, settings).into_iter();
         all.filter(|f| f.level != Level::Ok).map(|f| (f.level, f.subject)).collect()

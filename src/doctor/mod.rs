@@ -1,4 +1,5 @@
-//! Looks whether a machine, an address and a unit are fit for restarts that lose nothing, and says how to fix what is not.
+//! Examines whether a machine, an address and a unit are fit for restarts without lost requests, and says how to fix
+//! the rest.
 //!
 //! ```no_run
 //! use cutover::doctor::{Doctor, Level};
@@ -31,7 +32,7 @@ pub use finding::{Finding, Level};
 use instances::Instances;
 use unit::Unit;
 
-/// What is to be looked at.
+/// An examination of this machine and, if asked for, of addresses and a systemd unit.
 #[derive(Debug, Clone, Default)]
 pub struct Doctor {
     addresses: Vec<SocketAddr>,
@@ -39,29 +40,32 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Of the machine alone: kernel, limits, and whether new connections can be steered.
+    /// Examines the machine alone: the kernel, the limits, and whether new connections can be steered.
     pub fn new() -> Doctor {
         Doctor::default()
     }
 
-    /// Looks who listens there too, and whether a port below 1024 may be bound. May be called more than once.
+    /// Also examines this address: the processes that listen there, and whether a port below 1024 may be bound. May be
+    /// called more than once.
     pub fn listen(mut self, address: SocketAddr) -> Doctor {
         self.addresses.push(address);
         self
     }
 
-    /// Looks at this unit of systemd too: what it says, and its main process. Without [`listen`](Self::listen) also at the
-    /// addresses that its ExecStart= names.
+    /// Also examines this systemd unit: its settings, and its main process. Without [`listen`](Self::listen), the
+    /// addresses in its ExecStart= are examined as well.
     pub fn unit(mut self, name: impl Into<String>) -> Doctor {
         self.unit = Some(name.into());
         self
     }
 
-    /// Looks, and says what was found: the machine, the addresses, the room for two generations, the unit.
+    /// Runs the examination, and returns the findings about the machine, the addresses, the room for two generations,
+    /// and the unit.
     ///
-    /// Needs no privilege; what may not be seen without is a [`Note`](Level::Note) that says so. It opens two listeners on
-    /// loopback, and connects to them and to the control sockets of instances that it finds; it changes nothing. It
-    /// blocks: a tenth of a second as a rule, and 20 s at the most if nothing answers, systemd included.
+    /// Needs no privilege; what cannot be seen without a privilege is a [`Note`](Level::Note) that says so. Opens two
+    /// listeners on loopback, and connects to them and to the control sockets of the instances that are found; changes
+    /// nothing. Blocks the thread: for a tenth of a second as a rule, and for 20 s at the most if nothing answers,
+    /// systemd included.
     pub fn examine(&self) -> Vec<Finding> {
         let mut findings = machine::findings(&self_test::run(), &machine::Settings::read());
         let unit = self.unit.as_deref().map(|name| systemctl::unit(name).map(|unit| self.complete(unit)));
@@ -76,12 +80,12 @@ impl Doctor {
             match (known, home) {
                 (Some(unit), Some(home)) => findings.extend(address::other_than(*address, unit.name(), main, home)),
                 (None, Some(home)) => server = server.or(Some(home)),
-                // Of a unit, its own rights count, and are among its findings.
+                // For a unit, the rights of the unit count; they are among its findings.
                 (None, None) if self.unit.is_none() => findings.extend(address::own_right(address.port())),
                 (_, None) => {}
             }
         }
-        // A unit that does not run has limits that are not those of this process.
+        // The limits of a unit that does not run are not those of this process.
         if server.is_some() || self.unit.is_none() {
             findings.extend(capacity::findings(server));
         }
@@ -93,7 +97,7 @@ impl Doctor {
         findings
     }
 
-    /// Adds what is not said by systemd.
+    /// Adds what systemd does not know.
     #[expect(clippy::disallowed_methods, reason = "the doctor blocks, and says so")]
     fn complete(&self, mut unit: Unit) -> Unit {
         if !self.addresses.is_empty() {

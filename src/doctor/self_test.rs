@@ -1,4 +1,4 @@
-//! Tries on sockets of its own what a rollout needs: steering, and what stands behind it.
+//! Tries on its own sockets what a rollout needs: steering, and the system calls that belong to it.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,30 +11,31 @@ use crate::model::steering::Program;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::{membarrier, pidfd_getfd, process, sock_diag, steering};
 
-/// The longest wait for one connection over loopback.
+/// Time limit of one connection over loopback.
 const WAIT: Duration = Duration::from_secs(1);
-/// Connections for each slot: by chance, without steering, all would come out right once in 65,536 times.
+/// Number of connections for each slot. Without steering, all of them would reach the right listener by chance once in
+/// 65,536 times.
 const CONNECTIONS: usize = 8;
 
-/// What came of steering two listeners.
+/// The result of steering two listeners.
 #[derive(Debug)]
 pub(super) enum Steering {
     Works,
     /// The program was refused.
     Refused(io::Error),
-    /// The program was taken, and connections do not follow it.
+    /// The program was accepted, but connections do not follow it.
     Ignored,
-    /// Two listeners of our own could not be had, or not be reached.
+    /// The two listeners could not be opened, or could not be reached.
     Untried(io::Error),
 }
 
-/// What was tried, and what came of it.
+/// The results of all trials.
 #[derive(Debug)]
 pub(super) struct SelfTest {
     pub(super) steering: Steering,
     /// A dump of sock_diag(7) shows both listeners.
     pub(super) sock_diag: io::Result<()>,
-    /// A listener can be told to ignore new handshakes, which is the best that is left without steering.
+    /// A listener can be told to ignore new handshakes, which is the best way without steering.
     pub(super) ignoring: io::Result<()>,
     pub(super) membarrier: io::Result<()>,
     pub(super) pidfd: io::Result<()>,
@@ -42,8 +43,8 @@ pub(super) struct SelfTest {
     pub(super) lend: io::Result<()>,
 }
 
-/// Makes a group of two, on a loopback port that the system chooses, and tries. Takes some 30 ms, and 2 s if the first
-/// connection is waited for in vain.
+/// Runs all trials with a group of two listeners, on a loopback port that the system chooses. Takes some 30 ms, and 2 s
+/// if the first connection does not arrive.
 pub(super) fn run() -> SelfTest {
     let group = pair(Ipv4Addr::LOCALHOST.into()).or_else(|error| pair(Ipv6Addr::LOCALHOST.into()).map_err(|_| error));
     let (steering, sock_diag, ignoring) = match group {
@@ -85,7 +86,7 @@ fn steer(group: &Group) -> Steering {
     Steering::Works
 }
 
-/// Connects, and says which of the two has got it.
+/// Opens a connection, and returns the index of the listener that received it.
 fn who_gets(group: &Group) -> io::Result<usize> {
     let _client = TcpStream::connect_timeout(&group[0].local_addr()?, WAIT)?;
     let mut ready = group.each_ref().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN));

@@ -1,4 +1,4 @@
-//! Asks systemctl(1) about a unit. It is run nowhere else.
+//! Asks systemctl(1) about a unit. No other module runs systemctl.
 #![expect(clippy::disallowed_methods, reason = "the doctor blocks, and says so")]
 
 use std::io::{self, Read};
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use super::finding::Finding;
 use super::unit::{self, PROPERTIES, Properties, Unit};
 
-/// The longest that one call may take. The manager answers in milliseconds.
+/// Time limit of one call. The manager answers in milliseconds.
 const WAIT: Duration = Duration::from_secs(5);
-/// The most that is read of an answer.
+/// How much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
-/// How often is looked whether it has ended, after it has closed what it writes to.
+/// Pause between two checks for the end of the process, after the process has closed its output.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What systemd knows of the unit.
+/// The unit, as systemd knows it.
 ///
 /// # Errors
-/// The finding that says why it knows nothing.
+/// The finding that says why systemd knows nothing of the unit.
 pub(super) fn unit(name: &str) -> Result<Unit, Finding> {
     let wrong = |what: String, fix: &str| Finding::problem(name.escape_default().to_string(), what, fix);
     let allowed = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-".contains(c);
@@ -55,22 +55,23 @@ pub(super) fn unit(name: &str) -> Result<Unit, Finding> {
     if !shown.one("Id").ends_with(".service") {
         return Err(wrong(format!("{} is no service", shown.one("Id")), "name the service"));
     }
-    // What a unit says and this version does not understand, or does not show before it runs, stands only in its files.
+    // Settings that this version does not understand, or does not show before the unit runs, are found in the unit's
+    // files only.
     let written = systemctl(&["cat", "--no-pager", "--", name]).map(|text| unit::written(&text)).unwrap_or_default();
     Ok(Unit::new(version, shown, written))
 }
 
-/// Runs systemctl and returns what it writes.
+/// Runs systemctl, and returns its output.
 fn systemctl(arguments: &[&str]) -> io::Result<String> {
     let mut command = Command::new("systemctl");
     command.args(arguments).env("LC_ALL", "C").env("SYSTEMD_COLORS", "0").env("SYSTEMD_PAGER", "");
     run(&mut command, WAIT)
 }
 
-/// Runs a program to its end, which comes in so much time at the latest, and returns what it writes to stdout.
+/// Runs a program to its end, but for `wait` at most, and returns its stdout.
 ///
 /// # Errors
-/// Its first words on stderr, if it fails; `TimedOut`.
+/// The first line on stderr, if the program fails; `TimedOut`.
 fn run(command: &mut Command, wait: Duration) -> io::Result<String> {
     let by = Instant::now() + wait;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -96,14 +97,14 @@ fn read(from: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = Vec::new();
-        // What came before an error is all there is; nobody hears of it if it was not waited for.
+        // What was read before an error is the result. Nobody receives the text if the wait for it is over.
         let _ = from.take(ANSWER_MAX).read_to_end(&mut text);
         let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
     });
     receiver
 }
 
-/// Waits for its end; kills it when there is no more time, and is `None` then.
+/// Waits for the end of the process; at the time `by`, kills the process and returns `None`.
 fn end(child: &mut Child, by: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -114,7 +115,7 @@ fn end(child: &mut Child, by: Instant) -> io::Result<Option<ExitStatus>> {
             child.wait()?;
             return Ok(None);
         }
-        // It has closed its output, so this is a matter of moments; the standard library has no wait with a limit.
+        // The process has closed its output, so its end is near; the standard library has no wait with a time limit.
         std::thread::sleep(LOOK);
     }
 }

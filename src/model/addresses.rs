@@ -1,9 +1,11 @@
-//! Which addresses take connections away from which: what a next generation may listen on beside the living one.
+//! Which addresses a next generation may listen on beside the living one, and which would take connections away from
+//! it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// What the program was asked to listen on, and what it listens on: they differ in the port if 0 was asked for.
+/// An address that the program was asked to listen on, and the one it is bound to: the port differs if port 0 was asked
+/// for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Bound {
     pub(crate) asked: SocketAddr,
@@ -12,17 +14,17 @@ pub(crate) struct Bound {
     pub(crate) offer: Offer,
 }
 
-/// What is offered on an address.
+/// The service that an address offers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Offer {
-    /// What the server is for.
+    /// The application that the server is for.
     #[default]
     Application,
     Metrics,
 }
 
-/// Whether a dual-stack wildcard is meant: `[::]`, unless `0.0.0.0` with the same port is listed beside it.
+/// Whether the address means a dual-stack wildcard: `[::]`, unless `0.0.0.0` with the same port is listed beside it.
 pub(crate) fn is_dual_stack(address: SocketAddr, all: &[SocketAddr]) -> bool {
     let beside = |other: &SocketAddr| {
         other.port() == address.port() && matches!(other.ip(), IpAddr::V4(ip) if ip.is_unspecified())
@@ -30,9 +32,10 @@ pub(crate) fn is_dual_stack(address: SocketAddr, all: &[SocketAddr]) -> bool {
     matches!(address.ip(), IpAddr::V6(ip) if ip.is_unspecified()) && !all.iter().any(beside)
 }
 
-/// The addresses for a next generation: where the same was asked for, what the living generation is bound to.
+/// The addresses for a next generation: where the living generation was asked for the same address, the address that it
+/// is bound to.
 ///
-/// Several equal requests (`127.0.0.1:0` twice) are answered in their order.
+/// Several equal addresses (`127.0.0.1:0` twice) are matched in their order.
 pub(crate) fn inherit(asked: &[(SocketAddr, Offer)], living: &[Bound]) -> Vec<Bound> {
     let mut left = living.to_vec();
     asked
@@ -44,10 +47,12 @@ pub(crate) fn inherit(asked: &[(SocketAddr, Offer)], living: &[Bound]) -> Vec<Bo
         .collect()
 }
 
-/// Says why a next generation on `next` would take connections from, or leave connections at, a living one on `living`.
+/// Checks that a next generation on `next` neither takes connections from a living one on `living`, nor leaves
+/// connections at it.
 ///
-/// The kernel prefers the more specific of two listeners whatever a steering program says (`compute_score` in
-/// net/ipv4/inet_hashtables.c, Linux 6.18), so an address that overlaps without being the same cannot be steered.
+/// The kernel prefers the more specific of two listeners whatever a steering program returns (`compute_score` in
+/// net/ipv4/inet_hashtables.c, Linux 6.18), so an address that overlaps with another address without being equal cannot
+/// be steered.
 ///
 /// # Errors
 /// The two addresses, and what would happen.
@@ -78,7 +83,7 @@ pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), 
     }
 }
 
-/// Whether one packet could belong to either of these.
+/// Whether one packet could match both addresses.
 pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let wild = |ip: IpAddr| ip.is_unspecified();
     let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
@@ -86,7 +91,7 @@ pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && match (x, y) {
             _ if x == y => true,
             (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => wild(x) || wild(y),
-            // `[::]` may be dual-stack; one that is not is refused by our own bind before it comes to this.
+            // `[::]` may be dual-stack; our own bind refuses a `[::]` that is not, before this function is called.
             (IpAddr::V6(_), IpAddr::V4(_)) => wild(x),
             (IpAddr::V4(_), IpAddr::V6(_)) => wild(y),
         }

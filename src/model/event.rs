@@ -1,4 +1,4 @@
-//! What a rollout tells those who watch it: its phases, its outcome.
+//! What a rollout reports to its observers: its phases and its outcome.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::identity::{Generation, Pid};
 use super::seconds;
 use super::share::Share;
 
-/// Where a generation stands in its life.
+/// A phase in the life of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -16,13 +16,13 @@ pub enum Phase {
     Standby,
     /// The live generation; no rollout is under way.
     Serving,
-    /// A reload was asked for: the executable is looked for, and the application asked whether it agrees.
+    /// A reload was requested: blue looks for the executable, and asks the application whether it agrees.
     Preflight,
-    /// The next generation was spawned, and is not ready.
+    /// The next generation was spawned, and is not ready yet.
     Starting,
-    /// The next generation said that it is ready; blue looks whether it really listens.
+    /// The next generation has reported readiness; blue checks whether it really listens.
     Verifying,
-    /// The next generation is asked whether it serves, by a request of blue's own; no user reaches it yet.
+    /// Blue sends a request of its own to the next generation, to find out whether it serves; no user reaches it yet.
     Probing,
     /// The next generation gets a part of the new connections.
     Canary,
@@ -32,9 +32,9 @@ pub enum Phase {
     Soaking,
     /// The rollout failed; the next generation is being ended, this one serves on.
     RollingBack,
-    /// No new connections come any more; those under way are being taken in, and the listeners closed.
+    /// No new connections come any more; connections in flight are being accepted, and the listeners closed.
     Retiring,
-    /// Finishing the connections that it has.
+    /// The generation finishes its open connections.
     Draining,
     /// Nothing is left to do.
     Gone,
@@ -60,7 +60,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// How a reload ended. Each reload that was begun has exactly one.
+/// How a reload ended. Each reload that was begun has exactly one outcome.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -70,30 +70,30 @@ pub enum Outcome {
     Done {
         /// The generation that is live now.
         generation: Generation,
-        /// Its process.
+        /// The process of that generation.
         pid: Pid,
-        /// From the request to the point of no return: all new connections go to it.
+        /// The time from the request to the point of no return, when all new connections go to that generation.
         #[serde(with = "seconds")]
         took: Duration,
     },
-    /// The next generation did not make it; this one serves on, with nothing lost.
+    /// The next generation failed; this one serves on, with nothing lost.
     #[non_exhaustive]
     RolledBack {
         /// The generation that failed.
         generation: Generation,
-        /// What failed, on which object.
+        /// What failed, and on which object.
         reason: String,
-        /// From the request to the end of the attempt.
+        /// The time from the request to the end of the attempt.
         #[serde(with = "seconds")]
         took: Duration,
     },
 }
 
-/// One thing that happened in the life of this generation.
+/// One event in the life of this generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It went from one phase to another.
+    /// The generation went from one phase to another.
     #[non_exhaustive]
     Phase {
         /// The phase before.
@@ -104,19 +104,19 @@ pub enum Event {
     /// A step of the canary began: the next generation gets this part of the new connections, for this long.
     #[non_exhaustive]
     Canary {
-        /// The part.
+        /// The part of the new connections.
         share: Share,
-        /// How long.
+        /// How long the step lasts.
         time: Duration,
     },
     /// All new connections go to the next generation, and can be taken back for this long.
     #[non_exhaustive]
     Soak {
-        /// How long.
+        /// How long the old generation can take them back.
         time: Duration,
     },
     /// A reload ended.
     Reload(Outcome),
-    /// What was asked for (a reload, a promotion, a rollback) was not done, because of this.
+    /// A request (a reload, a promotion or a rollback) was refused, for this reason.
     Refused(String),
 }

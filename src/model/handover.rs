@@ -1,6 +1,6 @@
-//! What generations tell each other: lines of JSON on a stream socket, and the variables that green is started with.
+//! The messages between generations: lines of JSON on a stream socket, and the variables that green is started with.
 //!
-//! Versions of both ends may differ: unknown fields and kinds are ignored, and a field that is missing has a default.
+//! The two ends may have different versions: unknown fields and kinds are ignored, and a missing field has a default.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,18 +10,19 @@ use super::event::Outcome;
 use super::identity::{Generation, Inode, Pid};
 use super::status::LastReload;
 
-/// Raised when a change is more than a field that an older generation can ignore.
+/// The version of the messages. Raised for a change that an older generation cannot ignore as an unknown field.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// What green is told in its environment, before there is any connection.
+/// What green gets in its environment, before there is a connection to blue.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SpawnInfo {
     #[serde(default = "protocol")]
     pub(crate) protocol: u32,
     pub(crate) generation: Generation,
-    /// Who spawned it; a process whose parent is neither this one nor the manager is not meant.
+    /// The process that spawned green. A process whose parent is neither blue nor the manager is not the addressee.
     pub(crate) blue: Pid,
-    /// The service manager whose child blue is, and the next generation too, so that it is waited for as blue was.
+    /// The service manager whose child blue is. The next generation is its child too, so that the service manager waits
+    /// for the next generation as for blue.
     #[serde(default)]
     pub(crate) manager: Option<Pid>,
     pub(crate) blue_generation: Generation,
@@ -29,7 +30,7 @@ pub(crate) struct SpawnInfo {
     pub(crate) handover: String,
     #[serde(default)]
     pub(crate) addresses: Vec<Bound>,
-    /// The control socket that it takes over when it is live.
+    /// The control socket that green takes over when it is live.
     #[serde(default)]
     pub(crate) control: Option<PathBuf>,
 }
@@ -48,7 +49,7 @@ pub(crate) struct Drainer {
     pub(crate) pid: Pid,
 }
 
-/// What an instance remembers of its reloads, from generation to generation.
+/// The history of an instance's reloads, handed from generation to generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub(crate) struct History {
@@ -58,7 +59,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// A reload has ended so, at this time (seconds since 1970).
+    /// Adds a reload that ended with this outcome at this time (seconds since 1970).
     pub(crate) fn add(&mut self, outcome: Outcome, at: u64) {
         match outcome {
             Outcome::Done { .. } => self.done += 1,
@@ -72,12 +73,12 @@ impl History {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FromGreen {
-    /// It listens; in which order.
+    /// Green listens, with its listeners in this order.
     Listening {
         #[serde(default)]
         groups: Vec<GroupOrder>,
     },
-    /// It has taken its leadership: the control socket, the PID file and the service manager are its own.
+    /// Green has taken the leadership: the control socket, the PID file and the service manager are its own.
     Live,
     /// A kind that a later version has.
     #[serde(other)]
@@ -88,16 +89,16 @@ pub(crate) enum FromGreen {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FromBlue {
-    /// Green is the live generation now; blue and others before it still drain.
+    /// Green is the live generation now; blue and earlier generations still drain.
     Live {
         #[serde(default)]
         draining: Vec<Drainer>,
         #[serde(default)]
         history: History,
     },
-    /// Blue has taken all new connections back: finish what there is, and go.
+    /// Blue has taken all new connections back: green finishes its open connections, and ends.
     TakenBack,
-    /// Blue has closed its listeners: the slots as they are now.
+    /// Blue has closed its listeners; the groups have the slots as they are now.
     Closed {
         #[serde(default)]
         groups: Vec<GroupOrder>,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The number of a generation: the process that was started first is 1, each further attempt counts one up.
+/// The number of a generation: the process that was started first is 1, and each further attempt adds one.
 ///
 /// A generation that never became live keeps its number, so that a number names one process in every log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Generation(u32);
 
 impl Generation {
-    /// The generation that was started from outside, not by another one.
+    /// The generation that was started from outside, not by another generation.
     pub const FIRST: Generation = Generation(1);
 
     /// Names the generation with this number; 0 is taken for 1.
@@ -57,7 +57,7 @@ impl fmt::Display for Pid {
     }
 }
 
-/// A listening socket, named by its inode: that is how sock_diag(7) and /proc/PID/fd both call it.
+/// A listening socket, named by its inode, as in sock_diag(7) and /proc/PID/fd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Inode(pub(crate) u64);

@@ -1,15 +1,15 @@
-//! The names by which instances are told apart, and the files of their control sockets.
+//! The names of instances, and the files of their control sockets.
 
-/// The longest name.
+/// The maximum length of a name, in bytes.
 const LENGTH_MAX: usize = 64;
 
-/// How the file of a control socket ends.
+/// The extension of the file of a control socket.
 const ENDING: &str = ".sock";
 
-/// Looks whether this can be the name of an instance: it becomes a file name, and stands in what people read.
+/// Checks that `name` can be the name of an instance: it becomes a file name, and appears in texts for people.
 ///
 /// # Errors
-/// Names the bad name, and what is allowed.
+/// A text with the bad name and the names that are allowed.
 pub(crate) fn check(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._:@[]-".contains(c);
     if (1..=LENGTH_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed) {

@@ -1,8 +1,8 @@
-//! Where the requests on an HTTP/1 connection end, by the bytes that have come so far.
+//! Where the requests on an HTTP/1 connection end, found out from the bytes received so far.
 //!
-//! A server may close a connection only when nothing that has been received waits for an answer, and hyper does not tell
-//! what is left in its buffer. So the same bytes are followed here: to the end of a head by its empty line (RFC 9112, 2.1),
-//! and from there on by the framing, which hyper knows when it hands the request to the application.
+//! A server may close a connection only when nothing that has been received waits for an answer, and hyper does not
+//! tell what is left in its buffer. So this module follows the same bytes: to the end of a head by its empty line (RFC
+//! 9112, 2.1), and from there on by the framing, which hyper knows when it hands the request to the application.
 
 /// How the end of a request's body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,43 +17,43 @@ pub(crate) enum Framing {
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     position: Position,
-    /// What has come behind a head whose framing is not known yet: a body, the next request, or both.
+    /// What was received after a head whose framing is not known yet: a body, the next request, or both.
     unframed: Vec<u8>,
     reads: u32,
 }
 
-/// Behind the last byte that has come.
+/// The position after the last byte received.
 #[derive(Debug, PartialEq, Eq)]
 enum Position {
     /// Requests are not followed: HTTP/2, an upgraded connection, plain TCP.
     Unknown,
-    /// Behind a whole request. Empty lines may come before the next one (RFC 9112, 2.2).
+    /// After a whole request. Empty lines may come before the next one (RFC 9112, 2.2).
     Between,
     Head(Line),
-    /// Behind a head whose framing is not known yet.
+    /// After a head whose framing is not known yet.
     Unframed,
-    /// In a body of which so many bytes are to come, at least 1.
+    /// In a body, with the number of bytes still to come, at least 1.
     Body(u64),
     Chunked(Chunk),
 }
 
-/// Within lines that end with an empty one.
+/// The position within lines that end with an empty line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Start,
-    /// Behind a CR at the start of a line.
+    /// After a CR at the start of a line.
     StartCr,
     Within,
 }
 
-/// Within a body in chunks.
+/// The position within a chunked body.
 #[derive(Debug, PartialEq, Eq)]
 enum Chunk {
-    /// In the digits of a size, which is so much up to here.
+    /// In the digits of a chunk size, with the value up to here.
     Size(u64),
-    /// Behind the digits, in the same line.
+    /// After the digits, in the same line.
     Extension(u64),
-    /// So many bytes of data are to come, with the CRLF behind them.
+    /// In the data, with the number of bytes still to come, including the CRLF after the data.
     Data(u64),
     Trailers(Line),
 }
@@ -69,24 +69,25 @@ impl Pipeline {
         self.position = Position::Between;
     }
 
-    /// Follows no requests any more.
+    /// Stops following requests.
     pub(crate) fn forget(&mut self) {
         self.position = Position::Unknown;
         self.unframed = Vec::new();
     }
 
-    /// These bytes have come.
+    /// Follows these bytes, which have been received.
     pub(crate) fn received(&mut self, bytes: &[u8]) {
         self.reads = self.reads.wrapping_add(1);
         let followed = self.advance(bytes);
-        // Empty for nearly every request, and then nothing is allocated.
+        // The remainder is empty for nearly every request, and then nothing is allocated.
         self.unframed.extend_from_slice(&bytes[followed..]);
     }
 
-    /// The oldest head that has come and was not framed yet is framed like this: its request is being answered from now on.
+    /// Sets the framing of the oldest head that has none yet: its request is being answered from now on.
     pub(crate) fn framed(&mut self, framing: Framing) {
         if self.position != Position::Unframed {
-            // hyper has found the end of a head where this module has found none: neither is followed any further.
+            // hyper has found the end of a head where this module has found none: requests are not followed any
+            // further.
             return self.forget();
         }
         self.position = match framing {
@@ -102,7 +103,8 @@ impl Pipeline {
         }
     }
 
-    /// Whether something has come behind the request that is being answered; if none is, whether a request has begun.
+    /// Whether something was received after the request that is being answered; without such a request, whether a
+    /// request has begun.
     pub(crate) fn waits(&self) -> bool {
         match self.position {
             Position::Head(_) | Position::Unframed => true,
@@ -110,8 +112,8 @@ impl Pipeline {
         }
     }
 
-    /// How many of the bytes that are still to come belong to the request that is being answered. The end of a body in
-    /// chunks is not known before it has come.
+    /// How many of the bytes still to come belong to the request that is being answered. The end of a chunked body is
+    /// not known before it has been received.
     pub(crate) fn body_left(&self) -> u64 {
         match self.position {
             Position::Body(left) => left,
@@ -120,12 +122,12 @@ impl Pipeline {
         }
     }
 
-    /// How often bytes have come; it may wrap.
+    /// How often bytes were received; the count may wrap.
     pub(crate) fn reads(&self) -> u32 {
         self.reads
     }
 
-    /// If a part of a head has come: how often bytes have come until now.
+    /// If a part of a head was received: how often bytes were received until now.
     pub(crate) fn partial_head(&self) -> Option<u32> {
         match self.position {
             Position::Head(_) => Some(self.reads),
@@ -135,7 +137,7 @@ impl Pipeline {
         }
     }
 
-    /// Goes on over the bytes to their end or to that of a head, and says how many these are.
+    /// Follows the bytes to their end or to the end of a head, and returns the number of bytes followed.
     fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -167,7 +169,8 @@ impl Pipeline {
     }
 }
 
-/// Takes what of `left` is in `bytes`: how much that was if it was all, `None` if more is to come.
+/// Counts `bytes` towards the `left` bytes of a body. Returns `left` if `bytes` has all of them; otherwise subtracts
+/// the length of `bytes` from `left`, and returns `None`.
 fn take(left: &mut u64, bytes: &[u8]) -> Option<usize> {
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     match usize::try_from(*left) {
@@ -179,12 +182,12 @@ fn take(left: &mut u64, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The end of the first line behind which the next one may be empty, or is not there yet.
+/// The end of the first line after which the next line may be empty, or has not been received yet.
 fn before_empty_one(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let is_before = |(end, next): (&u8, &u8)| (*end == b'\n') & ((*next == b'\n') | (*next == b'\r'));
     let mut at = 0;
-    // Every byte of every request goes through here: a block without a branch is a few vector instructions.
+    // Every byte of every request is scanned here: a block without a branch is a few vector instructions.
     while let Some((block, next)) = bytes.get(at..at + BLOCK).zip(bytes.get(at + 1..=at + BLOCK)) {
         if block.iter().zip(next).fold(false, |any, pair| any | is_before(pair)) {
             break;
@@ -197,8 +200,8 @@ fn before_empty_one(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Line {
-    /// Goes on to the end of the first empty line, and says how many bytes that took; `None` if it has not come. A line
-    /// ends with CRLF, or with LF alone, which httparse takes too.
+    /// Follows the bytes to the end of the first empty line, and returns how many bytes that took; `None` if that line
+    /// has not been received. A line ends with CRLF, or with LF alone, which httparse takes too.
     fn empty_one(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
@@ -220,8 +223,8 @@ impl Line {
 }
 
 impl Chunk {
-    /// Goes on to the end of the body, and says how many bytes that took; `None` if it has not come. What is no valid
-    /// chunk ends the connection, so it does not matter here.
+    /// Follows the bytes to the end of the body, and returns how many bytes that took; `None` if the end has not been
+    /// received. An invalid chunk ends the connection, so it does not matter here.
     fn last_one(&mut self, bytes: &[u8]) -> Option<usize> {
         const CRLF: u64 = 2;
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! Single requests, and any sequence of them in any pieces against what is known of its ends.
+//! Single requests; and any sequence of requests, cut anywhere, compared with the known ends of the requests.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// After these pieces, each handed on as it comes.
+/// The pipeline after these pieces, each handed on as it comes.
 fn after(pieces: &[&[u8]]) -> Pipeline {
     let mut pipeline = Pipeline::unknown();
     pipeline.follow();
@@ -102,13 +102,13 @@ fn what_is_not_followed_never_waits() {
 struct Request {
     bytes: Vec<u8>,
     framing: Framing,
-    /// Where its first line begins, behind the empty ones.
+    /// The start of its first line, after the empty lines.
     begin: usize,
     head_end: usize,
 }
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
-    // What looks like the end of a head or of a body, most of all.
+    // Mostly bytes that look like the end of a head or of a body.
     proptest::collection::vec(prop::sample::select(b"\r\n0aG".to_vec()), 0..30)
 }
 
@@ -154,7 +154,7 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    /// Whatever the requests, the pieces in which they come, and the moments at which hyper hands one on.
+    /// For any requests, any pieces, and any moments at which hyper hands a request on.
     #[test]
     fn what_waits_is_known_for_any_requests_in_any_pieces(
         requests in proptest::collection::vec(request(), 1..6),
@@ -168,7 +168,7 @@ proptest! {
         let end = |nth: usize| starts[nth] + requests[nth].bytes.len();
         let mut pipeline = after(&[]);
         let (mut came, mut handed_on) = (0_usize, 0);
-        // At the end all comes, and all is handed on.
+        // At the end everything is received, and everything is handed on.
         for (length, hands_on) in pieces.into_iter().chain([(usize::MAX, true)]) {
             let piece = &all[came..came.saturating_add(length).min(all.len())];
             came += piece.len();

@@ -1,19 +1,19 @@
-//! What a probe asks for: a path, perhaps with a scheme and a name, as text that an operator writes.
+//! The target of a probe: a path, optionally with a scheme and a name, as text that an operator writes.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// What is spoken with the listener.
+/// The protocol of the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
-    /// Found out: plain HTTP, and TLS if that is not understood.
+    /// Found out by trying: plain HTTP, and TLS if the listener does not understand plain HTTP.
     Any,
     Http,
     Https,
 }
 
-/// What a probe asks for. The address is not part of it: a probe always goes to the listener's own.
+/// The target of a probe. The address is not part of the target: a probe always goes to the listener's own address.
 ///
 /// As text: `/path`, `http:/path`, `https:/path`, `http://name/path` or `https://name/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) enum BadTarget {
     Percent { text: String },
 }
 
-/// A [`Target`] that this build cannot ask.
+/// A [`Target`] that this build cannot send a probe to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the probe {0} needs TLS, and this build is without it: build cutover with its feature `tls`")]
 pub(crate) struct NoTls(Target);
@@ -70,10 +70,10 @@ impl Target {
         &self.path
     }
 
-    /// Whether this build can ask it.
+    /// Checks that this build can send a probe to this target.
     ///
     /// # Errors
-    /// It is an https one, and cutover is built without its feature `tls`.
+    /// The scheme is https, and cutover is built without its feature `tls`.
     pub(crate) fn check(&self) -> Result<(), NoTls> {
         match self.scheme {
             Scheme::Https if !cfg!(feature = "tls") => Err(NoTls(self.clone())),
@@ -81,7 +81,7 @@ impl Target {
         }
     }
 
-    /// A text like a URL for what is asked of `address`, by this scheme; [`Scheme::Any`] is shown as http.
+    /// A text like a URL for this target at `address`, with this scheme; [`Scheme::Any`] is shown as http.
     pub(crate) fn url(&self, scheme: Scheme, address: SocketAddr) -> String {
         let scheme = match scheme {
             Scheme::Any | Scheme::Http => "http",
@@ -126,7 +126,7 @@ impl FromStr for Target {
             _ => return Err(BadTarget::Scheme { text: text(), scheme: scheme.to_owned() }),
         };
         let Some(rest) = rest.strip_prefix('/') else {
-            // The slash in front of the rest is the path's own.
+            // The slash in front of `rest` belongs to the path.
             return Ok(Target { scheme, host: None, path: path(&whole[whole.len() - rest.len() - 1..], whole)? });
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -139,7 +139,8 @@ impl FromStr for Target {
     }
 }
 
-/// The origin form of a request target: `absolute-path [ "?" query ]`, RFC 9112, 3.2.1, of the characters of RFC 3986, 3.3.
+/// The origin form of a request target: `absolute-path [ "?" query ]`, RFC 9112, 3.2.1, of the characters of RFC 3986,
+/// 3.3.
 fn path(path: &str, whole: &str) -> Result<String, BadTarget> {
     let text = || whole.to_owned();
     if path.contains('#') {
@@ -179,7 +180,7 @@ fn host(host: &str, whole: &str) -> Result<String, BadTarget> {
     }
 }
 
-/// RFC 1123, 2.1, and the underscore that is found in practice. A last label of digits only is left to IPv4 addresses.
+/// RFC 1123, 2.1, and the underscore, which occurs in practice. A last label of only digits is left to IPv4 addresses.
 fn is_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -272,7 +273,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is taken is a request target to `http` as well, says the same when parsed again, and holds no space.
+        /// An accepted target is a request target for `http` as well, is the same when parsed again, and has no space
+        /// in it.
         #[test]
         fn any_text_is_refused_or_sound(text in "(https?:/{1,2}[a-z0-9.:-]{0,5})?/?[ -~ä\\n]{0,12}") {
             if let Ok(target) = text.parse::<Target>() {

@@ -1,7 +1,7 @@
-//! The progress of a reload: the lines of JSON by which the control socket tells a reload that is followed.
+//! The progress of a reload: the lines of JSON that the control socket sends for a reload that is followed.
 //!
-//! Versions of both ends may differ: fields are only ever added, unknown fields are ignored, and events of a later version
-//! are [`Progress::Unknown`].
+//! The two ends may have different versions: fields are only ever added, unknown fields are ignored, and events of a
+//! later version are [`Progress::Unknown`].
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use super::identity::Generation;
 use super::seconds;
 use super::share::Share;
 
-/// One line of a reload that is followed: `POST /v1/reload`. The last one is the outcome, or [`Progress::Gone`] if the
-/// end of the old generation was asked for as well.
+/// One event of a reload that is followed: one line of the answer to `POST /v1/reload`. The last event is the outcome,
+/// or [`Progress::Gone`] if the end of the old generation was asked for as well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Progress {
-    /// The rollout went on to another phase.
+    /// The rollout entered another phase.
     #[non_exhaustive]
     Phase {
-        /// The generation that the rollout brings.
+        /// The next generation, which the rollout starts.
         generation: Generation,
         /// The phase that begins.
         phase: Phase,
-        /// Since the reload was asked for.
+        /// The time since the reload was requested.
         #[serde(with = "seconds")]
         elapsed: Duration,
     },
@@ -34,28 +34,28 @@ pub enum Progress {
     Canary {
         /// The part of new connections that the next generation gets from now on.
         share: Share,
-        /// For how long.
+        /// How long the step lasts.
         #[serde(rename = "seconds", with = "seconds")]
         time: Duration,
     },
-    /// All new connections go to the next generation, and the old one can still have them back.
+    /// All new connections go to the next generation, and the old generation can still take them back.
     #[non_exhaustive]
     Soak {
-        /// For how long.
+        /// How long the old generation can take them back.
         #[serde(rename = "seconds", with = "seconds")]
         time: Duration,
     },
-    /// The old generation finishes what it has.
+    /// The old generation finishes its open connections.
     #[non_exhaustive]
     Draining {
-        /// So many connections are left.
+        /// The number of connections that are left.
         connections: u64,
     },
     /// How the reload ended.
     Outcome(Outcome),
     /// The old generation has nothing left to do, and its process ends.
     Gone,
-    /// Something that a later version tells.
+    /// An event of a later version.
     #[serde(other)]
     Unknown,
 }

@@ -13,19 +13,19 @@ const EXTENSION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) enum Notification {
     /// `READY=1`.
     Ready,
-    /// `ERRNO=n`: it could not start.
+    /// `ERRNO=n`: the service could not start.
     Errno(i32),
-    /// `EXTEND_TIMEOUT_USEC=n`: it needs that long from now.
+    /// `EXTEND_TIMEOUT_USEC=n`: the service needs this much more time, counted from now.
     Extend(Duration),
     /// `STATUS=text`, for people.
     Status(String),
-    /// `WATCHDOG=1`: its loop lives.
+    /// `WATCHDOG=1`: the main loop of the service is alive.
     Watchdog,
-    /// `WATCHDOG=trigger`: it wants to be treated as if its loop did not.
+    /// `WATCHDOG=trigger`: the service wants to be treated as if its main loop were dead.
     WatchdogTrigger,
 }
 
-/// A datagram that is no sd_notify message, and why.
+/// Why a datagram is no sd_notify message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("it is longer than {DATAGRAM_MAX} bytes")]
@@ -36,10 +36,10 @@ pub(crate) enum Malformed {
     NoAssignment,
 }
 
-/// Reads one datagram. Keys that do not matter to a rollout are left out, as the protocol wants it.
+/// Parses one datagram. Keys that do not matter to a rollout are ignored, as the protocol requires.
 ///
 /// # Errors
-/// [`Malformed`] if it is no message of the protocol at all.
+/// [`Malformed`] if the datagram is no message of the protocol at all.
 pub(crate) fn parse(datagram: &[u8]) -> Result<Vec<Notification>, Malformed> {
     if datagram.len() > DATAGRAM_MAX {
         return Err(Malformed::TooLong);

@@ -13,7 +13,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration
     Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
 }
 
-/// The same, where there may be none.
+/// The same for a duration that may be missing.
 pub(crate) mod option {
     use super::{Deserialize, Deserializer, Duration, Error, Serializer};
 

@@ -4,25 +4,26 @@ use std::fmt;
 
 /// A part of all new connections, in hundredths of a percent: from 0 to 100 %.
 ///
-/// In JSON it is a number of percent.
+/// In JSON, a share is a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(into = "f64", try_from = "f64")]
 pub struct Share(u16);
 
 impl Share {
-    /// None.
+    /// No new connections.
     pub const NONE: Share = Share(0);
-    /// All of them.
+    /// All new connections.
     pub const ALL: Share = Share(Share::WHOLE);
 
-    /// What stands for 100 %.
+    /// The number that stands for 100 %.
     pub(crate) const WHOLE: u16 = 10_000;
 
     /// A share of whole percents, for a literal: `Share::percent(5)`. A number that is computed or read goes through
-    /// `Share::try_from(f64)`, which knows hundredths and returns an error.
+    /// `Share::try_from(f64)`, which accepts hundredths of a percent and returns an error for other values than 0 to
+    /// 100.
     ///
     /// # Panics
-    /// Above 100. In a constant the compiler refuses such a number.
+    /// If `percent` is above 100. In a constant, the compiler refuses such a number.
     pub const fn percent(percent: u8) -> Share {
         assert!(percent <= 100, "a share is at most 100 percent");
         Share(percent as u16 * 100)
@@ -33,12 +34,12 @@ impl Share {
         f64::from(self.0) / 100.0
     }
 
-    /// How many of [`Share::WHOLE`].
+    /// The share in units of which [`Share::WHOLE`] are 100 %.
     pub(crate) fn of_whole(self) -> u16 {
         self.0
     }
 
-    /// What is left for the others.
+    /// The rest of the new connections.
     pub(crate) fn rest(self) -> Share {
         Share(Share::WHOLE - self.0)
     }
@@ -59,7 +60,7 @@ impl From<Share> for f64 {
 impl TryFrom<f64> for Share {
     type Error = InvalidShare;
 
-    /// A percentage, rounded to a hundredth.
+    /// Takes a percentage, and rounds it to a hundredth of a percent.
     fn try_from(percent: f64) -> Result<Share, InvalidShare> {
         let hundredths = (percent * 100.0).round();
         if !(0.0..=f64::from(Share::WHOLE)).contains(&hundredths) {

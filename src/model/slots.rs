@@ -1,14 +1,15 @@
-//! The slot table of one group: which listener stands at which index, as the kernel keeps it.
+//! The slot table of one group: the listener at each index, as the kernel keeps it.
 //!
-//! The kernel keeps the listeners of a group in an array: listen(2) appends, and a close moves the last one into the
-//! hole (`__reuseport_add_sock`, `__reuseport_detach_sock` in net/core/sock_reuseport.c, Linux 6.18). A program whose
-//! answer is no index of the array falls back to the hash over all of them (`reuseport_select_sock`).
+//! The kernel keeps the listeners of a group in an array: listen(2) appends a listener, and close(2) moves the last
+//! listener into the hole (`__reuseport_add_sock`, `__reuseport_detach_sock` in net/core/sock_reuseport.c, Linux 6.18).
+//! If a program returns an index outside of the array, the kernel falls back to the hash over all listeners
+//! (`reuseport_select_sock`).
 
 use std::collections::BTreeSet;
 
 use super::identity::Inode;
 
-/// Why the table and what the kernel shows are not the same.
+/// The difference between the table and the listeners that the kernel shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     /// Listeners that the kernel shows and the table does not know.
@@ -19,8 +20,8 @@ pub(crate) struct Mismatch {
 
 /// The listeners of one group, by slot.
 ///
-/// A generation that lost its predecessor without a word knows that the slots are its own, but not which is which: the
-/// first `vague` slots then hold the first `vague` listeners in an order that nobody knows.
+/// A generation whose predecessor ended without a message knows that the slots are its own, but not their order: the
+/// first `vague` slots then hold the first `vague` listeners of the table in an unknown order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slots {
     table: Vec<Inode>,
@@ -28,23 +29,23 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// A group with these listeners, in the order in which they stand in it.
+    /// A group with these listeners, in the order of their slots.
     pub(crate) fn in_order(table: Vec<Inode>) -> Slots {
         Slots { table, vague: 0 }
     }
 
-    /// A group with these listeners, in an order that nobody knows.
+    /// A group with these listeners, in an unknown order.
     pub(crate) fn members(table: Vec<Inode>) -> Slots {
         let vague = if table.len() > 1 { table.len() } else { 0 };
         Slots { table, vague }
     }
 
-    /// The same listeners, in an order that nobody knows.
+    /// The same listeners, in an unknown order.
     pub(crate) fn forgotten(self) -> Slots {
         Slots::members(self.table)
     }
 
-    /// Listener after listener, by slot; `None` if the order is not known.
+    /// The listeners in the order of their slots; `None` if the order is not known.
     pub(crate) fn order(&self) -> Option<&[Inode]> {
         (self.vague == 0).then_some(&self.table)
     }
@@ -61,12 +62,12 @@ impl Slots {
         holds.then(|| Slots { table: first.to_vec(), vague: self.vague })
     }
 
-    /// Whether all that hold the last `count` slots are some of these.
+    /// Whether the last `count` slots hold only listeners of this set.
     pub(crate) fn last_are(&self, count: usize, listeners: &BTreeSet<Inode>) -> bool {
         self.table.iter().rev().take(count).all(|last| listeners.contains(last))
     }
 
-    /// Those listeners of the table that are meant.
+    /// The listeners of the table for which `is_meant` is true.
     pub(crate) fn members_of(&self, is_meant: impl Fn(Inode) -> bool) -> Vec<Inode> {
         self.table.iter().copied().filter(|&listener| is_meant(listener)).collect()
     }
@@ -75,10 +76,11 @@ impl Slots {
         self.table.contains(&listener)
     }
 
-    /// A listener of the group was closed. Nothing happens if it is not in the table.
+    /// A listener of the group was closed. A listener that is not in the table is ignored.
     pub(crate) fn close(&mut self, listener: Inode) {
         let Some(hole) = self.table.iter().position(|&l| l == listener) else { return };
-        // The last one comes into the hole, and is as hard to find there as the one that left it.
+        // The last listener moves into the hole. Where the slot of the closed listener is unknown, so is now that of
+        // the moved one.
         self.table.swap_remove(hole);
         self.vague = self.vague.min(self.table.len());
         if self.vague == 1 {
@@ -99,24 +101,25 @@ impl Slots {
             .collect()
     }
 
-    /// The slots that lead only to `wanted` both before and after `closing` is closed, so that a program which picks
-    /// among them is right at every moment of the close.
+    /// The slots that lead only to `wanted` both before and after `closing` is closed. A program that picks among these
+    /// slots is right at every moment of the close.
     ///
-    /// A slot that is out of range after the close is among them only if nobody but `wanted` is left then, for the
-    /// kernel then hashes over all. Empty where no such slot exists: that is so when the only wanted listener is the
-    /// last in the table and others stay, for it is moved by the close itself.
+    /// A slot that is out of range after the close is included only if all remaining listeners are in `wanted`, because
+    /// the kernel then hashes over all of them. The result is empty where no such slot exists: that is when the only
+    /// wanted listener is the last in the table and others stay, because the close itself moves the wanted listener.
     pub(crate) fn while_closing(&self, closing: Inode, wanted: &BTreeSet<Inode>) -> Vec<u16> {
         self.throughout(wanted, &BTreeSet::from([closing]), 1)
     }
 
-    /// The slots that lead only to `wanted` whichever of `closing` are closed next, in whichever order, `closes` of them at
-    /// the most. Empty where no such slot exists.
+    /// The slots that lead only to `wanted` while up to `closes` of the listeners in `closing` are closed, in any
+    /// order. Empty where no such slot exists.
     pub(crate) fn throughout(&self, wanted: &BTreeSet<Inode>, closing: &BTreeSet<Inode>, closes: usize) -> Vec<u16> {
         let here = self.table.iter().filter(|listener| closing.contains(listener)).count();
         let closes = closes.min(here);
-        // A close moves the last one and no other: who stands before the last ones stays where it is.
+        // A close moves only the last listener: all listeners before the last `closes` ones keep their slots.
         let stay = self.table.len() - closes;
-        // One more is right if nobody but `wanted` is left when its slot is out of range: the kernel hashes over those then.
+        // One more slot is right if only `wanted` is left when that slot is out of range: the kernel then hashes over
+        // `wanted`.
         let hash_is_right = closes == here && self.table.iter().all(|l| wanted.contains(l) || closing.contains(l));
         let right = stay + usize::from(hash_is_right);
         self.of(wanted).into_iter().filter(|&slot| usize::from(slot) < right).collect()
@@ -197,7 +200,7 @@ mod tests {
     }
 
     impl Slots {
-        /// As the kernel does: what is no slot of the table is left to the hash over all.
+        /// As in the kernel: an index outside of the table falls back to the hash over all listeners.
         fn leads_to(&self, slot: u16, wanted: &BTreeSet<Inode>) -> bool {
             match self.table.get(usize::from(slot)) {
                 Some(listener) => wanted.contains(listener),
@@ -207,9 +210,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the numbers of listeners: blue closes one after the other, and a program that picks among the safe
-        /// slots leads to green only, before each close and after it. Only a lone green listener that is moved by the
-        /// first close has no such slot, once.
+        /// For any number of listeners: blue closes its listeners one by one, and a program that picks among the safe
+        /// slots leads to green only, before and after each close. The one exception: a single green listener that the
+        /// first close moves has no such slot during that close.
         #[test]
         fn blue_closes_and_no_connection_goes_to_it(blue in 1_u64..12, green in 1_u64..12) {
             let blues: Vec<u64> = (0..blue).collect();
@@ -225,7 +228,7 @@ mod tests {
             }
         }
 
-        /// Whoever stands where, known or not, and whoever is closed in which order.
+        /// For any order of the slots, known or not, and any order of the closes.
         #[test]
         fn whatever_is_closed_no_connection_goes_astray(
             (table, blue) in (2_usize..14).prop_flat_map(|n| {

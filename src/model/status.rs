@@ -1,6 +1,6 @@
-//! The status of an instance, as the control socket answers it in JSON.
+//! The status of an instance: the JSON that the control socket answers with.
 //!
-//! Versions of both ends may differ: fields are only ever added, and unknown fields are ignored.
+//! The two ends may have different versions: fields are only ever added, and unknown fields are ignored.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,25 +17,25 @@ use super::steering::SteeringMode;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// The name by which the instance is picked.
+    /// The name of the instance, by which clients choose it.
     pub name: String,
     /// The version of cutover in the generation that answers.
     pub version: String,
-    /// Where it listens.
+    /// The addresses that the instance listens on.
     pub addresses: Vec<SocketAddr>,
-    /// How new connections are moved at the next reload.
+    /// How new connections will be moved at the next reload.
     pub steering: SteeringMode,
     /// The rollout that is under way, if one is.
     pub rollout: Option<RolloutStatus>,
-    /// All generations that live, the newest first.
+    /// All living generations, the newest first.
     pub generations: Vec<GenerationStatus>,
     /// How the last reload ended, if there was one.
     pub last_reload: Option<LastReload>,
-    /// How many reloads have ended well since the instance was started.
+    /// The number of reloads that have succeeded since the instance was started.
     pub reloads_done: u64,
-    /// How many were rolled back.
+    /// The number of reloads that were rolled back since then.
     pub reloads_rolled_back: u64,
-    /// The process that supervises them, if they do not do it themselves (`cutover run`).
+    /// The process that supervises the generations (`cutover run`); `None` if the generations do that themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<Pid>,
 }
@@ -46,15 +46,15 @@ pub struct Status {
 pub struct RolloutStatus {
     /// The next generation.
     pub generation: Generation,
-    /// Where the rollout stands.
+    /// The phase of the rollout.
     pub phase: Phase,
     /// The part of new connections that the next generation gets now.
     pub share: Share,
-    /// Since the reload was asked for.
+    /// The time since the reload was requested.
     #[serde(with = "seconds")]
     pub elapsed: Duration,
-    /// Until this step ends by itself, if it does: the rest of a canary step or of the soak, or the patience with a step
-    /// that is waited for.
+    /// The time until this step ends by itself, if it does: the rest of a canary step or of the soak, or of the time
+    /// limit of a step that waits for something.
     #[serde(with = "seconds::option", default)]
     pub left: Option<Duration>,
 }
@@ -63,39 +63,39 @@ pub struct RolloutStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GenerationStatus {
-    /// Its number.
+    /// The number of the generation.
     pub generation: Generation,
-    /// Its process.
+    /// The process of the generation.
     pub pid: Pid,
-    /// Where it stands in its life.
+    /// The phase of the generation.
     pub phase: Phase,
-    /// How long its process lives.
+    /// The age of the process.
     #[serde(with = "seconds::option", default)]
     pub age: Option<Duration>,
-    /// The part of new connections that it gets.
+    /// The part of new connections that the generation gets.
     pub share: Share,
-    /// Its open connections, if they can be counted.
+    /// The number of open connections, if they can be counted.
     #[serde(default)]
     pub connections: Option<u64>,
-    /// The same by kind, of the generation that answers.
+    /// The open connections by kind, of the generation that answers.
     #[serde(default)]
     pub kinds: Option<ConnectionKinds>,
 }
 
-/// Open connections by what is spoken on them.
+/// The numbers of open connections by protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ConnectionKinds {
-    /// Nothing yet.
+    /// Connections whose protocol is not known yet.
     pub fresh: u64,
-    /// HTTP/1.
+    /// HTTP/1 connections.
     pub http1: u64,
-    /// HTTP/2.
+    /// HTTP/2 connections.
     pub http2: u64,
-    /// What began as HTTP/1 and was upgraded: WebSocket and others.
+    /// Connections that began as HTTP/1 and were upgraded: WebSocket and others.
     pub upgraded: u64,
-    /// What the application makes of it: connections of [`Server::listen`](crate::Server::listen).
+    /// Connections of [`Server::listen`](crate::Server::listen), whose protocol is that of the application.
     pub tcp: u64,
 }
 
@@ -103,14 +103,14 @@ pub struct ConnectionKinds {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LastReload {
-    /// How.
+    /// The outcome of the reload.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// When, in seconds since 1970 (UTC).
+    /// When the reload ended, in seconds since 1970 (UTC).
     pub at: u64,
 }
 
-/// Why a request was refused: the body of every answer that is no success.
+/// Why a request was refused: the body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     pub(crate) error: String,

@@ -1,4 +1,4 @@
-//! A unit of systemd, looked at with the eyes of a server that restarts itself. Pure: from what systemd shows to findings.
+//! Checks of a systemd unit for a server that restarts itself. No I/O: from what systemd shows to findings.
 
 mod loaded;
 mod program;
@@ -13,7 +13,7 @@ use super::finding::Finding;
 pub(super) use loaded::Unit;
 pub(super) use properties::{Properties, leading_number, written};
 
-/// What is asked of `systemctl show`. One that its version does not know it leaves out.
+/// The properties to ask `systemctl show` for. A version of systemd leaves out properties that it does not know.
 pub(super) const PROPERTIES: [&str; 42] = [
     "Id",
     "LoadState",

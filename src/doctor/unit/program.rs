@@ -1,4 +1,4 @@
-//! The program that a unit starts, where that is `cutover`: what its options say.
+//! The program that a unit starts, if that is `cutover`: the values of its options.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,13 +12,13 @@ pub(crate) struct Serving {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) pid_file: Option<String>,
     pub(crate) drain: Duration,
-    /// The canary and the soak.
+    /// The time of the canary and the soak together.
     pub(crate) steps: Duration,
     pub(crate) has_control: bool,
 }
 
 impl Serving {
-    /// What a command says; `None` if it does not start `cutover`.
+    /// The options of a command; `None` if the command does not start `cutover`.
     pub(crate) fn of(command: &Command) -> Option<Serving> {
         let verb = verb_of_cutover(command)?;
         let verb = command.words.get(verb).filter(|verb| ["serve", "run"].contains(&verb.as_str()))?;
@@ -42,7 +42,7 @@ impl Serving {
     }
 }
 
-/// The place of the word after `cutover`, also where a shell or env(1) starts it.
+/// The index of the word after `cutover`, also if a shell or env(1) starts it.
 pub(super) fn verb_of_cutover(command: &Command) -> Option<usize> {
     let name = |word: &str| word.trim_matches(['\'', '"']).rsplit('/').next() == Some("cutover");
     command.words.iter().position(|word| name(word)).map(|place| place + 1)

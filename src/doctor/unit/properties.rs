@@ -1,19 +1,20 @@
-//! What `systemctl show` and `systemctl cat` write, understood.
+//! Parsers for the output of `systemctl show` and `systemctl cat`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The properties of a unit, as `systemctl show` writes them. Lines such as `ExecReload=` may stand there more than once.
+/// The properties of a unit, as `systemctl show` writes them. A property such as `ExecReload=` may occur more than
+/// once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Properties(BTreeMap<String, Vec<String>>);
 
-/// A line that starts a program.
+/// A setting that starts a program, such as `ExecStart=`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) path: String,
-    /// The program's name first. What had spaces in it has fallen apart: systemctl shows no quotes.
+    /// The program's name first. An argument with spaces is several words here: systemctl shows no quotes.
     pub(crate) words: Vec<String>,
-    /// Of the prefixes of systemd.service(5): `-` is `ignore-failure`, `!` is `no-setuid`, and so on.
+    /// The prefixes of systemd.service(5), as names: `-` is `ignore-failure`, `!` is `no-setuid`, and so on.
     pub(crate) flags: String,
     pub(crate) ignores_failure: bool,
 }
@@ -27,7 +28,7 @@ impl Properties {
         Properties(all)
     }
 
-    /// The value; empty where there is none.
+    /// The value; empty if there is none.
     pub(crate) fn one(&self, key: &str) -> &str {
         self.shown(key).unwrap_or_default()
     }
@@ -69,8 +70,8 @@ fn command(shown: &str) -> Option<Command> {
     })
 }
 
-/// A time as systemd.time(7) writes it (`1min 30s`, `infinity`), and as `cutover serve` takes it (`1m 30s`); seconds where
-/// there is no unit. An endless one is the longest of all.
+/// Parses a time as systemd.time(7) writes it (`1min 30s`, `infinity`), and as `cutover serve` takes it (`1m 30s`); a
+/// number without a unit is in seconds. `infinity` is the longest duration.
 pub(crate) fn time_span(text: &str) -> Option<Duration> {
     const DAY: f64 = 86_400.0;
     if text == "infinity" {
@@ -109,7 +110,7 @@ pub(crate) fn leading_number(version: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The last word of each setting in `[Service]`, of what `systemctl cat` writes.
+/// The last value of each setting in `[Service]`, from the output of `systemctl cat`.
 pub(crate) fn written(text: &str) -> BTreeMap<String, String> {
     let mut service = false;
     let mut last = BTreeMap::new();

@@ -68,7 +68,7 @@ fn reload_signal(unit: &Unit) -> Finding {
     }
 }
 
-/// systemd itself sends SIGHUP, and then runs the commands.
+/// With Type=notify-reload, systemd itself sends SIGHUP, and then runs the commands.
 fn twice(unit: &Unit) -> Finding {
     let what = "beside Type=notify-reload, which sends SIGHUP itself: the server is told twice";
     let fix = "remove ExecReload=, or Type=notify";
@@ -115,7 +115,7 @@ fn sends_hup(command: &Command) -> bool {
     })
 }
 
-/// Where the command waits, systemd ends it after TimeoutStartSec=; the server asks for more time.
+/// If a reload waits for the outcome, systemd gives up after TimeoutStartSec=, unless the server asks for more time.
 fn start_timeout(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "TimeoutStartSec";
     let steps = unit.serving.as_ref()?.steps;

@@ -1,4 +1,5 @@
-//! How the unit and the server talk: readiness, the main process, the watchdog; and what is there for a second generation.
+//! The interface between the unit and the server: readiness, the main process, the watchdog; and the limits for a
+//! second generation.
 
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use crate::doctor::capacity::judge_descriptors;
 use crate::doctor::finding::Finding;
 use crate::sys::limits::Descriptors;
 
-/// The first version that knows Type=notify-reload.
+/// The first version of systemd with Type=notify-reload.
 const NOTIFY_RELOAD: u32 = 253;
-/// A watchdog with less patience may well take a busy machine for a hung server.
+/// With a shorter watchdog timeout, a server on a busy machine may be mistaken for one that hangs.
 const WATCHDOG_MIN: Duration = Duration::from_secs(1);
 
 pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
@@ -19,7 +20,7 @@ pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
     of_type.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
-/// The type that the files ask for, where systemd did not understand it.
+/// Whether the files ask for a type that this version of systemd does not know.
 fn unknown_type(unit: &Unit) -> bool {
     unit.written.get("Type").is_some_and(|kind| kind == "notify-reload") && unit.version < NOTIFY_RELOAD
 }
@@ -86,7 +87,7 @@ fn pid_file(unit: &Unit) -> Option<Finding> {
 
 fn watchdog(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "WatchdogSec";
-    // Before it is started, systemd shows none.
+    // Before the unit is started, systemd shows no watchdog timeout.
     let shown = unit.shown.time("WatchdogUSec").filter(|time| *time != Duration::MAX);
     let time = shown.or_else(|| time_span(unit.written.get("WatchdogSec")?));
     let time = time.filter(|time| !time.is_zero() && *time != Duration::MAX)?;
@@ -108,7 +109,7 @@ fn restart(unit: &Unit) -> Finding {
     }
 }
 
-/// Of a unit that runs, the process is looked at instead.
+/// The limit of descriptors. For a unit that runs, its process is examined instead.
 fn descriptors(unit: &Unit) -> Option<Finding> {
     if unit.main().is_some() {
         return None;

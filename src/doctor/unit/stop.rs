@@ -1,4 +1,4 @@
-//! How the unit stops: whether what is open gets to its end.
+//! How the unit stops: whether open connections are finished.
 
 use super::Unit;
 use super::program::verb_of_cutover;
@@ -14,7 +14,7 @@ pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
     [exec_stop(unit), kill_mode(unit)].into_iter().chain(others.into_iter().flatten()).collect()
 }
 
-/// When the command has ended systemd sends KillSignal= itself (systemd.service(5), ExecStop=).
+/// After the command has ended, systemd sends KillSignal= itself (systemd.service(5), ExecStop=).
 fn exec_stop(unit: &Unit) -> Finding {
     const SUBJECT: &str = "ExecStop";
     let commands = unit.shown.commands(SUBJECT);
@@ -29,7 +29,7 @@ fn exec_stop(unit: &Unit) -> Finding {
     Finding::problem(SUBJECT, what, WAITS)
 }
 
-/// A single kill(1) is over at once; a shell may wait for anything, and `cutover stop` does.
+/// Whether the command waits for the end of the server: kill(1) alone does not; a shell may, and `cutover stop` does.
 fn waits(command: &Command) -> bool {
     let last = command.path.rsplit('/').next();
     let verb = verb_of_cutover(command).and_then(|place| command.words.get(place));

@@ -25,7 +25,8 @@ impl Rollout {
         effects
     }
 
-    /// Everything is back with the generation before: this one, which was never live, finishes what it has.
+    /// The generation before has all new connections again: this one, which was never live, finishes its own
+    /// connections.
     pub(super) fn taken_back(&mut self, by: Generation, now: Instant) -> Vec<Effect> {
         match self.state {
             State::Standby { .. } => {
@@ -54,7 +55,7 @@ impl Rollout {
         }
     }
 
-    /// A green that was spawned is all that is left: it is live, ready or not.
+    /// This generation has ended. A green that was spawned is the only generation left: it is live, ready or not.
     pub(super) fn died(&mut self, now: Instant) -> Vec<Effect> {
         match &mut self.state {
             State::Rolling { attempt, .. } if attempt.pid.is_some() => self.retire(now),
@@ -83,7 +84,8 @@ impl Rollout {
                 *then = Then::Stop;
                 vec![]
             }
-            // Its idle connections are waited for no longer; if nobody comes after it that is so already.
+            // Idle connections are waited for no longer; without a successor they are not waited for in the first
+            // place.
             State::Retiring { .. } | State::Draining { .. } => vec![Effect::CloseIdle],
             State::Gone => vec![],
         }
@@ -92,7 +94,7 @@ impl Rollout {
     pub(super) fn stop_at_once(&mut self, now: Instant) -> Vec<Effect> {
         const REASON: &str = "was given up: a stop at once was asked for";
         let mut effects = match &mut self.state {
-            // It is being spawned: if nobody waited for it, it would be left behind.
+            // Green is being spawned: unless the result is waited for, its process would be left behind.
             State::RollingBack { attempt, then, .. } if attempt.pid.is_none() => {
                 *then = Then::Finish;
                 return vec![];
@@ -133,7 +135,7 @@ impl Rollout {
         vec![Effect::Finish]
     }
 
-    /// Ends a drain. Where nobody comes after, those before do not stay either.
+    /// Ends a drain. Without a successor, the drains of earlier generations end as well.
     pub(super) fn force_closing(successor: Option<Generation>) -> Vec<Effect> {
         match successor {
             Some(_) => vec![Effect::ForceClose],

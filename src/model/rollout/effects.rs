@@ -1,4 +1,4 @@
-//! What goes into the machine and what comes out of it.
+//! The events that go into the machine, and the effects that come out of it.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 use crate::model::share::Share;
 
-/// What happened.
+/// An event for the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RolloutEvent {
     /// The generation before this one retires, or is gone: this one is live.
     Live,
-    /// The generation before this one has taken everything back.
+    /// The generation before this one has taken all new connections back.
     TakenBack {
         by: Generation,
     },
@@ -64,13 +64,13 @@ pub(crate) enum RolloutEvent {
     },
     ListenersClosed,
     ConnectionsGone,
-    /// This generation's process has ended by itself. Only of one that another process watches.
+    /// This generation's process has ended by itself. Reported only where another process watches the generation.
     Died,
     StopRequested,
     ForceCloseRequested,
 }
 
-/// What was asked for and refused.
+/// The request that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UserRequest {
     Reload,
@@ -78,7 +78,7 @@ pub(crate) enum UserRequest {
     Rollback,
 }
 
-/// Whether a cut-over can be taken back, which takes steering.
+/// Whether a cut-over can be taken back, which needs steering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revocability {
     /// A soak follows.
@@ -87,27 +87,28 @@ pub(crate) enum Revocability {
     Final,
 }
 
-/// Which connections are waited for.
+/// The connections that a drain waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DrainScope {
-    /// Those of this generation.
+    /// The connections of this generation.
     Own,
-    /// Nobody comes after it, so it waits for the generations before it too.
+    /// The connections of this generation and of all generations before it: there is no successor.
     All,
 }
 
-/// What the host has to do. Those that bring something back name the event.
+/// What the host has to do. An effect that has a result names the event that brings the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Is there an executable, and does the application agree? → [`RolloutEvent::PreflightDone`]
+    /// Find out whether there is an executable, and whether the application agrees. → [`RolloutEvent::PreflightDone`]
     Preflight { green: Generation },
-    /// Steer every group to its own slots. → [`RolloutEvent::Gated`]
+    /// Steer every group to the slots of this generation. → [`RolloutEvent::Gated`]
     Gate { green: Generation },
-    /// Start green. → [`RolloutEvent::Spawned`], and only after it `GreenReady`, `GreenFailed`, `GreenExtends`, `GreenExited`
+    /// Start green. → [`RolloutEvent::Spawned`], and only after that event `GreenReady`, `GreenFailed`, `GreenExtends` and
+    /// `GreenExited`
     Spawn { green: Generation },
-    /// Does green listen on each address? → [`RolloutEvent::Verified`]
+    /// Find out whether green listens on each address. → [`RolloutEvent::Verified`]
     Verify { green: Generation },
-    /// Does green answer, on each address, after this pause? → [`RolloutEvent::Probed`]
+    /// Find out, after this pause, whether green answers on each address. → [`RolloutEvent::Probed`]
     Probe { green: Generation, after: Duration },
     /// Steer a part of the new connections to green. → [`RolloutEvent::Shared`]
     Share { green: Generation, share: Share },
@@ -115,19 +116,20 @@ pub(crate) enum Effect {
     Canary { green: Generation, share: Share, time: Duration },
     /// Steer all new connections to green. → [`RolloutEvent::CutOver`]
     CutOver { green: Generation, turn: Revocability },
-    /// Everybody is on green, and can be had back for this time.
+    /// All new connections go to green, and can be taken back for this time.
     Soak { time: Duration },
     /// Steer all new connections back to this generation.
     SteerBack,
     /// Kill green. → [`RolloutEvent::GreenExited`]
     Kill { green: Generation },
-    /// Users are on green, and are steered back: it finishes what it has, and goes.
+    /// Users may be on green, and new connections are steered back: green finishes its connections, and ends.
     Release { green: Generation },
-    /// Green is the live generation, this long after it was asked for: tell it, the PID file and the service manager.
+    /// Green is the live generation, this long after the request: tell green, the PID file and the service manager.
     HandOver { green: Generation, took: Duration },
-    /// Take in what is on its way, close the listeners. → [`RolloutEvent::ListenersClosed`]
+    /// Accept the connections in flight, then close the listeners. → [`RolloutEvent::ListenersClosed`]
     Retire,
-    /// There is no next generation: take in what is in the accept queues, close the listeners. → [`RolloutEvent::ListenersClosed`]
+    /// There is no next generation: accept what is in the accept queues, then close the listeners.
+    /// → [`RolloutEvent::ListenersClosed`]
     StopAccepting,
     /// Close the listeners without waiting any longer. → [`RolloutEvent::ListenersClosed`]
     CloseNow,
@@ -141,12 +143,12 @@ pub(crate) enum Effect {
     ForceClosePredecessors,
     /// This generation has become the live one.
     BecomeLive,
-    /// A reload has ended, and this generation serves on or not.
+    /// A reload has ended; `serves_on` says whether this generation serves on.
     Report { outcome: Outcome, serves_on: bool },
-    /// Something was asked for at the wrong time.
+    /// A request came at the wrong time.
     Refuse { asked: UserRequest, reason: String },
     /// Green died after it had become the live generation: nothing can be taken back.
     GreenLost { green: Generation, how: String },
-    /// The end.
+    /// The end of this generation.
     Finish,
 }

@@ -22,7 +22,7 @@ impl Rollout {
         }
     }
 
-    /// Goes on to the next step of the attempt if the last one went well, and rolls back if not.
+    /// Enters the next step of the attempt if the last step succeeded, and rolls back if not.
     pub(super) fn advance(
         &mut self,
         to: Step,
@@ -32,7 +32,7 @@ impl Rollout {
     ) -> Vec<Effect> {
         match result {
             Ok(()) => {
-                // The gate waits until others have closed their listeners, which may linger.
+                // The gate waits until earlier generations have closed their listeners, and these listeners may linger.
                 self.enter(to, now + if to == Step::Gate { self.plan.linger + STEP } else { STEP });
                 vec![effect]
             }
@@ -50,7 +50,7 @@ impl Rollout {
                 }
                 effects
             }
-            // It was told to stop, or sent away, before it became live.
+            // This generation was told to stop, or was released, before it became live.
             State::Retiring { .. } | State::Draining { .. } | State::Gone => vec![],
             State::Serving | State::Rolling { .. } | State::RollingBack { .. } => vec![],
         }
@@ -74,7 +74,7 @@ impl Rollout {
                 }
             };
         }
-        // It was given up while it was being spawned.
+        // The attempt was given up while green was being spawned.
         match (&mut self.state, result) {
             (State::RollingBack { attempt, then, .. }, Ok(pid)) if attempt.green == green => {
                 attempt.pid = Some(pid);
@@ -147,7 +147,7 @@ impl Rollout {
         }
     }
 
-    /// A probe has ended. It is repeated for as long as users are on green and could be had back.
+    /// A probe has ended. Probes are repeated for as long as users are on green and can be steered back.
     pub(super) fn probed(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         if attempt.green != green {
@@ -162,7 +162,7 @@ impl Rollout {
         }
     }
 
-    /// Begins this step of the canary; cuts over if there is none.
+    /// Begins this step of the canary; cuts over if the plan has no such step.
     pub(super) fn begin_canary(&mut self, index: usize, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, .. } = &self.state else { return vec![] };
         let green = attempt.green;
@@ -171,7 +171,7 @@ impl Rollout {
         vec![Effect::Share { green, share }]
     }
 
-    /// The kernel has the share of a canary step, or refuses it.
+    /// The kernel has accepted or refused the share of a canary step.
     pub(super) fn shared(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step: Step::Canary { index, shared: false } } = &self.state else {
             return vec![];
@@ -233,7 +233,7 @@ impl Rollout {
         }
     }
 
-    /// Probes green, unless that is under way already, or not wanted at all.
+    /// Probes green after this pause, unless a probe is under way already, or the plan has none.
     fn probe_after(&mut self, after: Duration) -> Vec<Effect> {
         match &mut self.state {
             State::Rolling { attempt, .. } if self.plan.probe.is_some() && !attempt.probing => {

@@ -1,8 +1,8 @@
-//! The machine of one generation's life: events come in, effects go out, what effects bring back is an event.
+//! The state machine of one generation: events come in, effects go out, and the result of an effect is an event again.
 //!
-//! It has no clock and does no I/O. Its host performs the effects; [`Rollout::deadline`] tells when to call
-//! [`Rollout::handle_timeout`]. Results carry the generation of the attempt that they belong to, so that one which comes
-//! too late is known as such.
+//! The machine has no clock and does no I/O. Its host performs the effects; [`Rollout::deadline`] tells when to call
+//! [`Rollout::handle_timeout`]. Each result carries the generation of its attempt, so that a result of an earlier
+//! attempt is recognised as too late.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +21,16 @@ use state::{State, Step, Then};
 
 use super::identity::{Generation, Pid};
 
-/// How long one step that should take milliseconds may take.
+/// Time limit of one step that should take milliseconds.
 const STEP: Duration = Duration::from_secs(10);
-/// How long a killed process may take to be gone.
+/// Time limit for a killed process to be gone.
 const KILL: Duration = Duration::from_secs(5);
-/// How long connections that were told to close at once may take.
+/// Time limit for connections to close after a forced close.
 const FORCE_CLOSE_MAX: Duration = Duration::from_secs(1);
-/// Between two probes of a green that users are on.
+/// Pause between two probes of a green that has users.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The life of one generation. See the module's text.
+/// The rollout machine of one generation: see the documentation of the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Rollout {
     me: Generation,
@@ -42,7 +42,7 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
-    /// A generation that listens and has nobody before it.
+    /// A generation that listens and has no generation before it.
     pub(crate) fn serving(me: Generation, pid: Pid, plan: Plan) -> Rollout {
         Rollout { me, pid, last: me, plan, state: State::Serving, stops: 0 }
     }
@@ -52,7 +52,7 @@ impl Rollout {
         Rollout { me, pid, last: me, plan, state: State::Standby { reload: false }, stops: 0 }
     }
 
-    /// When [`Rollout::handle_timeout`] has to be called, if nothing happens before.
+    /// When [`Rollout::handle_timeout`] has to be called, if no event comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => Some(attempt.deadline),
@@ -61,7 +61,7 @@ impl Rollout {
         }
     }
 
-    /// Takes one event.
+    /// Handles one event.
     #[must_use = "the effects have to be performed"]
     pub(crate) fn handle(&mut self, event: RolloutEvent, now: Instant) -> Vec<Effect> {
         match event {
@@ -98,7 +98,7 @@ impl Rollout {
         }
     }
 
-    /// Takes the passing of [`Rollout::deadline`]; does nothing before it.
+    /// Handles the passing of [`Rollout::deadline`]; does nothing before that time.
     #[must_use = "the effects have to be performed"]
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Effect> {
         if self.deadline().is_none_or(|deadline| now < deadline) {

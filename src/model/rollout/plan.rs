@@ -1,4 +1,4 @@
-//! The course of a rollout, as the user wants it.
+//! The settings of a rollout, as the user wants it.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ pub(crate) struct CanaryStep {
 /// What a rollout does, and how long its parts may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The patience with a green that starts.
+    /// Time limit for green to become ready.
     pub(crate) ready: Duration,
     pub(crate) linger: Duration,
     pub(crate) drain: Duration,
-    /// The patience with one probe; no probe if there is none.
+    /// Time limit of one probe; `None` for no probe.
     pub(crate) probe: Option<Duration>,
     pub(crate) canary: Vec<CanaryStep>,
     /// Zero: blue retires as soon as it has cut over.
@@ -27,7 +27,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Whether it has a step that cannot be done without steering.
+    /// Whether the plan has a step that cannot be done without steering.
     pub(crate) fn needs_steering(&self) -> bool {
         self.probe.is_some() || !self.canary.is_empty() || !self.soak.is_zero()
     }

@@ -1,4 +1,4 @@
-//! What people ask for, and why they do not get it at the wrong time.
+//! The requests of users, and the reasons for which a request at the wrong time is refused.
 
 use std::time::Instant;
 
@@ -29,12 +29,12 @@ impl Rollout {
         }
     }
 
-    /// Jumps ahead: from a canary to all, from the soak to the point of no return.
+    /// Skips the rest of a step: from a canary to the cut-over, from the soak to the point of no return.
     pub(super) fn promote_requested(&mut self, now: Instant) -> Vec<Effect> {
         match &self.state {
             State::Rolling { step: Step::Canary { .. }, .. } => self.begin_cut_over(now),
             State::Rolling { step: Step::Soak, .. } => self.retire(now),
-            // It is on its way already.
+            // The cut-over is under way already.
             State::Rolling { step: Step::CutOver, .. } => vec![],
             State::Rolling { .. }
             | State::Standby { .. }

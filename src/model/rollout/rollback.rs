@@ -6,14 +6,14 @@ use super::state::{State, Step, Then};
 use super::{Effect, KILL, Rollout};
 use crate::model::event::Outcome;
 
-/// What users have of green.
+/// Whether users can have reached green.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
     /// No program was attached.
     Untouched,
-    /// None of them has met it.
+    /// No user has reached green.
     Hidden,
-    /// Some may be on it.
+    /// Some users may be on green.
     Met,
 }
 
@@ -26,7 +26,7 @@ fn reach(step: Step) -> Reach {
 }
 
 impl Rollout {
-    /// There is no process, and no word of one to wait for: back to the step before.
+    /// There is no process of green, and no result of a spawn to wait for: back to the step before.
     pub(super) fn nothing_spawned(&mut self) {
         if let State::Rolling { step, attempt } = &mut self.state {
             attempt.pid = None;
@@ -36,8 +36,8 @@ impl Rollout {
         }
     }
 
-    /// Gives the attempt up: everything is steered back, and green, if there is one, killed; but one that users have met
-    /// finishes what it has of them.
+    /// Gives the attempt up: steers all new connections back, and kills green if it has a process. A green that users
+    /// may have reached is not killed: it finishes their connections.
     pub(super) fn roll_back(&mut self, reason: String, then: Then, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         let (green, step) = (attempt.green, *step);
@@ -54,7 +54,7 @@ impl Rollout {
                 effects.extend(self.rolled_back(now));
             }
             (true, Reach::Untouched | Reach::Hidden) => effects.push(Effect::Kill { green }),
-            // It is being spawned: what comes of that is waited for.
+            // Green is being spawned: the result of the spawn is waited for.
             (false, _) if step == Step::Spawn => {}
             (false, _) => effects.extend(self.rolled_back(now)),
         }

@@ -1,4 +1,4 @@
-//! Where a generation stands, with what belongs to that place and to no other.
+//! The state of a generation, with the data that belongs to that state and to no other.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ pub(super) enum Step {
     Ready,
     Verify,
     Probe,
-    /// Before the kernel has the share of the step, and then for as long as the step lasts.
+    /// `shared` is false until the kernel has the share of the step, and true for as long as the step then lasts.
     Canary {
         index: usize,
         shared: bool,
@@ -27,7 +27,7 @@ pub(super) struct Attempt {
     pub(super) pid: Option<Pid>,
     pub(super) began: Instant,
     pub(super) deadline: Instant,
-    /// A probe is under way, or waits for its time.
+    /// A probe is under way, or its pause has not ended.
     pub(super) probing: bool,
 }
 
@@ -35,13 +35,14 @@ pub(super) struct Attempt {
 pub(super) enum Then {
     Serve,
     Stop,
-    /// At once, whatever is open.
+    /// End at once, even with open connections.
     Finish,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
-    /// A reload that is asked for now is begun when it is live: MAINPID and the PID file may name it already.
+    /// `reload`: a reload was requested already, and begins when this generation is live. MAINPID and the PID file may
+    /// name this generation before that.
     Standby {
         reload: bool,
     },
@@ -50,7 +51,7 @@ pub(super) enum State {
         attempt: Attempt,
         step: Step,
     },
-    /// Green has no pid here only as long as it is still being spawned.
+    /// Green has no pid in this state only as long as green is still being spawned.
     RollingBack {
         attempt: Attempt,
         reason: String,

@@ -1,4 +1,4 @@
-//! The machine as people see it.
+//! The state of the machine, as users see it.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::model::share::Share;
 use crate::model::status::RolloutStatus;
 
 impl Rollout {
-    /// Where it stands.
+    /// The phase of this generation.
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
             State::Standby { .. } => Phase::Standby,
@@ -47,7 +47,7 @@ impl Rollout {
         })
     }
 
-    /// The part of new connections that comes to this generation.
+    /// The part of new connections that this generation gets.
     pub(crate) fn own_share(&self) -> Share {
         match &self.state {
             State::Serving | State::RollingBack { .. } => Share::ALL,
@@ -68,19 +68,19 @@ impl Rollout {
         }
     }
 
-    /// Whether it takes no new connections any more, and never will.
+    /// Whether this generation takes no new connections any more, and never will.
     pub(crate) fn is_leaving(&self) -> bool {
         matches!(self.state, State::Retiring { .. } | State::Draining { .. } | State::Gone)
     }
 
-    /// What green gets: what the kernel was told last.
+    /// The share of green, as the kernel was told last.
     fn share(&self, step: Step) -> Share {
         let of = |index: usize| self.plan.canary.get(index).map_or(Share::NONE, |canary| canary.share);
         match step {
             Step::Preflight | Step::Gate | Step::Spawn | Step::Ready | Step::Verify | Step::Probe => Share::NONE,
             Step::Canary { index, shared: true } => of(index),
             Step::Canary { index, shared: false } => index.checked_sub(1).map_or(Share::NONE, of),
-            // From wherever it came: a promotion may have left steps out, but that lasts no longer than a system call.
+            // A promotion may have skipped steps; the wrong share is then shown for no longer than a system call.
             Step::CutOver => self.plan.canary.last().map_or(Share::NONE, |canary| canary.share),
             Step::Soak => Share::ALL,
         }

@@ -14,7 +14,7 @@ pub(super) const LOAD_WORD_ABSOLUTE: u16 = 0x20;
 pub(super) const LOAD_HALF_ABSOLUTE: u16 = 0x28;
 pub(super) const LOAD_BYTE_ABSOLUTE: u16 = 0x30;
 pub(super) const LOAD_HALF_INDEXED: u16 = 0x48;
-/// BPF_LDX|BPF_B|BPF_MSH: four times the low nibble of a byte to X, which is the length of an IPv4 header.
+/// BPF_LDX|BPF_B|BPF_MSH: loads four times the low nibble of a byte into X, which is the length of an IPv4 header.
 pub(super) const LOAD_HEADER_LENGTH: u16 = 0xb1;
 pub(super) const ADD_CONSTANT: u16 = 0x04;
 pub(super) const AND_CONSTANT: u16 = 0x54;
@@ -29,19 +29,19 @@ pub(super) const RETURN_ACCUMULATOR: u16 = 0x16;
 
 /// SKF_AD_OFF + SKF_AD_RANDOM: a random word, new at each load.
 pub(super) const RANDOM: u32 = 0xffff_f000 + 56;
-/// SKF_NET_OFF: from here on a load reads from the IP header on; without it, a steering program reads what follows the
-/// TCP header (`run_bpf_filter` in net/core/sock_reuseport.c, Linux 6.18).
+/// SKF_NET_OFF: a load at this offset reads from the IP header on; without this offset, a steering program reads what
+/// follows the TCP header (`run_bpf_filter` in net/core/sock_reuseport.c, Linux 6.18).
 pub(super) const NETWORK_HEADER: u32 = 0xfff0_0000;
 
-/// BPF_MAXINSNS: the kernel takes no longer program.
+/// BPF_MAXINSNS: the kernel refuses a longer program.
 pub(super) const INSTRUCTIONS_MAX: usize = 4096;
 
-/// An instruction that does not jump, or always does.
+/// An instruction that never jumps, or always jumps.
 pub(super) const fn plain(code: u16, k: u32) -> Instruction {
     Instruction { code, jump_true: 0, jump_false: 0, k }
 }
 
-/// Goes on with the next instruction if it is true, and leaves out `skip` of them if it is not.
+/// Goes on with the next instruction if the comparison is true, and skips `skip` instructions if it is false.
 pub(super) const fn if_true(code: u16, k: u32, skip: u8) -> Instruction {
     Instruction { code, jump_true: 0, jump_false: skip, k }
 }

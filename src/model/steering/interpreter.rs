@@ -7,7 +7,8 @@ use super::instruction::{
     RANDOM, RETURN_ACCUMULATOR, RETURN_CONSTANT, SHIFT_RIGHT_CONSTANT,
 };
 
-/// The answer to `packet`, which begins with its IP header; each load of a random word takes the next of `randoms`.
+/// The result of the program for `packet`, which begins with its IP header; each load of a random word takes the next
+/// of `randoms`.
 ///
 /// A load beyond the packet ends the program with 0, as in the kernel.
 pub(super) fn run(program: &Program, packet: &[u8], randoms: &[u32]) -> u32 {
@@ -61,8 +62,8 @@ fn load<const BYTES: usize>(packet: &[u8], k: u32) -> Option<u32> {
     Some(bytes.iter().fold(0, |value, &byte| value << 8 | u32::from(byte)))
 }
 
-/// What `bpf_check_classic` in net/core/filter.c (Linux 6.18) asks for: not too long, each jump lands inside, and the last
-/// instruction is a return.
+/// Requires what `bpf_check_classic` in net/core/filter.c (Linux 6.18) requires: the program is not too long, each jump
+/// lands inside of it, and the last instruction is a return.
 pub(super) fn check(program: &Program) {
     let count = program.0.len();
     assert!((1..=INSTRUCTIONS_MAX).contains(&count), "{count} instructions");

@@ -21,13 +21,14 @@ pub(crate) use split::Split;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SteeringMode {
-    /// A steering program moves them all at once; nothing is lost.
+    /// A steering program moves all new connections at once; nothing is lost.
     Steered,
-    /// There is no program, but the kernel takes what waits at a closed listener to another one of the group
+    /// There is no program, but the kernel moves what waits at a closed listener to another listener of the group
     /// (`net.ipv4.tcp_migrate_req`, Linux 5.14); nothing is lost.
     Migrating,
-    /// Neither: a retiring listener ignores new handshakes, whose clients try again after a second and find the next
-    /// generation. Where not even that is allowed it is closed in a quiet moment, and what knocks then is lost.
+    /// Neither: a retiring listener ignores new handshakes, and their clients try again after a second and reach the
+    /// next generation. Where even that is not allowed, the listener is closed in a quiet moment, and connections that
+    /// arrive in that moment are lost.
     BestEffort,
 }
 
@@ -41,20 +42,20 @@ impl fmt::Display for SteeringMode {
     }
 }
 
-/// The most slots of one side that a program names. Slots that do not follow one another are a chain of two instructions
-/// each, so that two sides of them and what tells the sides apart stay below BPF_MAXINSNS (4096).
+/// The maximum number of slots of one side in a program. Slots that are not consecutive become a chain of two
+/// instructions each. Two such sides, and the instructions that choose the side, stay below BPF_MAXINSNS (4096).
 ///
-/// `net.core.optmem_max` may be the narrower limit (`sk_reuseport_attach_filter` in net/core/filter.c, Linux 6.18): 128 kB,
-/// as it is there, takes them all; 20 kB, as in older kernels, some 840 such slots on both sides together, and attaching
-/// more fails with `ENOMEM`.
+/// `net.core.optmem_max` may be the narrower limit (`sk_reuseport_attach_filter` in net/core/filter.c, Linux 6.18). The
+/// 128 kB of that version are enough for the maximum. The 20 kB of older kernels are enough for about 840 such slots on
+/// both sides together, and attaching more fails with `ENOMEM`.
 pub(crate) const SLOTS_MAX: usize = 1000;
 
-/// A program that picks one of some slots for each new connection, evenly and at random.
+/// A program that picks one of several slots for each new connection, evenly and at random.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program(Vec<Instruction>);
 
 impl Program {
-    /// Picks evenly among `slots`; `None` when there is none to pick, or more than [`SLOTS_MAX`].
+    /// Picks evenly among `slots`; `None` if there are none, or more than [`SLOTS_MAX`].
     pub(crate) fn one_of(slots: &[u16]) -> Option<Program> {
         let (&first, rest) = slots.split_first()?;
         if slots.len() > SLOTS_MAX {
@@ -79,9 +80,9 @@ impl Program {
         Some(Program(program))
     }
 
-    /// A socket filter (not a steering program) that drops each SYN without ACK, and passes all else: a listener that has it
-    /// finishes handshakes and begins none. It sees the packet from the TCP header on (`tcp_filter` in
-    /// net/ipv4/tcp_ipv4.c, Linux 6.18), whose byte 13 is the flags.
+    /// A socket filter (not a steering program) that drops each SYN without ACK, and passes all other packets: a
+    /// listener with this filter finishes handshakes and begins none. The filter sees the packet from the TCP header on
+    /// (`tcp_filter` in net/ipv4/tcp_ipv4.c, Linux 6.18), and byte 13 of that header is the flags.
     pub(crate) fn ignore_syns() -> Program {
         const FLAGS: u32 = 13;
         const SYN: u32 = 0x02;

@@ -1,4 +1,4 @@
-//! The program that gives green one connection, or a share of them all, and blue the rest.
+//! The program that steers one connection, or a share of all connections, to green, and the rest to blue.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,12 +10,12 @@ use super::instruction::{
 use super::{Program, SLOTS_MAX};
 use crate::model::share::Share;
 
-/// Which connections go where during a rollout.
+/// How connections are divided between green and blue during a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Split<'a> {
-    /// One connection's own source (address and port of the client's end): it goes to green whatever the share is.
+    /// The source of one connection (address and port of the client's end), which goes to green whatever the share is.
     ///
-    /// An IPv4-mapped address means an IPv4 packet. Scope and flow label are not looked at.
+    /// An IPv4-mapped address means an IPv4 packet. Scope and flow label are ignored.
     pub(crate) source: Option<SocketAddr>,
     /// The part of all other new connections that green gets.
     pub(crate) share: Share,
@@ -26,13 +26,14 @@ pub(crate) struct Split<'a> {
 }
 
 impl Program {
-    /// Picks the side, and one of its slots, evenly and at random.
+    /// Picks the side, and then one of the slots of that side, evenly and at random.
     ///
-    /// `None` if a side that can get a connection has no slot, or more than [`SLOTS_MAX`]; any two sides within that limit
-    /// fit in one program. Without a source, a share of nothing does not look at green; a share of all never at blue.
+    /// `None` if a side that can get a connection has no slot, or more than [`SLOTS_MAX`]; any two sides within that
+    /// limit fit in one program. Without a source, `green` is ignored for a share of nothing; `blue` is always ignored
+    /// for a share of all.
     ///
     /// The source is recognised in IPv4 with and without options, and in IPv6 without extension headers, also where one
-    /// `[::]` socket takes both. In IPv6 with extension headers it counts as one of the others.
+    /// `[::]` socket takes both. In IPv6 with extension headers the source is treated as any other source.
     pub(crate) fn split(split: &Split<'_>) -> Option<Program> {
         let Split { source, share, green, blue } = *split;
         if share == Share::ALL {
@@ -43,7 +44,8 @@ impl Program {
             return Some(blue);
         }
         let green = Program::one_of(green)?;
-        // The source? No: the dice? No: blue. Yes: green, which stands behind blue.
+        // The source goes to green. For all other connections the dice decide: blue comes next in the program, then
+        // green.
         let dice = dice(share, blue.0.len())?;
         let mut program = match source {
             Some(source) => recognise(source, dice.len() + blue.0.len())?,
@@ -58,7 +60,8 @@ impl Program {
 }
 
 impl Program {
-    /// Leads one connection's own source to this slot, and all others where `rest` leads them. `None` if that is too long.
+    /// Steers the source of one connection to this slot, and all others as `rest` does. `None` if the program is too
+    /// long.
     pub(crate) fn aside(source: SocketAddr, slot: u16, rest: &Program) -> Option<Program> {
         let mut program = recognise(source, rest.0.len())?;
         program.extend(&rest.0);
@@ -67,7 +70,7 @@ impl Program {
     }
 }
 
-/// Leaves out the next `skip` instructions for `share` of all connections.
+/// Skips the next `skip` instructions for `share` of all connections.
 fn dice(share: Share, skip: usize) -> Option<Vec<Instruction>> {
     if share == Share::NONE {
         return Some(Vec::new());
@@ -75,20 +78,21 @@ fn dice(share: Share, skip: usize) -> Option<Vec<Instruction>> {
     Some(vec![
         plain(LOAD_WORD_ABSOLUTE, RANDOM),
         plain(MODULO_CONSTANT, Share::WHOLE.into()),
-        // The others leave out the jump.
+        // The other connections skip the jump.
         Instruction { code: JUMP_GREATER_OR_EQUAL, jump_true: 1, jump_false: 0, k: share.of_whole().into() },
         plain(JUMP, u32::try_from(skip).ok()?),
     ])
 }
 
-/// Leaves out the next `skip` instructions for a packet from `source`.
+/// Skips the next `skip` instructions for a packet from `source`.
 fn recognise(source: SocketAddr, skip: usize) -> Option<Vec<Instruction>> {
     let mut program = match source.ip().to_canonical() {
         IpAddr::V4(ip) => recognise_v4(ip, source.port()),
         IpAddr::V6(ip) => recognise_v6(ip, source.port()),
     };
     program.push(plain(JUMP, u32::try_from(skip).ok()?));
-    // What is not equal makes the packet another one's: it leaves out all the rest of this, the jump too.
+    // A packet with one value that is not equal has another source: it skips the rest of this check, and the jump as
+    // well.
     for (rest, instruction) in (0..).zip(program.iter_mut().rev()) {
         if instruction.code == JUMP_EQUAL {
             instruction.jump_false = rest;
@@ -97,7 +101,7 @@ fn recognise(source: SocketAddr, skip: usize) -> Option<Vec<Instruction>> {
     Some(program)
 }
 
-/// RFC 791, 3.1. The port comes last, as it is found only behind the options.
+/// RFC 791, 3.1. The port is compared last, because it stands behind the options.
 fn recognise_v4(ip: Ipv4Addr, port: u16) -> Vec<Instruction> {
     const SOURCE: u32 = NETWORK_HEADER + 12;
     [
@@ -108,7 +112,7 @@ fn recognise_v4(ip: Ipv4Addr, port: u16) -> Vec<Instruction> {
     .concat()
 }
 
-/// RFC 8200, 3. The header must be followed by TCP at once: behind an extension header the port stands elsewhere.
+/// RFC 8200, 3. TCP must follow the header directly: behind an extension header, the port has another offset.
 fn recognise_v6(ip: Ipv6Addr, port: u16) -> Vec<Instruction> {
     const NEXT_HEADER: u32 = NETWORK_HEADER + 6;
     const TCP: u32 = 6;
@@ -128,7 +132,7 @@ fn is_version(version: u32) -> [Instruction; 3] {
     [plain(LOAD_BYTE_ABSOLUTE, NETWORK_HEADER), plain(SHIFT_RIGHT_CONSTANT, 4), equal(version)]
 }
 
-/// Where it leads if it is not equal is filled in when the whole is known.
+/// The target for a value that is not equal is filled in when the length of the whole check is known.
 fn equal(value: u32) -> Instruction {
     if_true(JUMP_EQUAL, value, 0)
 }

@@ -1,4 +1,4 @@
-//! Splits in the interpreter: what goes to green, what to blue, and how often.
+//! Splits in the interpreter: the connections that go to green and to blue, and how often.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn packet(source: SocketAddr, option_words: u8) -> Vec<u8> {
             let mut header = vec![0; 20];
             header[0] = 0x40 | (5 + option_words);
             header[12..16].copy_from_slice(&ip.octets());
-            // Options that look like a port, were it searched for at a fixed place.
+            // Options that look like a port at the offset of a header without options.
             header.extend(source.port().to_be_bytes().repeat(2 * usize::from(option_words)));
             header
         }
@@ -132,13 +132,13 @@ fn sources() -> impl Strategy<Value = SocketAddr> {
     (ip, any::<u16>()).prop_map(SocketAddr::from)
 }
 
-/// Some slots from `first` on: in a row, or in disorder.
+/// Some slots from `first` on: consecutive, or not.
 fn slots(first: u16) -> impl Strategy<Value = Vec<u16>> {
     let row = (first..first + 9_000, 1_u16..300).prop_map(|(from, count)| (from..from + count).collect());
     prop_oneof![row, proptest::collection::vec(first..first + 9_000, 1..300)]
 }
 
-/// As `source`, but for one bit of the address or the port.
+/// `source` with one bit of the address or the port changed.
 fn neighbour(source: SocketAddr, bit: usize) -> SocketAddr {
     let flipped = |mut ip: Vec<u8>| {
         let bits = 8 * ip.len();
@@ -159,7 +159,8 @@ fn neighbour(source: SocketAddr, bit: usize) -> SocketAddr {
 }
 
 proptest! {
-    /// The source always reaches green, its neighbour in one bit is one of the others, and every slot is of its side.
+    /// The source always reaches green, a source that differs in one bit is treated as all others, and every slot
+    /// belongs to its side.
     #[test]
     fn each_packet_comes_to_its_side(
         source in sources(), bit: usize, words in 0_u8..=10, hundredths in 0_u16..10_000, random: [u32; 2],
@@ -180,7 +181,7 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Of all values of the random word, modulo 10,000, just the share leads to green.
+    /// Of all values of the random word modulo 10,000, exactly the share leads to green.
     #[test]
     fn the_share_is_exact(
         source in proptest::option::of(sources()), hundredths in 0_u16..=10_000, second: u32,

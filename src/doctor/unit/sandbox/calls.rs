@@ -1,18 +1,19 @@
-//! The system calls that a rollout needs, and SystemCallFilter= may refuse.
+//! The system calls that a rollout needs, and that SystemCallFilter= may refuse.
 
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::unit::Unit;
 
 const SUBJECT: &str = "SystemCallFilter";
 
-/// What SystemCallErrorNumber= is where nothing is set: the process is killed (systemd.exec(5)).
+/// The value of SystemCallErrorNumber= where it is not set: the process is killed (systemd.exec(5)).
 const KILL: [&str; 2] = ["kill", "2147483646"];
 
 struct Call {
     name: &'static str,
-    /// Groups of systemd that have it. `systemctl show` writes their members, but a name does no harm.
+    /// Groups of systemd that contain the call. `systemctl show` writes the members of a group, but the name does no
+    /// harm.
     groups: &'static [&'static str],
-    /// What it means that it is refused with an error, and how bad that is.
+    /// How bad it is if the call is refused with an error; `without` says what that means.
     level: Level,
     without: &'static str,
 }
@@ -56,7 +57,7 @@ const CALLS: [Call; 6] = [
     },
 ];
 
-/// What becomes of one call.
+/// What the filter does with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Allowed,
@@ -65,7 +66,7 @@ enum Fate {
 }
 
 pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
-    // `~` alone is a list of nothing that is refused.
+    // `~` alone refuses nothing.
     let Some(filter) = unit.shown.shown(SUBJECT).filter(|filter| *filter != "~") else { return Vec::new() };
     let kills = KILL.contains(&unit.shown.one("SystemCallErrorNumber"));
     let found: Vec<Finding> = CALLS.iter().filter_map(|call| finding(call, fate(call, filter, kills))).collect();
@@ -76,7 +77,7 @@ fn fate(call: &Call, filter: &str, kills: bool) -> Fate {
     let (denies, list) = filter.strip_prefix('~').map_or((false, filter), |list| (true, list));
     let mut listed = false;
     for entry in list.split_whitespace() {
-        // `name:EPERM`: refused with just this error, in a list of either kind.
+        // `name:EPERM`: the call is refused with this error, in an allow list as well as in a deny list.
         let (name, error) = entry.split_once(':').map_or((entry, None), |(name, error)| (name, Some(error)));
         if name == call.name || call.groups.contains(&name) {
             match error {

@@ -1,11 +1,11 @@
-//! Where the server may write: its control socket and its PID file.
+//! Whether the server may write its control socket and its PID file.
 
 use std::path::Path;
 
 use crate::doctor::finding::Finding;
 use crate::doctor::unit::Unit;
 
-/// The folder in which every client looks, and one level deeper.
+/// The folder in `/run` that every client looks in, and one level deeper.
 const OF_THE_SYSTEM: &str = "cutover";
 
 pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
@@ -46,7 +46,7 @@ fn control(unit: &Unit) -> Option<Finding> {
 fn pid_file(unit: &Unit, path: &str) -> Option<Finding> {
     const SUBJECT: &str = "--pid-file";
     let folder = Path::new(path).parent()?;
-    // A relative one depends on WorkingDirectory=.
+    // A relative path depends on WorkingDirectory=.
     if !folder.is_absolute() {
         return None;
     }
@@ -62,7 +62,7 @@ fn pid_file(unit: &Unit, path: &str) -> Option<Finding> {
     Some(Finding::problem(SUBJECT, format!("{path}: {why}"), fix))
 }
 
-/// Whether ProtectSystem= leaves this folder writable, by what else the unit says (systemd.exec(5)).
+/// Whether this folder is writable under ProtectSystem= and the other settings of the unit (systemd.exec(5)).
 fn may_write(unit: &Unit, folder: &Path) -> bool {
     let shown = &unit.shown;
     let list = |key: &str| shown.words(key).map(|path| path.trim_start_matches(['-', '+'])).collect::<Vec<_>>();
@@ -74,7 +74,7 @@ fn may_write(unit: &Unit, folder: &Path) -> bool {
     ];
     let mut writable: Vec<_> = list("ReadWritePaths").iter().map(|path| Path::new(path).to_owned()).collect();
     for (key, top) in own {
-        // With a colon and a second name comes a symlink to the same folder.
+        // After a colon, a second name makes a symlink to the same folder.
         let names = list(key).into_iter().map(|name| name.split(':').next().unwrap_or(name));
         writable.extend(names.map(|name| Path::new(top).join(name)));
     }

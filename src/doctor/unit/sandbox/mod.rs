@@ -1,4 +1,4 @@
-//! Whether the unit lets a server do what it needs: ports, sockets, system calls, folders.
+//! Whether the unit permits what a server needs: ports, sockets, system calls, folders.
 
 mod calls;
 mod folders;
@@ -30,7 +30,7 @@ fn ports(unit: &Unit) -> Vec<Finding> {
 fn right(unit: &Unit, port: u16) -> Finding {
     let subject = format!("port {port}");
     let has = |key: &str| unit.shown.words(key).any(|capability| capability == BIND);
-    // Not shown: nothing is taken away.
+    // If systemd does not show the property, no capability is taken away.
     let bounded = unit.shown.shown("CapabilityBoundingSet").is_some() && !has("CapabilityBoundingSet");
     if bounded {
         let what = "CapabilityBoundingSet= takes CAP_NET_BIND_SERVICE away: it cannot be bound";
@@ -47,7 +47,7 @@ fn right(unit: &Unit, port: u16) -> Finding {
     Finding::ok(subject, "each generation may bind it")
 }
 
-/// A server that begins as root and becomes another user cannot bind again: a group belongs to one user.
+/// A server that starts as root and then becomes another user cannot bind again: a group belongs to one user.
 fn user(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "User";
     const FIX: &str = "User= or DynamicUser=yes, and AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024";
@@ -107,7 +107,7 @@ fn missing_families(unit: &Unit) -> Vec<&'static str> {
     let listens = |v4: bool| unit.addresses.is_empty() || unit.addresses.iter().any(|a| a.is_ipv4() == v4);
     let mut wanted = vec!["AF_UNIX", "AF_NETLINK"];
     wanted.extend(listens(true).then_some("AF_INET"));
-    // Where it listens is not known: IPv4 has to do.
+    // If the addresses are not known, only IPv4 is required.
     wanted.extend((listens(false) && !unit.addresses.is_empty()).then_some("AF_INET6"));
     wanted.retain(|family| listed.contains(*family) != allows);
     wanted

@@ -1,4 +1,4 @@
-//! Each fault, sown into the unit that is shipped, brings its own finding and no other.
+//! Each fault that is put into the shipped unit brings its own finding and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ fn shipped() -> Unit {
     Unit::new(257, Properties::parse(SHIPPED), BTreeMap::from([("Type".to_owned(), "notify".to_owned())]))
 }
 
-/// The same, reloading in the way that waits.
+/// The shipped unit, with an ExecReload= that waits for the outcome.
 fn waiting() -> Unit {
     sown(&[("ExecReload", "/usr/local/bin/cutover reload")])
 }
@@ -23,7 +23,7 @@ fn exec(line: &str) -> String {
     format!("{{ path={path} ; argv[]={line} ; ignore_errors=no ; start_time=[n/a] ; pid=0 ; status=0/0 }}")
 }
 
-/// The shipped unit with these properties; those that start a program are written as in a unit.
+/// The shipped unit with these properties; properties that start a program are written as in a unit file.
 fn sown(properties: &[(&str, &str)]) -> Unit {
     let mut shown = Properties::parse(SHIPPED);
     for (key, value) in properties {
@@ -36,7 +36,7 @@ fn sown(properties: &[(&str, &str)]) -> Unit {
     Unit::new(257, shown, BTreeMap::new())
 }
 
-/// All that is not as it should be, but for the note that kill(1) does not wait.
+/// All findings other than ok, except for the note that kill(1) does not wait.
 fn amiss(unit: &Unit) -> Vec<(Level, String)> {
     let all = lint(unit).into_iter().filter(|f| f.level != Fine);
     let others = all.filter(|f| !(f.level == Note && f.subject == "ExecReload" && f.what.starts_with("kill:")));

@@ -1,4 +1,4 @@
-//! Probe, canary and soak: what makes a rollout blue-green and not just a restart.
+//! Probe, canary and soak: the steps by which a rollout is blue-green and not just a restart.
 
 use super::*;
 

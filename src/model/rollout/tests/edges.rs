@@ -1,4 +1,4 @@
-//! The edges of a plain reload, and of the end.
+//! The state changes of a plain reload, and of the end of a generation.
 
 use super::*;
 
@@ -150,7 +150,7 @@ fn what_cannot_be_spawned_is_not_waited_for() {
     bench.on(RolloutEvent::Spawned { green, result: Err("Exec format error".into()) });
     assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "Exec format error"));
 
-    // Its end is told before its beginning: the host does not do so, and yet nothing may hang.
+    // The exit is reported before the spawn: no host does so, and yet nothing may hang.
     let mut bench = attempt();
     bench.on(RolloutEvent::GreenExited { green, how: "exited with status 1".into() });
     assert_eq!(bench.rollout.phase(), Phase::Serving);
@@ -191,7 +191,7 @@ fn a_reload_that_is_asked_for_a_moment_before_it_is_live_is_not_lost() {
     assert_eq!(rollout.handle(RolloutEvent::Live, now), [Effect::BecomeLive, Effect::Preflight { green }]);
 }
 
-/// Else the process would be left behind, and take over when nobody is there.
+/// Otherwise the process would be left behind, and become live when no other generation is there.
 #[test]
 fn a_stop_at_once_waits_for_what_is_being_spawned() {
     let green = two();
@@ -215,7 +215,7 @@ fn a_stop_at_once_waits_for_what_is_being_spawned() {
     bench.on(RolloutEvent::Spawned { green, result: Err("no memory".into()) });
     assert_eq!(bench.rollout.phase(), Phase::Gone);
 
-    // And if it never comes back, time ends it.
+    // If the result never comes, the time limit ends the wait.
     let mut bench = spawning();
     bench.on(RolloutEvent::StopRequested);
     bench.on(RolloutEvent::StopRequested);

@@ -1,4 +1,4 @@
-//! The machine in virtual time: its edges one by one, and a random walk that looks for a broken promise.
+//! The machine in virtual time: its state changes one by one, and a random walk that looks for a broken promise.
 
 mod blue_green;
 mod edges;
@@ -23,7 +23,7 @@ fn plain() -> Plan {
     }
 }
 
-/// With every step that there is.
+/// A plan with every optional step.
 fn full() -> Plan {
     let step = |percent| CanaryStep { share: percent_of(percent), time: SECOND * 30 };
     Plan { probe: Some(SECOND * 5), canary: vec![step(5.0), step(50.0)], soak: SECOND * 10, ..plain() }
@@ -67,7 +67,7 @@ impl Bench {
         effects
     }
 
-    /// Goes on, with success, until green is waited for.
+    /// Goes on, with success, until the machine waits for green.
     fn starting() -> Bench {
         Bench::serving().start()
     }

@@ -1,10 +1,10 @@
-//! A walk at random through the machine, with a world that knows what must never be.
+//! A random walk through the machine, with a world that knows which states are forbidden.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A world that performs the effects, at random, and knows what must never be.
+/// A world that performs the effects at random, and knows which states are forbidden.
 struct World {
     rollout: Rollout,
     now: Instant,
@@ -15,11 +15,11 @@ struct World {
     verified: bool,
     retired: bool,
     stopping: bool,
-    /// Its process is gone.
+    /// The process of this generation is gone.
     died: bool,
     /// Users may be on green.
     met: bool,
-    /// The generation before has sent this one away.
+    /// The generation before has released this one.
     taken_back: bool,
 }
 
@@ -179,7 +179,7 @@ proptest! {
         for step in steps {
             world.step(step);
         }
-        // From wherever it is, time alone brings it to rest.
+        // From any state, time alone brings the machine to rest.
         for _ in 0..16 {
             world.time_out(false);
         }
