@@ -117,7 +117,7 @@ async fn a_body_that_is_still_to_come_is_no_request() {
     }
 }
 
-/// Each request contains the text of its response.
+/// A request of one of four kinds. The response to a request with a body is that body.
 fn request(kind: u8, body: &str) -> String {
     match kind {
         0 => format!("\r\n{GET}"),
