@@ -16,8 +16,8 @@ const READ_TO_NOWHERE: Duration = Duration::from_secs(1);
 /// How long a stopping server waits for the first request of a connection that it has just accepted.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Number of checks within a timeout for the absence of an event. The end of the timeout is noticed up to one check
-/// interval late.
+/// Number of intervals into which a timeout for inactivity is divided. Activity is checked once per interval, so the
+/// timeout ends up to one interval late.
 const LOOKS: u32 = 4;
 
 /// When a retiring generation tells the client that it will close the connection.
@@ -111,7 +111,7 @@ pub(super) async fn close(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     }
 }
 
-/// Waits until no header of a request has come for `timeout`, or for up to a quarter more, while one was waited for.
+/// Waits until the server has waited for a request header for `timeout`, or for up to a quarter more.
 pub(super) async fn no_header_comes(shared: &Shared, timeout: Duration) {
     let (mut requests, mut silent) = (shared.requests(), 0);
     while silent < LOOKS {

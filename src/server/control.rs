@@ -11,7 +11,7 @@ use crate::runtime::role::Role;
 
 impl Server {
     /// # Errors
-    /// If the name is not valid as a file name, which it becomes.
+    /// If the name is invalid: the name becomes a file name, which limits its characters and its length.
     pub(super) fn check_name(&self) -> Result<(), Error> {
         instance::check(self.config.name.as_deref())
     }

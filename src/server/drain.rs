@@ -8,8 +8,8 @@ use crate::runtime::connections::Stage;
 /// themselves.
 ///
 /// An HTTP response needs no `Drain`: the server finishes the response. A WebSocket or an event stream ends when its
-/// handler ends it, and its client reconnects to the next generation. A handler that waits for neither
-/// [`started`](Drain::started) nor [`ended`](Drain::ended) notices nothing before the process ends.
+/// handler ends it, and its client reconnects to the next generation. To a handler that waits for neither
+/// [`started`](Drain::started) nor [`ended`](Drain::ended), nothing happens before the process ends.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {

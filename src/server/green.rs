@@ -121,7 +121,7 @@ impl Green {
 }
 
 impl SpawnedGreen {
-    /// Ends the process before any of its notifications was read.
+    /// Kills the process before any of its notifications was read.
     pub(crate) fn kill(self) {
         self.process.kill();
     }

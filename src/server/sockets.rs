@@ -23,7 +23,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds `count` sockets for each address: alone, or beside the generation before.
+    /// Binds `count` sockets for each address: alone, or beside the sockets of the previous generation.
     ///
     /// # Errors
     /// Names the address, and the process that holds the address if there is one.

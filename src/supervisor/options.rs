@@ -101,8 +101,8 @@ impl Supervisor {
         self
     }
 
-    /// Sets how long an old generation, after new connections no longer come to it, may take to take in the connections
-    /// that were on their way, before it is told to stop. Default: 5 s. With zero the generation is told to stop at
+    /// Sets how long an old generation to which no new connections come any more may take to accept the connections
+    /// that are on their way, before it is told to stop. Default: 5 s. With zero the generation is told to stop at
     /// once, and connections that still wait are **lost**.
     pub fn linger(mut self, linger: Duration) -> Supervisor {
         self.config.linger = linger;

@@ -52,7 +52,7 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
 }
 
 /// Tells the generation to stop. SIGCONT follows, because a stopped process (SIGSTOP, or a terminal that the process
-/// may not read) would not receive the signal.
+/// may not read) would not react to the signal.
 pub(super) fn tell(child: &Child, signal: Signal) {
     child.signal(signal);
     child.signal(Signal::CONT);
