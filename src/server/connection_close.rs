@@ -10,26 +10,28 @@ use tokio::sync::watch;
 use crate::runtime::connections::Stage;
 use crate::runtime::stream::Shared;
 
-/// How long a connection that was closed by us is listened to, so that the close does not overtake the answer.
+/// How long the server still reads a connection that it closes, so that the close does not overtake the response.
 const READ_TO_NOWHERE: Duration = Duration::from_secs(1);
 
-/// How long a server that stops waits for the first request of a connection that it has just taken.
+/// How long a stopping server waits for the first request of a connection that it has just accepted.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Into how many parts a time is divided in which something must not happen: it ends up to one part too late.
+/// Number of intervals into which a timeout for inactivity is divided. Activity is checked once per interval, so the
+/// timeout ends up to one interval late.
 const LOOKS: u32 = 4;
 
-/// When a retiring generation says goodbye.
+/// When a retiring generation tells the client that it will close the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CloseTiming {
-    /// HTTP/1.1: with the next answer, or when the connection has been idle for long. To close it earlier races with the
-    /// client's next request.
+    /// HTTP/1.1: with the next response, or when the connection has been idle for long. An earlier close would race
+    /// with the client's next request.
     WhenIdle,
-    /// HTTP/2: its GOAWAY races with nothing (RFC 9113, 6.8).
+    /// HTTP/2: at once, because GOAWAY does not race with requests (RFC 9113, 6.8).
     AtOnce,
 }
 
-/// Runs a connection to its end; `say` tells it to end when nothing is under way on it, `silent` when to give it up.
+/// Runs a connection to its end. `say` tells the connection to end when no request is under way on it; `silent`
+/// completes when the connection is to be given up.
 pub(super) async fn finish<C: Future>(
     mut connection: Pin<&mut C>,
     say: impl FnOnce(Pin<&mut C>),
@@ -44,7 +46,7 @@ pub(super) async fn finish<C: Future>(
         _ = stage.wait_for(|stage| *stage != Stage::Serving) => {}
         () = silent.as_mut() => return,
     }
-    // Boxed: the task of each connection would have room for what only a retiring generation needs.
+    // Boxed, because the task of each connection would otherwise reserve memory that only a retiring generation needs.
     let left = Box::pin(leave(connection, say, shared, stage.clone(), goodbye));
     tokio::select! {
         biased;
@@ -63,12 +65,13 @@ async fn leave<C: Future>(
     goodbye: CloseTiming,
 ) {
     let grace = stage.borrow().grace();
-    // A whole request that waits is hyper's to take: the answer before it may still be on its way to a slow client.
+    // A complete request that waits is left to hyper: the response before it may still be on its way to a slow client.
     let part = || if shared.is_answering() { None } else { shared.pipeline().partial_head() };
     let mut part = pin!(no_more_comes(part, grace));
     let mut time = pin!(time_to_leave(shared, &mut stage));
     let (mut say, mut is_time) = (Some(say), false);
-    // After each step of the connection, so that it ends as soon as an answer that was begun before is sent.
+    // Checked after each poll of the connection, so that the connection ends as soon as a response that was begun
+    // before is sent.
     poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
@@ -79,7 +82,7 @@ async fn leave<C: Future>(
         is_time = is_time || time.as_mut().poll(cx).is_ready();
         let ends = match goodbye {
             CloseTiming::AtOnce => true,
-            // The answer to a request that is under way decides for itself.
+            // While a request is under way, its response decides whether the connection ends.
             CloseTiming::WhenIdle => {
                 part.as_mut().poll(cx).is_ready() || (is_time && !shared.is_answering() && !shared.waits())
             }
@@ -99,7 +102,7 @@ async fn leave<C: Future>(
     .await;
 }
 
-/// Closes a connection that has ended, if all parts of it have.
+/// Closes a connection after all its parts have ended.
 pub(super) async fn close(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     tokio::select! {
         biased;
@@ -108,7 +111,7 @@ pub(super) async fn close(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     }
 }
 
-/// Waits until the header of a request has been waited for as long as `timeout`, or up to a quarter more.
+/// Waits until the server has waited for a request header for `timeout`, or for up to a quarter more.
 pub(super) async fn no_header_comes(shared: &Shared, timeout: Duration) {
     let (mut requests, mut silent) = (shared.requests(), 0);
     while silent < LOOKS {
@@ -119,8 +122,8 @@ pub(super) async fn no_header_comes(shared: &Shared, timeout: Duration) {
     }
 }
 
-/// Waits until a part of something has come, and then nothing for as long as `grace`, or up to a quarter more. `part` is
-/// how often bytes have come, if a part of it has.
+/// Waits until a part of a message has come, and then no more of it for `grace`, or for up to a quarter more. `part`
+/// returns how often bytes have come, or `None` if there is no part.
 async fn no_more_comes(part: impl Fn() -> Option<u32>, grace: Duration) {
     let (mut before, mut silent) = (part(), 0);
     while silent < LOOKS {
@@ -131,13 +134,13 @@ async fn no_more_comes(part: impl Fn() -> Option<u32>, grace: Duration) {
     }
 }
 
-/// Waits until a connection is given up on which it is not known yet which HTTP is spoken.
+/// Waits until a connection whose HTTP version is not known yet is to be given up.
 pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
     let (grace, mut stages) = (stage.borrow().grace(), stage.clone());
     let part = || {
         let pipeline = shared.pipeline();
-        // What looks like a whole head is one of HTTP/2's preface (RFC 9113, 3.4).
+        // What looks like a complete header here belongs to the preface of HTTP/2 (RFC 9113, 3.4).
         pipeline.waits().then(|| pipeline.reads())
     };
     let idle = async {
@@ -153,7 +156,7 @@ pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receive
     }
 }
 
-/// Waits until a connection is to be closed as soon as nothing is under way on it.
+/// Waits for the moment from which the connection is to be closed as soon as no request is under way on it.
 async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     loop {
         let now = *stage.borrow_and_update();

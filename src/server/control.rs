@@ -11,15 +11,16 @@ use crate::runtime::role::Role;
 
 impl Server {
     /// # Errors
-    /// If the name cannot be one: it becomes a file name.
+    /// If the name is invalid: the name becomes a file name, which limits its characters and its length.
     pub(super) fn check_name(&self) -> Result<(), Error> {
         instance::check(self.config.name.as_deref())
     }
 
-    /// The name of the instance, and its control socket if it gets one: a new one, or that of the generation before.
+    /// The name of the instance, and its control socket if there is one: a new socket, or that of the previous
+    /// generation.
     ///
     /// # Errors
-    /// If another instance lives by the same name, given by the user.
+    /// If the user gave a name that another running instance has.
     pub(super) fn control(
         &self,
         role: &Role,

@@ -4,10 +4,12 @@ use tokio::sync::watch;
 
 use crate::runtime::connections::Stage;
 
-/// Tells a handler when its generation drains, and when the drain is over: for connections that do not end by themselves.
+/// Tells a handler when its generation drains and when the drain is over: for connections that do not end by
+/// themselves.
 ///
-/// An answer in HTTP is finished without it. A WebSocket, or a stream of events, ends when its handler says so, and its
-/// client comes back to the next generation. To a handler that waits for neither, nothing happens before the process ends.
+/// An HTTP response needs no `Drain`: the server finishes the response. A WebSocket or an event stream ends when its
+/// handler ends it, and its client reconnects to the next generation. To a handler that waits for neither
+/// [`started`](Drain::started) nor [`ended`](Drain::ended), nothing happens before the process ends.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
@@ -19,7 +21,7 @@ use crate::runtime::connections::Stage;
 /// # }
 /// ```
 ///
-/// `examples/websocket.rs` says 1001 (going away) by it.
+/// `examples/websocket.rs` uses a `Drain` to say 1001 (going away).
 #[derive(Debug, Clone)]
 pub struct Drain(watch::Receiver<Stage>);
 
@@ -28,17 +30,18 @@ impl Drain {
         Drain(stage)
     }
 
-    /// Waits until this generation retires or stops: it takes no new connections, and finishes those that it has, for
-    /// [`drain_timeout`](crate::Server::drain_timeout) at most.
+    /// Waits until this generation retires or stops. From then on the generation accepts no new connections, and
+    /// finishes its open connections within [`drain_timeout`](crate::Server::drain_timeout).
     ///
-    /// Cancel safe. Returns at once if this generation retires already, and also if its server was dropped before it served.
+    /// Cancel safe. Returns at once if this generation retires or stops already, and also if its server was dropped
+    /// before it served.
     pub async fn started(&self) {
         self.wait(|stage| stage != Stage::Serving).await;
     }
 
-    /// Waits until the drain is over, by [`drain_timeout`](crate::Server::drain_timeout) or by SIGUSR2. Connections of HTTP
-    /// are closed at once then; upgraded ones and plain TCP have one more second to say goodbye: the process ends when all
-    /// of them are closed, and at the end of that second whatever is left.
+    /// Waits until the drain is over, by [`drain_timeout`](crate::Server::drain_timeout) or by SIGUSR2. HTTP
+    /// connections are then closed at once. Upgraded connections and plain TCP connections have one more second to say
+    /// goodbye: the process ends when all of them are closed, at the latest at the end of that second.
     ///
     /// A second SIGTERM or SIGINT ends the process at once, without this second.
     ///
@@ -48,7 +51,7 @@ impl Drain {
     }
 
     async fn wait(&self, until: impl Fn(Stage) -> bool) {
-        // A copy, because waiting changes it. An error means that there is no server any more.
+        // Waiting needs a mutable receiver, so each call waits on a clone. An error means that the server is gone.
         let _ = self.0.clone().wait_for(|stage| until(*stage)).await;
     }
 }
@@ -62,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether it is over now.
+    /// Whether this future is complete now.
     async fn is_over(wait: impl Future<Output = ()>) -> bool {
         let mut wait = pin!(wait);
         poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_ready())).await

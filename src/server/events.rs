@@ -4,7 +4,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::model::event::Event;
 
-/// What happens to this generation, from the moment at which this was made.
+/// The events of this generation, from the moment at which this stream was created.
 #[derive(Debug)]
 pub struct Events(broadcast::Receiver<Event>);
 
@@ -13,7 +13,8 @@ impl Events {
         Events(receiver)
     }
 
-    /// The next event; `None` when the generation is gone. A reader that is more than 256 events behind misses the oldest.
+    /// Waits for the next event. Returns `None` when the generation is gone. A reader that is more than 256 events
+    /// behind misses the oldest events.
     ///
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {

@@ -1,4 +1,4 @@
-//! The next generation as blue sees it: spawned, listened to, held.
+//! The next generation from blue's point of view: spawned, listened to, held.
 
 use std::ffi::OsString;
 use std::io;
@@ -33,7 +33,7 @@ pub(crate) struct Plan {
     pub(crate) inputs: mpsc::Sender<Input>,
 }
 
-/// A process that was just spawned, and of which nothing is heard before [`SpawnedGreen::listen_to`].
+/// A process that was just spawned, whose notifications are not read before [`SpawnedGreen::listen_to`].
 #[derive(Debug)]
 pub(crate) struct SpawnedGreen {
     pub(crate) pid: Pid,
@@ -44,7 +44,7 @@ pub(crate) struct SpawnedGreen {
     source: Source,
 }
 
-/// A green process. Dropping it leaves the process alone.
+/// A green process. Dropping this value leaves the process alone.
 #[derive(Debug)]
 pub(crate) struct Green {
     pub(crate) generation: Generation,
@@ -55,10 +55,10 @@ pub(crate) struct Green {
 }
 
 impl SpawnedGreen {
-    /// Spawns it.
+    /// Spawns the process.
     ///
     /// # Errors
-    /// What could not be made, or executed.
+    /// If a socket or the process cannot be created, or the program cannot be executed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn spawn(plan: Plan) -> io::Result<SpawnedGreen> {
         let green = plan.spawn_info.generation;
@@ -80,8 +80,8 @@ impl SpawnedGreen {
         Ok(SpawnedGreen { pid, process, ended, notify: UnixDatagram::from_std(notify)?, handover, source })
     }
 
-    /// Begins to listen to it: its words and its end become events. A quick one may have said all already; it waits in
-    /// the sockets, so that the event of its birth can go first.
+    /// Begins to turn the notifications and the end of the process into events. A fast process may have sent all its
+    /// notifications already; they wait in the sockets, so that the event of the spawn can be sent first.
     pub(crate) fn listen_to(self) -> Green {
         let (generation, pid) = (self.source.green, self.pid);
         let process = Arc::new(self.process);
@@ -92,22 +92,22 @@ impl SpawnedGreen {
 }
 
 impl Green {
-    /// Kills it. That it is gone comes as an event.
+    /// Kills the process. Its end is reported as an event.
     pub(crate) fn kill(&self) {
         self.process.kill();
     }
 
-    /// Holds its process as that of a generation that drains.
+    /// Holds the process as that of a draining generation.
     pub(crate) fn hold(&self) -> Option<HeldProcess> {
         self.process.try_clone()
     }
 
-    /// Sends it away: it closes its listeners without losing what is on its way, finishes what it has, and goes. It is
-    /// killed if it is still there after `patience`.
+    /// Sends the generation away: it closes its listeners without losing connections on their way, finishes the
+    /// connections that it has, and ends. The process is killed if it still lives after `patience`.
     pub(crate) fn release(self, patience: Duration) {
         match self.handover.is_there() {
             true => self.handover.send(&FromBlue::TakenBack),
-            // Any other program knows this one.
+            // A program that does not speak the handover protocol understands SIGTERM.
             false => self.process.signal(Signal::TERM),
         }
         let process = self.process.clone();
@@ -121,7 +121,7 @@ impl Green {
 }
 
 impl SpawnedGreen {
-    /// Ends it before anything was heard of it.
+    /// Kills the process before any of its notifications was read.
     pub(crate) fn kill(self) {
         self.process.kill();
     }
@@ -172,7 +172,7 @@ impl Source {
         }
     }
 
-    /// `false` if nobody wants to know any more.
+    /// Passes a notification to the driver; `false` if the driver is gone.
     async fn tell(&self, notification: Notification) -> bool {
         let green = self.green;
         let event = match notification {
@@ -182,7 +182,8 @@ impl Source {
                 let error = io::Error::from_raw_os_error(errno);
                 RolloutEvent::GreenFailed { green, reason: format!("could not start: {error}") }
             }
-            // A generation of ours begins with that when it is live, and then speaks to the service manager itself.
+            // A generation of this library sends these only when it is live, and then speaks to the service manager
+            // itself.
             Notification::Watchdog | Notification::WatchdogTrigger => return true,
             Notification::Status(text) => {
                 tracing::info!(generation = %green, "{text:?}");
@@ -198,12 +199,13 @@ impl Source {
             match process.reap() {
                 Ok(Some(how)) => break how,
                 Ok(None) => ready.clear_ready(),
-                // The service manager's child, or somebody else has reaped it (a waitpid(-1) in the application).
+                // The process is the service manager's child, or other code has reaped it (a waitpid(-1) in the
+                // application).
                 Err(_) => break process.told_end().await,
             }
         };
         let exited = RolloutEvent::GreenExited { green: self.green, how };
-        // The driver is gone only when this process is about to be.
+        // The driver is gone only when this process is about to end.
         let _ = self.inputs.send(Input::Rollout(exited)).await;
     }
 }

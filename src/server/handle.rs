@@ -1,14 +1,14 @@
-//! Asks a server from within its own process.
+//! Requests to a server from within its own process.
 
 use tokio::sync::mpsc;
 
 use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::Input;
 
-/// Asks a server for the same things that signals and the control socket ask for. Cheap to clone.
+/// Sends a server the same requests as signals and the control socket. Cheap to clone.
 ///
-/// What comes of it is told by the [event stream](crate::Server::events). All calls are cancel safe, and do nothing once
-/// the server is gone.
+/// The [event stream](crate::Server::events) reports the outcome of a request. All calls are cancel safe, and do
+/// nothing once the server is gone.
 #[derive(Debug, Clone)]
 pub struct Handle(mpsc::Sender<Input>);
 
@@ -22,12 +22,13 @@ impl Handle {
         self.ask(RolloutEvent::ReloadRequested).await;
     }
 
-    /// Jumps ahead in a rollout: from the canary to all, from the soak to the point of no return.
+    /// Skips ahead in a rollout: from the canary to the cut-over of all new connections, from the soak to the point of
+    /// no return.
     pub async fn promote(&self) {
         self.ask(RolloutEvent::PromoteRequested).await;
     }
 
-    /// Gives the rollout up that is under way: everything comes back to this generation.
+    /// Gives up the rollout that is under way: all new connections return to this generation.
     pub async fn rollback(&self) {
         self.ask(RolloutEvent::RollbackRequested).await;
     }
@@ -38,7 +39,7 @@ impl Handle {
     }
 
     async fn ask(&self, event: RolloutEvent) {
-        // Nobody is there any more to be asked.
+        // An error means that the server is gone: the request is dropped, as documented.
         let _ = self.0.send(Input::Rollout(event)).await;
     }
 }

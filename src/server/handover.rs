@@ -18,17 +18,18 @@ use crate::model::identity::{Generation, Pid};
 use crate::sys::during;
 use crate::sys::process::HeldProcess;
 
-/// The longest line that is read. A group of a thousand listeners needs 16 kB.
+/// The longest line that is read, in bytes. A group of a thousand listeners needs 16 kB.
 const LINE_MAX: u64 = 1 << 20;
 
-/// How long a green that is ready may take to tell the order of its listeners. Without it everything works, but the
-/// generation after it does not know the order of the slots.
+/// How long a ready green may take to send the order of its listeners. Without the order everything works, but the
+/// generation after green does not know the order of the slots.
 const TOLD: Duration = Duration::from_millis(20);
 
-/// How long a green that is live may take to say so. A program that does not speak this protocol never does.
+/// How long a live green may take to report that it is live. A program that does not speak this protocol never reports
+/// it.
 const OFFICE: Duration = Duration::from_secs(10);
 
-/// Blue's end.
+/// Blue's end of the socket.
 #[derive(Debug, Clone)]
 pub(crate) struct ToGreen {
     told: watch::Receiver<Option<Vec<GroupOrder>>>,
@@ -46,7 +47,7 @@ pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
 }
 
 impl ToGreen {
-    /// Waits for green, and for nobody else, in the background.
+    /// Waits for the connection of green in the background, and refuses every other process.
     pub(crate) fn start(listener: UnixListener, green: Pid) -> ToGreen {
         let (told, told_here) = watch::channel(None);
         let (live, live_here) = watch::channel(false);
@@ -67,14 +68,14 @@ impl ToGreen {
                     FromGreen::Unknown => {}
                 }
             }
-            // Green may have closed only its own direction; ours stays open until this process ends.
+            // Green may have closed only its own direction; blue's direction stays open until this process ends.
             let _ = writer.await;
         });
         ToGreen { told: told_here, live: live_here, lines }
     }
 
-    /// The order in which green's listeners joined, if it tells: it does so just before it says READY=1, on another
-    /// socket, so that the one may be read a moment before the other.
+    /// The order in which green's listeners joined, if green sends it. Green sends the order just before READY=1, but
+    /// on another socket, so that READY=1 may be read a moment before the order.
     pub(crate) fn told(&self) -> impl Future<Output = Vec<GroupOrder>> + Send + use<> {
         let mut told = self.told.clone();
         async move {
@@ -83,12 +84,12 @@ impl ToGreen {
         }
     }
 
-    /// Whether green speaks this protocol: it has told its listeners before it said READY=1.
+    /// Whether green speaks this protocol: green has then sent the order of its listeners before READY=1.
     pub(crate) fn is_there(&self) -> bool {
         self.told.borrow().is_some()
     }
 
-    /// Waits until green has said that it is live, or will not say it any more, or [`OFFICE`] is over. Cancel safe.
+    /// Waits until green has reported that it is live, can no longer report it, or [`OFFICE`] has passed. Cancel safe.
     pub(crate) fn live(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut live = self.live.clone();
         async move {
@@ -96,7 +97,7 @@ impl ToGreen {
         }
     }
 
-    /// Sends one message, in the background; a green without a connection does not get it.
+    /// Sends one message in the background. A green without a connection does not get the message.
     pub(crate) fn send(&self, message: &FromBlue) {
         if let Ok(line) = serde_json::to_string(message) {
             let _ = self.lines.send(line);
@@ -124,7 +125,7 @@ async fn write_lines(mut write: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiv
     }
 }
 
-/// Reads one message; `None` at the end.
+/// Reads one message; `None` at the end of the stream.
 async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<T>> {
     let mut line = String::new();
     let count = from.take(LINE_MAX).read_line(&mut line).await?;
@@ -134,34 +135,34 @@ async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Un
     serde_json::from_str(&line).map(Some).map_err(io::Error::from)
 }
 
-/// What green hears of the generation before.
+/// What green learns about the previous generation.
 #[derive(Debug)]
 pub(crate) enum BlueEvent {
-    /// Blue passes the leadership on, with what blue knew; or blue is gone without a word.
+    /// Blue passes on the leadership with its [`Inheritance`]; `None` if blue is gone without having passed it on.
     Live(Option<Inheritance>),
-    /// Blue has taken everything back.
+    /// Blue has taken all new connections back.
     TakenBack { by: Generation },
-    /// Blue has closed its listeners; the order of the slots.
+    /// Blue has closed its listeners; this is the order of the slots.
     Closed(Vec<GroupOrder>),
 }
 
-/// What goes from the live generation to the next.
+/// What the live generation passes on to the next one, beside the leadership.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     pub(crate) draining: Vec<Drainer>,
     pub(crate) history: History,
 }
 
-/// Green's end.
+/// Green's end of the socket.
 #[derive(Debug, Clone)]
 pub(crate) struct ToBlue {
     stream: Arc<Mutex<StdStream>>,
-    /// Becomes true when this generation has the groups from blue, which holds no listener any more.
+    /// Becomes true when this generation has taken over the groups from blue, which holds no listener any more.
     taken_over: Arc<watch::Sender<bool>>,
 }
 
 impl ToBlue {
-    /// Begins to read what blue says; by its end of file green learns that blue is gone.
+    /// Begins to read the messages of blue. The end of the stream tells green that blue is gone.
     pub(crate) fn start<E: From<BlueEvent> + Send + 'static>(
         blue: StdStream,
         spawn_info: &SpawnInfo,
@@ -186,11 +187,11 @@ impl ToBlue {
                     Ok(Some(FromBlue::Unknown)) => continue,
                     Ok(None) | Err(_) => {
                         if !was_closed {
-                            // The end of this stream may come before that of its listeners.
+                            // The stream may end before blue's listeners are closed.
                             if let Some(process) = &process {
                                 process.gone().await;
                             }
-                            // Blue is gone without a word, and with it what it knew of the order.
+                            // Blue is gone without a message, and its knowledge of the order of the slots is lost.
                             let _ = told.send(BlueEvent::Closed(vec![]).into()).await;
                         }
                         let _ = told.send(BlueEvent::Live(None).into()).await;
@@ -205,7 +206,8 @@ impl ToBlue {
         Ok(ToBlue { stream: Arc::new(Mutex::new(writing)), taken_over: Arc::new(watch::Sender::new(false)) })
     }
 
-    /// Tells blue in which order the listeners joined. That blue is gone is learned elsewhere.
+    /// Tells blue in which order the listeners joined. An error is not reported here: the reader of the stream notices
+    /// that blue is gone.
     pub(crate) fn listening(&self, groups: Vec<GroupOrder>) {
         self.send(&FromGreen::Listening { groups });
     }
@@ -215,8 +217,8 @@ impl ToBlue {
         self.send(&FromGreen::Live);
     }
 
-    /// Does not block: the stream does not, and blue may be stopped. There is room for the few lines that are sent, unless blue
-    /// has read none of them and they name thousands of listeners.
+    /// Does not block, because the stream is non-blocking and blue may be stopped. The stream has room for the few
+    /// lines that are sent, unless blue has read none of them and they name thousands of listeners.
     fn send(&self, message: &FromGreen) {
         use std::io::Write as _;
         if let Ok(mut line) = serde_json::to_vec(message) {
@@ -228,7 +230,7 @@ impl ToBlue {
         }
     }
 
-    /// Says that [`BlueEvent::Closed`] was acted on: this generation has taken over what blue steered.
+    /// Records that [`BlueEvent::Closed`] was acted on: this generation has taken over the groups that blue steered.
     pub(crate) fn mark_taken_over(&self) {
         self.taken_over.send_replace(true);
     }
@@ -238,9 +240,10 @@ impl ToBlue {
         *self.taken_over.borrow()
     }
 
-    /// Waits until blue holds no listener any more, and this generation knows what it has told of the slots. Cancel safe.
+    /// Waits until blue holds no listener any more, and this generation knows the order of the slots as far as blue has
+    /// sent it. Cancel safe.
     pub(crate) async fn closed(&self) {
-        // The sender is here.
+        // Cannot fail: this value holds the sender.
         let _ = self.taken_over.subscribe().wait_for(|taken_over| *taken_over).await;
     }
 }
@@ -267,7 +270,7 @@ mod tests {
         waiting.abort();
     }
 
-    /// What steers next needs what blue has told last, and must not begin before it is known.
+    /// The next steering needs the last message of blue, and must not begin before that message was acted on.
     #[tokio::test]
     async fn blue_has_closed_when_its_last_word_was_acted_on() {
         let (blue, green) = StdStream::pair().expect("a pair");

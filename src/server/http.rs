@@ -1,4 +1,4 @@
-//! HTTP on accepted connections, and its end: no request is lost when a generation retires.
+//! HTTP on accepted connections. No request is lost when a generation retires and its connections end.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::runtime::stream::{Answering, Shared, Stream};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How both versions are served.
+/// The settings by which both HTTP versions are served.
 struct Http {
     one: http1::Builder,
     two: http2::Builder<TokioExecutor>,
@@ -44,7 +44,8 @@ where
 {
     let header_read_timeout = config.header_read_timeout;
     let mut one = http1::Builder::new();
-    // hyper's own header timeout sets a timer anew for each request; ours looks at the connection now and then.
+    // hyper's own header timeout sets a new timer for each request; `no_header_comes` checks the connection a few times
+    // per timeout instead.
     one.header_read_timeout(None).max_buf_size(config.max_header_size).half_close(config.half_close);
     let mut two = http2::Builder::new(TokioExecutor::new());
     two.timer(TokioTimer::new()).max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
@@ -74,7 +75,7 @@ where
         () = connection_close::no_request_comes(&shared, &mut stage) => None,
     };
     let service = Marked { service, connection: shared.clone() };
-    // An error is the client's: it went away, or sent what is no HTTP.
+    // An error is the client's: the client went away, or did not send HTTP.
     match version {
         Some(Ok(Some(http_version::Version::One))) => {
             shared.guard.becomes(Kind::Http1);
@@ -85,22 +86,22 @@ where
         Some(Ok(Some(http_version::Version::Two))) => {
             shared.guard.becomes(Kind::Http2);
             shared.pipeline().forget();
-            // Boxed, so that the task of an HTTP/1 connection is not as large as it.
+            // Boxed, so that the task of an HTTP/1 connection does not grow to the size of an HTTP/2 connection.
             let mut connection = Box::pin(http.two.serve_connection(TokioIo::new(stream), service));
-            // An idle connection is nothing unusual in HTTP/2.
+            // Idle connections are normal in HTTP/2, so silence is no reason to give one up.
             let silent = pin!(std::future::pending());
             let say = http2::Connection::graceful_shutdown;
             connection_close::finish(connection.as_mut(), say, silent, &shared, &mut stage, CloseTiming::AtOnce).await;
         }
         Some(Ok(None) | Err(_)) | None => drop(stream),
     }
-    // An upgraded connection has another part: it is the application's, and so is its end.
+    // An upgraded connection has another part, which belongs to the application and is ended by the application.
     if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
         connection_close::close(&shared, &mut stage).await;
     }
 }
 
-/// The application's service, with what the end of a connection needs to know.
+/// The application's service. It also records on the connection what the code that closes the connection needs to know.
 struct Marked<S> {
     service: S,
     connection: Arc<Shared>,
@@ -123,13 +124,13 @@ where
     }
 }
 
-/// As hyper has found it, for HTTP/1.
+/// The framing of an HTTP/1 request body, as hyper has parsed it.
 fn framing(body: &Incoming) -> Framing {
     body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
 }
 
 pin_project! {
-    /// An answer that says goodbye if the generation retires.
+    /// The future of a response, which says `Connection: close` if the generation is leaving.
     struct Answer<F> {
         #[pin]
         answer: F,
@@ -166,13 +167,14 @@ where
 fn say_close<B>(response: &mut Response<B>, version: Version) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     if version == Version::HTTP_10 {
-        // To an answer of HTTP/1.1 hyper would add `keep-alive` (`fix_keep_alive` in src/proto/h1/conn.rs, hyper 1.12).
+        // hyper would add `keep-alive` to a response of HTTP/1.1 (`fix_keep_alive` in src/proto/h1/conn.rs, hyper
+        // 1.12).
         *response.version_mut() = Version::HTTP_10;
     }
 }
 
 pin_project! {
-    /// The body of an answer, which is being answered until it is dropped.
+    /// The body of a response. Its request counts as being answered until the body is dropped.
     struct Counted<B> {
         #[pin]
         body: B,

@@ -1,4 +1,4 @@
-//! The end of HTTP connections, one by one: what a client sees when the generation retires under it.
+//! The end of HTTP connections: what a client sees when the generation behind its connection retires.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,9 +31,10 @@ const SOON: Duration = Duration::from_secs(5);
 struct Bench {
     address: SocketAddr,
     connections: Arc<Connections>,
-    /// Lets the answer to `/slow` go.
+    /// Lets the server answer `/slow`.
     go: Arc<Notify>,
-    /// The connection that was accepted last; nobody is to take this for a part of it.
+    /// The connection that was accepted last. Weak, so that the server does not count it as another part of the
+    /// connection.
     last: Arc<Mutex<Weak<Shared>>>,
 }
 
@@ -80,7 +81,7 @@ impl Bench {
     }
 }
 
-/// "hel", and "lo" when it may go.
+/// A body in two parts: "hel" at once, and "lo" when the test allows it.
 struct Halves {
     begun: bool,
     go: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -147,7 +148,7 @@ impl Client {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
     }
 
-    /// Reads until the text ends so.
+    /// Reads until the text ends with `end`.
     async fn read_to(&mut self, end: &str) -> String {
         let mut text = Vec::new();
         while !text.ends_with(end.as_bytes()) {
@@ -222,7 +223,7 @@ async fn what_the_client_sends_after_the_last_answer_does_not_reset_it() {
     let bench = Bench::start().await;
     let mut client = bench.client().await;
     bench.retire();
-    // The body is not read by the application; it still comes when the answer has gone out.
+    // The application does not read the body, a part of which still comes after the response was sent.
     client.send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n").await;
     client.send(&"x".repeat(200_000)).await;
     assert!(client.read_to("hello").await.contains("connection: close"));
@@ -245,7 +246,7 @@ async fn an_upgraded_connection_counts_until_it_ends() {
     bench.all_gone().await;
 }
 
-/// What is no HTTP any more is not searched for requests: nothing would ever take them.
+/// Data after an upgrade is not HTTP, so the server does not look for requests in it: nothing would ever take them.
 #[tokio::test]
 async fn an_upgraded_connection_is_not_followed() {
     let bench = Bench::start().await;
@@ -279,7 +280,7 @@ async fn http2_is_told_at_once_and_its_streams_are_finished() {
     while bench.connections.open() == 0 {
         tokio::task::yield_now().await;
     }
-    // A stream that is answered shows that the connection is one of HTTP/2 for the server too.
+    // An answered stream shows that the server has detected HTTP/2 on the connection.
     let quick = Request::get("http://x/").body(Empty::<Bytes>::new()).expect("a request");
     assert!(sender.send_request(quick).await.is_ok());
     let retired = Instant::now();

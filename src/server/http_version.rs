@@ -1,4 +1,4 @@
-//! Which HTTP a client speaks, by its first bytes.
+//! The HTTP version that a client speaks, detected by its first bytes.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::runtime::stream::Stream;
 
 /// What a client of HTTP/2 sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Most requests have come whole when as much has.
+/// Capacity of the buffer for the first read, in bytes. Most requests fit into it.
 const FIRST: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +18,13 @@ pub(super) enum Version {
     Two,
 }
 
-/// Reads the first bytes and puts them back; `None` if none come. What is neither is taken for HTTP/1, which refuses it.
+/// Reads the first bytes of a connection and puts them back; `None` if no bytes come. Bytes that fit neither version
+/// are treated as HTTP/1, which refuses them.
 ///
-/// In one read, where hyper-util's `auto` needs two: it looks at 24 bytes, and then reads the rest. Not cancel safe.
+/// One read is enough, where hyper-util's `auto` needs two: `auto` looks at 24 bytes, and then reads the rest. Not
+/// cancel safe.
 pub(super) async fn version(stream: &mut Stream) -> io::Result<Option<Version>> {
-    // No memory for a connection on which nothing comes.
+    // Allocates no buffer for a connection on which nothing comes.
     stream.readable().await?;
     let mut first = BytesMut::with_capacity(FIRST);
     let version = loop {

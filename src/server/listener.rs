@@ -1,4 +1,4 @@
-//! The plain-TCP face.
+//! The listener for plain TCP.
 
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use crate::runtime::accept::{Room, Sink};
 use crate::runtime::connections::Kind;
 use crate::runtime::stream::Stream;
 
-/// How many connections are accepted ahead of the application; the rest waits in the kernel, where it can be counted.
+/// How many connections are accepted before the application takes them. Further connections wait in the kernel's accept
+/// queue, where they can be counted.
 const AHEAD: usize = 16;
 
-/// Gives out connections, until this generation is retired or stopped.
+/// Yields the accepted connections until this generation is retired or stopped.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
@@ -35,25 +36,27 @@ pub struct Listener {
     running: Running,
 }
 
-/// The places for connections that are accepted and not yet given out.
+/// The permits for connections that are accepted and not yet taken by the application.
 #[derive(Debug, Clone)]
 pub(crate) struct Ahead(Arc<Semaphore>);
 
 impl Room for Ahead {
     async fn wait(&self) {
-        // Never closed. The permit comes back when the application takes the connection.
+        // The semaphore is never closed. The permit comes back when the application takes the connection.
         if let Ok(permit) = self.0.acquire().await {
             permit.forget();
         }
     }
 }
 
-/// A queue between the acceptors and the application. It is unbounded for the last connections of a retiring listener.
+/// Creates the queue between the acceptors and the application. The queue is unbounded for the sake of the last
+/// connections of a retiring listener.
 pub(crate) fn queue() -> (Sink, Ahead, mpsc::UnboundedReceiver<Stream>) {
     let (sender, accepted) = mpsc::unbounded_channel();
     let sink: Sink = Arc::new(move |stream| {
         stream.shared().guard.becomes(Kind::Tcp);
-        // The application has dropped its listener: the connection is closed, as it would be by the kernel.
+        // An error means that the application has dropped its listener: the connection is closed, as the kernel would
+        // close it.
         let _ = sender.send(stream);
     });
     (sink, Ahead(Arc::new(Semaphore::new(AHEAD))), accepted)
@@ -64,7 +67,8 @@ impl Listener {
         Listener { accepted, ahead, running }
     }
 
-    /// The next connection; `None` when there will be no more, because this generation is retired or stopped.
+    /// Waits for the next connection. Returns `None` when no more connections will come, because this generation is
+    /// retired or stopped.
     ///
     /// Cancel safe.
     pub async fn accept(&mut self) -> Option<Stream> {
@@ -73,7 +77,7 @@ impl Listener {
         Some(stream)
     }
 
-    /// This generation.
+    /// The number of this generation.
     pub fn generation(&self) -> Generation {
         self.running.generation()
     }
@@ -85,9 +89,10 @@ impl Listener {
         self.running.leaving().await;
     }
 
-    /// Waits until all streams are dropped, or the drain timeout is over. End the process after it.
+    /// Waits until all streams are dropped or the drain timeout is over. End the process afterwards.
     ///
-    /// Connections that were accepted and not taken yet are closed. Not cancel safe: the listener is consumed.
+    /// Connections that were accepted and not yet taken by the application are closed. Not cancel safe: the listener is
+    /// consumed.
     pub async fn drained(self) {
         drop(self.accepted);
         self.running.gone().await;

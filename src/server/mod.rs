@@ -1,4 +1,4 @@
-//! The library's face: a server that restarts itself.
+//! The public type of the library: a server that restarts itself.
 
 mod connection_close;
 mod control;
@@ -40,31 +40,32 @@ use self::signals::EarlyHup;
 
 type OnStart = Box<dyn FnOnce(&Started) + Send>;
 
-/// How many events a slow reader may fall behind.
+/// Capacity of the event channel: how many events a slow reader may fall behind before it misses the oldest.
 const EVENTS: usize = 256;
 
-/// What is known when a server is about to begin: it is bound, and takes no connection yet.
+/// Facts about a server whose addresses are bound and that accepts no connections yet: the argument of the hook of
+/// [`on_start`](Server::on_start).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Started {
-    /// The addresses, with the real ports where 0 was asked for.
+    /// The addresses of the application, with the actual ports where port 0 was requested.
     pub addresses: Vec<SocketAddr>,
-    /// Where metrics are offered.
+    /// The addresses on which metrics are served, with the actual ports.
     pub metrics: Vec<SocketAddr>,
-    /// This process.
+    /// The process ID of this process.
     pub pid: Pid,
-    /// This generation.
+    /// The number of this generation.
     pub generation: Generation,
 }
 
-/// A server that restarts itself on SIGHUP, and loses nothing.
+/// A server that restarts itself on SIGHUP without losing a request.
 ///
-/// Make it at the very beginning of `main`: from then on a SIGHUP does not kill the process, and what the process was
-/// started with (arguments, environment, directory) is remembered for the next generation. One server a process: it may
-/// have many addresses, but a second one would hear the same signals.
+/// Create the server at the very beginning of `main`. From then on a SIGHUP does not kill the process, and the
+/// arguments, the environment and the working directory of the process are remembered for the next generation. Create
+/// one server per process: a server may have many addresses, but a second server would receive the same signals.
 ///
-/// The server logs by [`tracing`](https://docs.rs/tracing), on the threads of the runtime. A subscriber that writes to stderr
-/// stops them when nobody reads stderr: give the subscriber a [`LogWriter`](crate::LogWriter).
+/// The server logs with [`tracing`](https://docs.rs/tracing), on the threads of the runtime. A subscriber that writes
+/// to stderr blocks these threads while stderr is not read: give the subscriber a [`LogWriter`](crate::LogWriter).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
@@ -88,10 +89,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server on this address: `"127.0.0.1:8080"`, `"[::]:80"` (which takes IPv4 too), `"localhost:0"`.
+    /// Creates a server for this address: `"127.0.0.1:8080"`, `"[::]:80"` (which accepts IPv4 as well) or
+    /// `"localhost:0"`.
     ///
-    /// Port 0 lets the system choose a port, which is kept through restarts. An address that cannot be understood is told
-    /// by [`serve`](Server::serve) or [`listen`](Server::listen).
+    /// Port 0 lets the system choose a port, which is kept through restarts. An address that cannot be parsed or
+    /// resolved is an error of [`serve`](Server::serve) or [`listen`](Server::listen).
     pub fn bind(address: impl ToSocketAddrs) -> Server {
         let server = Server {
             addresses: Vec::new(),
@@ -107,7 +109,7 @@ impl Server {
         server.and_bind(address)
     }
 
-    /// One more address.
+    /// Adds an address, in the forms that [`bind`](Server::bind) takes.
     #[expect(
         clippy::disallowed_methods,
         reason = "names are resolved before the server begins, and signals end the process as ever"
@@ -117,19 +119,21 @@ impl Server {
         self
     }
 
-    /// Called when the addresses are bound, before any connection is taken.
+    /// Sets a hook that is called when the addresses are bound, before any connection is accepted. Default: no hook.
     ///
-    /// The hook runs on the task that calls [`serve`](Server::serve) or [`listen`](Server::listen). A hook that does not return
-    /// makes a next generation miss the [`ready_timeout`](Server::ready_timeout), and the generation before serves on.
+    /// The hook runs on the task that calls [`serve`](Server::serve) or [`listen`](Server::listen). If the hook of a
+    /// new generation does not return, that generation misses the [`ready_timeout`](Server::ready_timeout), and the
+    /// previous generation continues to serve.
     pub fn on_start(mut self, hook: impl FnOnce(&Started) + Send + 'static) -> Server {
         self.on_start = Some(Box::new(hook));
         self
     }
 
-    /// Called before each reload; an error refuses it, and this generation serves on.
+    /// Sets a hook that is called before each reload. If the hook returns an error, the reload is refused and this
+    /// generation continues to serve. Default: no hook.
     ///
-    /// The hook runs on a thread of its own and may block: after the [`ready_timeout`](Server::ready_timeout) the reload is
-    /// refused, and the thread is left to itself.
+    /// The hook runs on a thread of its own and may block. If the hook has not returned after the
+    /// [`ready_timeout`](Server::ready_timeout), the reload is refused and the thread is left running.
     pub fn before_reload<E: fmt::Display>(
         mut self,
         hook: impl Fn() -> Result<(), E> + Send + Sync + 'static,
@@ -138,17 +142,18 @@ impl Server {
         self
     }
 
-    /// The stream of what happens to this generation.
+    /// Subscribes to the events of this generation. The stream begins with the first event after this call.
     pub fn events(&self) -> Events {
         Events::new(self.events.subscribe())
     }
 
-    /// A handle to ask for a reload or a stop from within the application.
+    /// Returns a handle by which the application requests a reload, a promotion, a rollback or a stop.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inputs.0.clone())
     }
 
-    /// Tells handlers of long connections, such as WebSockets, when to say goodbye.
+    /// Returns a [`Drain`], which tells the handlers of long-lived connections, such as WebSockets, when to say
+    /// goodbye.
     pub fn drain(&self) -> Drain {
         Drain::new(self.stage.subscribe())
     }

@@ -12,15 +12,15 @@ use crate::error::Error;
 use crate::runtime::accept::Unbounded;
 
 impl Server {
-    /// Serves HTTP/1 and HTTP/2 with a tower service, an axum `Router` included. Returns when this generation is gone:
-    /// after it was told to stop, or when another one is live and all connections of this one are finished.
+    /// Serves HTTP/1 and HTTP/2 with a tower service, such as an axum `Router`. Returns when this generation is gone:
+    /// after a request to stop, or when another generation is live and all connections of this one are finished.
     ///
     /// # Errors
-    /// If it cannot begin: see [`ErrorKind`](crate::ErrorKind). Later nothing is an error; a failed reload is an
-    /// [`Event::Reload`](crate::Event::Reload).
+    /// If the server cannot start: see [`ErrorKind`](crate::ErrorKind). After the start, nothing is an error; a failed
+    /// reload is an [`Event::Reload`](crate::Event::Reload).
     ///
     /// # Cancel safety
-    /// Not cancel safe: a server whose future is dropped goes on in the background.
+    /// Not cancel safe: if the future is dropped, the server continues in the background.
     pub async fn serve<S, B>(self, app: S) -> Result<(), Error>
     where
         S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -33,7 +33,7 @@ impl Server {
         self.serve_hyper(TowerToHyperService::new(app)).await
     }
 
-    /// Serves with a hyper service. Otherwise as [`serve`](Server::serve).
+    /// Serves HTTP/1 and HTTP/2 with a hyper service; otherwise like [`serve`](Server::serve).
     ///
     /// # Errors
     /// As [`serve`](Server::serve).
@@ -55,7 +55,8 @@ impl Server {
         Ok(())
     }
 
-    /// Listens for plain TCP: accept from the [`Listener`] until it ends. Calling this says that the application is ready.
+    /// Listens for plain TCP: accept connections from the [`Listener`] until it ends. This call declares the
+    /// application ready.
     ///
     /// # Errors
     /// As [`serve`](Server::serve).

@@ -1,4 +1,4 @@
-//! Signals, as events of the driver.
+//! Converts signals to events of the driver.
 
 use std::io;
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use crate::model::rollout::RolloutEvent;
 use crate::runtime::driver::Input;
 use crate::sys::{during, spawn};
 
-/// Remembers a SIGHUP that comes before the server is ready for it.
+/// Remembers a SIGHUP that arrives before the server can handle it.
 #[derive(Debug)]
 pub(crate) struct EarlyHup(Arc<AtomicBool>);
 
 impl EarlyHup {
-    /// From now on a SIGHUP does not kill this process. One that was blocked by the generation before is let in.
+    /// From now on a SIGHUP does not kill this process. Also unblocks SIGHUP, which the previous generation has
+    /// blocked, so that a pending SIGHUP is delivered.
     ///
     /// # Errors
     /// What sigaction(2) says.
@@ -30,7 +31,7 @@ impl EarlyHup {
     }
 }
 
-/// Begins to listen to signals.
+/// Starts to handle signals.
 ///
 /// # Errors
 /// What sigaction(2) says.

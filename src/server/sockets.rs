@@ -1,4 +1,4 @@
-//! The listening sockets of one generation: bound early, so that errors come early.
+//! The listening sockets of one generation. They are bound early, so that errors are reported early.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,16 +23,16 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds `count` sockets for each address: alone, or beside the generation before.
+    /// Binds `count` sockets for each address: alone, or beside the sockets of the previous generation.
     ///
     /// # Errors
-    /// Names the address, and who has it if somebody has.
+    /// Names the address, and the process that holds the address if there is one.
     pub(crate) fn bind(asked: &[(SocketAddr, Offer)], count: usize, role: &Role) -> Result<Sockets, Error> {
         let living = role.spawn_info().map(|spawn_info| spawn_info.addresses.clone()).unwrap_or_default();
         let mut addresses = addresses::inherit(asked, &living);
         let sharing = match role {
             Role::First | Role::Orphan { .. } => Sharing::Alone,
-            // The generation before may listen there.
+            // The previous generation may listen on the same addresses.
             Role::Supervised { .. } => Sharing::Group,
             Role::Green { spawn_info, .. } => {
                 check_replacement(&addresses, spawn_info)?;
@@ -56,7 +56,7 @@ impl Sockets {
         Ok(Sockets { addresses, bound, sharing })
     }
 
-    /// Makes them listen.
+    /// Makes the sockets listen.
     ///
     /// # Errors
     /// If another process has begun to listen on one of the addresses in the meantime.
@@ -64,7 +64,8 @@ impl Sockets {
         let mut listeners = Vec::new();
         let mut mine = BTreeSet::new();
         for (address, sockets) in self.bound {
-            // SO_REUSEPORT is set by now, so the kernel would let another one of the same uid in without a word.
+            // SO_REUSEPORT is set by now, so the kernel would silently let another socket of the same uid join the
+            // group.
             if self.sharing == Sharing::Alone {
                 refuse_others(address, &mine)?;
             }
@@ -96,7 +97,7 @@ fn bind(address: SocketAddr, sharing: Sharing, stack: Stack) -> Result<BoundSock
     socket::bind(address, sharing, stack).map_err(|error| refused(address, error))
 }
 
-/// Says why an address cannot be had, and what to do.
+/// The error for an address that cannot be bound: the reason, and what to do.
 fn refused(address: SocketAddr, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AddrInUse => match others(address, &BTreeSet::new()).first() {

@@ -1,4 +1,4 @@
-//! Brings one generation up: binds, listens, says that it is ready, and sets the driver going.
+//! Starts one generation: binds, listens, reports that it is ready, and starts the driver.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -30,10 +30,10 @@ use crate::runtime::rollout_steps::Probe;
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan};
 
-/// Where the service manager wants to hear from the service (sd_notify(3)).
+/// The variable that names the notification socket of the service manager (sd_notify(3)).
 const MANAGER: &str = "NOTIFY_SOCKET";
 
-/// How much longer than linger and drain a next generation that was sent away may take, before it is killed.
+/// Time beyond linger and drain that a next generation that was sent away may take before it is killed.
 const RELEASE_MORE: Duration = Duration::from_secs(15);
 
 /// A generation whose driver runs.
@@ -55,16 +55,16 @@ impl Running {
 
     /// Waits until the driver has ended.
     pub(crate) async fn gone(mut self) {
-        // An error means that the driver is gone without a word, which is the same to the caller.
+        // An error means that the driver is gone without having reported its end, which is the same to the caller.
         let _ = self.gone.wait_for(|gone| *gone).await;
     }
 }
 
-/// A generation that listens, and of which nobody knows yet.
+/// A generation that listens, and has not been announced yet.
 struct Begun {
     role: Role,
     addresses: Vec<Bound>,
-    /// How many of them are the application's; the others are for metrics.
+    /// How many of `addresses` belong to the application; the others are for metrics.
     offered: usize,
     listeners: Vec<(SocketAddr, Vec<GroupListener>)>,
 }
@@ -96,7 +96,8 @@ impl Server {
             looks: looks(),
         };
         let control_target = ControlTarget::of(endpoint);
-        // Before it listens: a second one by the same name takes nothing from the first.
+        // The name is claimed before this process listens, so that a second instance with the same name takes nothing
+        // from the first.
         let first = sockets.addresses.first().map(|address| address.bound);
         let (name, control) = self.control(&role, first, &control_target)?;
         let Begun { role, addresses, offered, listeners } = self.begin_to_listen(role, sockets)?;
@@ -167,7 +168,7 @@ impl Server {
             Some(_) => blue_hears.send(&[NotifyState::Ready]),
             None => {
                 lock(&host.groups).steer_here();
-                // Before the service manager is told: whoever hears of READY=1 may look for the files.
+                // Before READY=1 is sent: a process that waits for READY=1 may look for the files.
                 host.take_files().await;
                 host.become_live();
                 host.has_files();
@@ -181,13 +182,13 @@ impl Server {
         Ok(Running { generation, connections, gone })
     }
 
-    /// It is asked, and reloads.
+    /// Leaves the control socket and the reloads to the supervisor.
     fn leave_it_to_the_supervisor(&mut self) {
         self.config.control = ControlSocket::Unwanted;
         self.before_reload = Some(Arc::new(|| Err("it runs under `cutover run`, which does that".to_owned())));
     }
 
-    /// Binds the addresses of the application, and behind them those of the metrics.
+    /// Binds the addresses of the application, followed by the addresses for metrics.
     fn bind_all(&self, role: &Role) -> Result<Sockets, Error> {
         let mut asked = Vec::new();
         for address in &self.addresses {
@@ -199,7 +200,7 @@ impl Server {
         Sockets::bind(&asked, self.config.listeners_per_address, role)
     }
 
-    /// Asks the application, and listens.
+    /// Calls the application's `on_start` hook, and listens.
     fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
         let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
         let addresses = sockets.addresses.clone();
@@ -219,7 +220,7 @@ impl Server {
         Ok(Begun { role, addresses, offered, listeners })
     }
 
-    /// Begins to take connections.
+    /// Begins to accept connections.
     fn accept<R: Room>(
         &self,
         offered: &[(SocketAddr, Vec<GroupListener>)],
@@ -234,7 +235,7 @@ impl Server {
         let mut acceptors = Acceptors::new(connections);
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
-            // Beyond the limit of connections: when that is reached, metrics are what is wanted.
+            // Not subject to the limit of connections: when the limit is reached, metrics are what is needed.
             let sink = http::sink(metrics_service(control_target.clone()), &self.config);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }

@@ -1,4 +1,4 @@
-//! One generation of a program that is supervised: its process, and all that descends from it.
+//! One generation of a supervised program: its first process, and all descendants of that process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -25,22 +25,23 @@ use crate::sys::reaper::{Ended, Reaper};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{notify_socket, process_tree, sock_diag, socket_owner};
 
-/// What a program gets anew: it speaks to this process, and the service manager is not its business.
+/// Variables that the program gets anew, because it sends its notifications to the supervisor, and not to the service
+/// manager.
 const REPLACED: [&str; 2] = ["NOTIFY_SOCKET", SUPERVISED];
-/// How long a killed generation may take to be gone, before it is left behind: one whose process hangs in the kernel (state D,
-/// proc_pid_stat(5)) is not gone before the kernel has let it go.
+/// How long a killed generation may take to be gone before it is left behind. A process that hangs in the kernel (state
+/// D, proc_pid_stat(5)) is not gone before the kernel has released it.
 pub(super) const KILL_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether what descends from a process that has ended is gone too.
+/// Interval between looks for remaining descendants of a process that has ended.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A process that was just spawned, and of which nothing is heard before `notifications::listen`.
+/// A process that was just spawned, whose notifications are not read before `notifications::listen`.
 #[derive(Debug)]
 pub(super) struct SpawnedChild {
     child: Child,
     notify: UnixDatagram,
 }
 
-/// A generation. Dropping it leaves its processes alone.
+/// A generation. Dropping this value leaves its processes alone.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) generation: Generation,
@@ -48,28 +49,28 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     process: Process,
     mark: String,
-    /// When it began, of [`process_tree::start_of`]; not known if it has ended at once.
+    /// The start time of the first process, from [`process_tree::start_of`]; `None` if the process has ended at once.
     born: Option<u64>,
-    /// Who knows which children are no orphans.
+    /// The reaper, which knows which children are not orphans.
     reaper: Reaper,
     ended: watch::Receiver<Option<Ended>>,
-    /// What it says about itself.
+    /// The last status text that the generation has sent.
     says: Mutex<Option<String>>,
-    /// It has sent WATCHDOG=1: from then on its own word counts.
+    /// Whether the generation has sent WATCHDOG=1: from then on its own notifications count.
     pings: AtomicBool,
-    /// It was ready once.
+    /// Whether the generation has been ready.
     was_ready: AtomicBool,
     listening: Mutex<Option<AbortHandle>>,
     open: Arc<AtomicUsize>,
-    /// For looks at its processes that are repeated: one that hangs is not joined by others.
+    /// The lane for repeated looks at the processes of the generation: a look that hangs is not joined by others.
     pub(super) lane: Lane,
 }
 
 impl SpawnedChild {
-    /// Spawns it. Blocks until exec has happened.
+    /// Spawns the first process. Blocks until exec has happened.
     ///
     /// # Errors
-    /// What could not be found, made, or executed.
+    /// If the program cannot be found or executed, or if a socket or the process cannot be created.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -94,7 +95,7 @@ impl SpawnedChild {
         let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
-            // An error is that nobody reaps any more.
+            // An error means that the reaper is gone.
             if let Ok(how) = end.await {
                 tell.send_replace(Some(how));
             }
@@ -122,7 +123,7 @@ impl SpawnedChild {
         (self.child, self.notify)
     }
 
-    /// Ends it before anything was heard of it.
+    /// Kills the generation before any of its notifications was read.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -139,21 +140,24 @@ impl Child {
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
     pub(super) fn members(&self) -> BTreeSet<Pid> {
-        // Asked before: one that ends while it is looked may have left what was not seen.
+        // Read before the look: a process that ends during the look may have left orphans that the look has not seen.
         let has_ended = self.has_ended().is_some();
-        // Only a tree that has lost its root has such orphans, and one that puts itself into the background.
+        // Orphans with an overwritten environment exist only in a tree that has lost its root, or that puts itself into
+        // the background.
         let since = self.born.filter(|_| has_ended || !self.was_ready());
         let spawned = || self.reaper.spawned();
         let orphans = Orphans { spawned: &spawned, wiped_since: since };
         let mut members = process_tree::living(self.pid, self.mark.as_bytes(), orphans).unwrap_or_default();
-        // Its number may be another's once it was reaped; that one has not its environment.
+        // Once the first process was reaped, its number may belong to another process, which does not have the
+        // environment of this generation.
         if has_ended {
             members.remove(&self.pid);
         }
         members
     }
 
-    /// Their sockets, and who has each; `None` if not one of them may be looked at.
+    /// The sockets of the living processes, and the holders of each socket; `None` if the sockets of no process may be
+    /// read.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -171,7 +175,7 @@ impl Child {
         seen.then_some(holders)
     }
 
-    /// The addresses on which it listens.
+    /// The addresses on which the generation listens.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -182,7 +186,7 @@ impl Child {
         all.into_iter().filter(|listener| holders.contains_key(&listener.inode)).map(|l| l.address).collect()
     }
 
-    /// Counts its connections to these ports, for [`Child::open`]. Blocks.
+    /// Counts the connections of the generation to these ports, for [`Child::open`]. Blocks.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -194,19 +198,19 @@ impl Child {
         self.open.store(open, Ordering::Relaxed);
     }
 
-    /// Its connections, as they were counted last.
+    /// The number of connections at the last count.
     pub(super) fn open(&self) -> &Arc<AtomicUsize> {
         &self.open
     }
 
-    /// Sends its first process a signal.
+    /// Sends a signal to the first process.
     pub(super) fn signal(&self, signal: Signal) {
         if self.has_ended().is_none() {
             self.process.signal(signal);
         }
     }
 
-    /// Sends what its first process has left behind a signal, and lets it go on if it is stopped.
+    /// Sends a signal to the processes that the first process has left behind, and continues those that are stopped.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -218,7 +222,7 @@ impl Child {
         }
     }
 
-    /// Kills its first process, which needs no look at others; `false` if that has ended.
+    /// Kills the first process, which needs no look at other processes; `false` if the first process has ended.
     pub(super) fn kill_first(&self) -> bool {
         let lives = self.has_ended().is_none();
         if lives {
@@ -227,7 +231,7 @@ impl Child {
         lives
     }
 
-    /// Kills all of it. Blocks for some milliseconds.
+    /// Kills all processes of the generation. Blocks for some milliseconds.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -237,19 +241,19 @@ impl Child {
         process_tree::kill(|| self.members());
     }
 
-    /// How its first process has ended, if it has.
+    /// How the first process has ended; `None` if it has not.
     pub(super) fn has_ended(&self) -> Option<Ended> {
         *self.ended.borrow()
     }
 
-    /// Waits for the end of its first process. Cancel safe.
+    /// Waits for the end of the first process. Cancel safe.
     pub(super) fn end(&self) -> impl Future<Output = Option<Ended>> + Send + use<> {
         let mut ended = self.ended.clone();
-        // An error means that nobody reaps any more, and this process is about to end.
+        // An error means that the reaper is gone, and this process is about to end.
         async move { ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended) }
     }
 
-    /// Waits until nothing of it is left. Cancel safe.
+    /// Waits until no process of the generation is left. Cancel safe.
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
@@ -266,7 +270,7 @@ impl Child {
         }
     }
 
-    /// Ends this task, which reads what the generation says, when the generation is forgotten.
+    /// Registers the task that reads the notifications of the generation, to be aborted when the generation is dropped.
     pub(super) fn is_read_by(&self, task: AbortHandle) {
         *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }

@@ -1,4 +1,4 @@
-//! The first generation: started, waited for until it is ready, and its end if it never was.
+//! The first generation: its start, the wait until it is ready, and its end if it never was.
 
 use std::io;
 use std::pin::Pin;
@@ -26,7 +26,7 @@ use crate::sys::reaper::Ended;
 /// How the first generation began.
 pub(super) enum First {
     Ready(Arc<Child>),
-    /// It was told to stop, or has ended by itself.
+    /// The generation was told to stop, or has ended by itself. Contains the exit code.
     Over(u8),
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
     instance.give_terminal(&child);
     let settings = &instance.settings;
     if settings.addresses.is_none() && settings.ready == ReadyWhen::Listening {
-        // Whatever it is, and wherever it will listen: there is nothing to wait for.
+        // There is nothing to wait for, whatever the program is and wherever it will listen.
         child.is_ready();
         return Ok(First::Ready(child));
     }
@@ -85,7 +85,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
                 Ok(()) => return Ok(First::Ready(child)),
                 Err(why) => return give_up(&child, why).await,
             },
-            // A probe has a deadline of its own.
+            // The probe has a deadline of its own.
             () = tokio::time::sleep_until(deadline), if !is_probing => {
                 if !stopping {
                     let elsewhere = readiness::elsewhere(instance, &child).await;
@@ -99,7 +99,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
     }
 }
 
-/// Exec may wait for a disk, and signals are to be heard meanwhile.
+/// Spawns the first generation on a thread, because exec may wait for a disk, and signals must be handled meanwhile.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn spawn(instance: Arc<Instance>) -> io::Result<SpawnedChild> {
     let handle = tokio::runtime::Handle::current();
@@ -110,7 +110,8 @@ async fn spawn(instance: Arc<Instance>) -> io::Result<SpawnedChild> {
     spawned.await.unwrap_or_else(|stalled| Err(io::Error::other(stalled)))
 }
 
-/// Waits for a signal that stops the whole, and says the exit code for it. Others have no one to go to yet.
+/// Waits for a signal that stops the supervisor, and returns the exit code for it. Other signals are dropped, because
+/// there is no program yet that could receive them.
 async fn stop_signal(signals: &mut Signals) -> u8 {
     while let Some(signal) = signals.next().await {
         if matches!(signal, SIGTERM | SIGINT | SIGQUIT) {
@@ -122,20 +123,20 @@ async fn stop_signal(signals: &mut Signals) -> u8 {
 
 type Probing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Asks the first generation on each address; `None` if that is not wanted.
+/// Probes the first generation on each address; `None` if no probe is configured.
 fn probe(instance: &Instance) -> Option<Probing> {
     let (target, timeout) = (instance.settings.target.clone()?, instance.settings.plan.probe?);
     let addresses = instance.addresses();
     Some(Box::pin(async move {
         for address in addresses {
-            // Nobody else listens.
+            // No other generation listens, so nothing needs to be steered.
             probe::pass(&target, address, timeout, |_| Ok(())).await?;
         }
         Ok(())
     }))
 }
 
-/// Never, if nothing is probed. Cancel safe.
+/// Waits for the result of the probe; never completes if there is no probe. Cancel safe.
 async fn passed(probing: &mut Option<Probing>) -> Result<(), String> {
     match probing {
         Some(probing) => probing.await,
@@ -150,7 +151,8 @@ fn named(signal: i32) -> Signal {
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn kill(child: &Arc<Child>) {
     let child = child.clone();
-    // What cannot be killed in that time hangs in the kernel, and is left to whoever ends this process.
+    // A process that cannot be killed in that time hangs in the kernel, and is left to the service manager or container
+    // engine that ends this process.
     let _ = offload::run_within(KILL_MAX, move || child.kill()).await;
 }
 
@@ -159,7 +161,7 @@ async fn give_up(child: &Arc<Child>, why: String) -> Result<First, Error> {
     Err(Error::new(ErrorKind::NotReady, format!("generation {} {why}; nothing runs", child.generation)))
 }
 
-/// Its exit code is ours; that it was not ready is said.
+/// Returns the exit code of a first generation that has ended, and logs that the generation was not ready.
 async fn ended_early(
     instance: &Instance,
     child: &Arc<Child>,
@@ -175,7 +177,7 @@ async fn ended_early(
         false => tracing::error!(generation = %child.generation, pid = %child.pid, "{how} before it was ready"),
     }
     match (ended.code(), !left.is_empty() && !stopping) {
-        // A success that leaves nothing to be supervised is none.
+        // An exit code of 0 is no success if the program has left processes that cannot be supervised.
         (0, true) => Err(Error::new(ErrorKind::NotReady, format!("generation {} {how}", child.generation))),
         (code, _) => Ok(First::Over(code)),
     }

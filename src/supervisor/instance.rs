@@ -1,4 +1,5 @@
-//! What all generations of a supervised program have in common: the leadership, which one generation after the other has.
+//! The state that all generations of a supervised program share: above all the leadership, which passes from one
+//! generation to the next.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -24,10 +25,10 @@ use crate::sys::launch::Launch;
 use crate::sys::reaper::Reaper;
 use crate::sys::terminal::Terminal;
 
-/// How many events a slow reader may fall behind.
+/// Capacity of the event channel: how many events a slow reader may fall behind.
 const EVENTS: usize = 256;
 
-/// The supervisor.
+/// The shared state of the supervisor.
 pub(super) struct Instance {
     pub(super) name: String,
     pub(super) settings: Settings,
@@ -36,19 +37,19 @@ pub(super) struct Instance {
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
     pub(super) groups: Arc<Mutex<Groups>>,
-    /// Where the program listens, as far as that is known.
+    /// The addresses on which the program listens, as far as they are known.
     pub(super) addresses: Mutex<Vec<SocketAddr>>,
     pub(super) service_manager: Mutex<ServiceManager>,
     pub(super) history: Mutex<History>,
-    /// The signal that ends the live generation, if it is another one than usual.
+    /// The signal that ends the live generation, if it differs from the configured stop signal.
     pub(super) stop_with: Mutex<Option<Signal>>,
-    /// Who is asked by the control socket.
+    /// The endpoint that answers requests to the control socket.
     pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
-    /// For looks at processes that are repeated until a generation is ready.
+    /// The lane for the repeated looks at processes until a generation is ready.
     pub(super) looks: Lane,
     live: Mutex<Option<Live>>,
     leaving: Mutex<Vec<Leaving>>,
-    /// The exit code, when all is over.
+    /// The exit code, once the supervisor is to end.
     pub(super) over: watch::Sender<Option<u8>>,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Live {
     pub(super) inputs: mpsc::Sender<Input>,
 }
 
-/// A generation that finishes what it has.
+/// A generation that is leaving, and finishes its connections.
 struct Leaving {
     child: Arc<Child>,
     inputs: mpsc::Sender<Input>,
@@ -70,7 +71,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What [`Instance::new`] is made of.
+/// The arguments of [`Instance::new`].
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) settings: Settings,
@@ -107,7 +108,7 @@ impl Instance {
         lock(&self.service_manager)
     }
 
-    /// Tells how the live generation stands.
+    /// Passes the state of the live generation to `tell`.
     pub(super) fn with_service_status(
         &self,
         failed: Option<&str>,
@@ -141,7 +142,7 @@ impl Instance {
         lock(&self.addresses).iter().map(SocketAddr::port).collect()
     }
 
-    /// Who has the leadership; `None` before the first generation is ready.
+    /// The generation that has the leadership; `None` before the first generation is ready.
     pub(super) fn live(&self) -> Option<Live> {
         lock(&self.live).clone()
     }
@@ -150,22 +151,22 @@ impl Instance {
         lock(&self.live).as_ref().is_some_and(|live| live.child.generation == generation)
     }
 
-    /// The terminal is this generation's, if there is one.
+    /// Gives the terminal to this generation, if there is a terminal.
     pub(super) fn give_terminal(&self, child: &Child) {
         let Some(terminal) = &self.terminal else { return };
         match terminal.give(child.pid) {
-            // One that has read from it before was stopped by that.
+            // A process that has read from the terminal before was stopped by that read.
             Ok(()) => child.signal(Signal::CONT),
             Err(error) => tracing::debug!(%error, "ignoring"),
         }
     }
 
-    /// The signal by which a generation is told to end.
+    /// The signal that tells a generation to end.
     pub(super) fn stop_signal(&self) -> Signal {
         lock(&self.stop_with).unwrap_or(self.settings.stop_signal)
     }
 
-    /// Stops all, by this signal if it is another one than usual.
+    /// Stops the program; `with` replaces the configured stop signal.
     pub(super) async fn stop(&self, with: Option<Signal>) {
         if let Some(with) = with {
             *lock(&self.stop_with) = Some(with);
@@ -173,10 +174,10 @@ impl Instance {
         self.ask(RolloutEvent::StopRequested).await;
     }
 
-    /// Gives the live generation's machine an event.
+    /// Sends an event to the machine of the live generation.
     pub(super) async fn ask(&self, event: RolloutEvent) {
         if let Some(live) = self.live() {
-            // One that is gone wants nothing.
+            // An error means that the generation is gone, and needs no event.
             let _ = live.inputs.send(Input::Rollout(event)).await;
         }
     }
@@ -187,7 +188,7 @@ impl Instance {
         self.live_endpoint.send_replace(endpoint);
     }
 
-    /// Takes on a generation that leaves; one more than [`MAX`] ends the oldest.
+    /// Adds a leaving generation; if there are then more than [`MAX`], ends the oldest.
     pub(super) async fn leaves(&self, child: Arc<Child>, inputs: mpsc::Sender<Input>, gone: watch::Receiver<bool>) {
         let too_many: Vec<_> = {
             let mut leaving = lock(&self.leaving);
@@ -202,25 +203,25 @@ impl Instance {
         }
     }
 
-    /// Those that still finish what they have, oldest first.
+    /// The generations that still finish their connections, oldest first.
     pub(super) fn draining(&self) -> Vec<Arc<Child>> {
         let mut leaving = lock(&self.leaving);
         leaving.retain(|one| !*one.gone.borrow());
         leaving.iter().map(|one| one.child.clone()).collect()
     }
 
-    /// Waits until none of those is left. Cancel safe.
+    /// Waits until none of the draining generations is left. Cancel safe.
     pub(super) fn all_gone(&self) -> impl Future<Output = ()> + Send + use<> {
         let gone: Vec<_> = lock(&self.leaving).iter().map(|one| one.gone.clone()).collect();
         async move {
             for mut gone in gone {
-                // An error is that its machine is gone.
+                // An error means that the machine of the generation is gone.
                 let _ = gone.wait_for(|gone| *gone).await;
             }
         }
     }
 
-    /// Ends their drain.
+    /// Ends the drain of all draining generations.
     pub(super) fn force_close_draining(&self) {
         for one in lock(&self.leaving).iter() {
             let inputs = one.inputs.clone();
@@ -229,7 +230,7 @@ impl Instance {
     }
 }
 
-/// Those that an answer of the control socket before the first generation would be given by: nobody.
+/// The endpoint for the control socket before the first generation is live: no machine receives its inputs.
 pub(super) fn nobody() -> LiveEndpoint {
     let (inputs, _) = mpsc::channel(1);
     let (_, passed_on) = watch::channel(false);

@@ -1,4 +1,4 @@
-//! `/metrics` on a TCP port, which is the supervisor's own.
+//! Serves `/metrics` on a TCP port that belongs to the supervisor itself.
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use crate::runtime::accept::EXHAUSTED;
 use crate::runtime::control::{ControlTarget, metrics_service};
 
-/// Serves until it is aborted.
+/// Serves connections until the task is aborted.
 pub(super) async fn serve(listener: TcpListener, control_target: ControlTarget) {
     let service = metrics_service(control_target);
     loop {

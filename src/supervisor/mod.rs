@@ -1,4 +1,4 @@
-//! The supervisor's face: any program, generation after generation.
+//! The public type of the supervisor: runs any program, generation after generation.
 
 mod child;
 mod first;
@@ -27,9 +27,9 @@ use self::settings::ReadyWhen;
 
 /// Runs a program in any language, and replaces it on SIGHUP without losing a request.
 ///
-/// The program listens by SO_REUSEPORT, so that the next generation of it can listen beside it. Both are processes of
-/// their own; this one listens nowhere (but for `metrics`), and is fit to be the first process of a container: it reaps
-/// every orphan, and passes signals and the exit code on.
+/// The program listens with SO_REUSEPORT, so that its next generation can listen beside it. Each generation is a
+/// process of its own. The supervisor itself does not listen (except for `metrics`), and is fit to be the first process
+/// of a container: it reaps every orphan, and passes on signals and the exit code.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), cutover::Error> {
@@ -52,7 +52,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs this program, which is looked up in PATH if it has no slash, with these arguments.
+    /// Creates a supervisor that runs this program with these arguments. A program name without a slash is looked up in
+    /// PATH.
     pub fn new<A: Into<OsString>>(program: impl Into<OsString>, arguments: impl IntoIterator<Item = A>) -> Supervisor {
         Supervisor {
             words: std::iter::once(program.into()).chain(arguments.into_iter().map(Into::into)).collect(),
@@ -66,21 +67,21 @@ impl Supervisor {
     }
 
     /// Runs until the live generation has ended: by itself, or because this process was told to stop (SIGTERM, SIGINT,
-    /// SIGQUIT). Returns its exit code, 128 and the number of the signal if one has killed it.
+    /// SIGQUIT). Returns the exit code of that generation, or 128 plus the number of the signal that has killed it.
     ///
-    /// SIGHUP starts the next generation. SIGUSR1, SIGUSR2 and SIGWINCH go on to the program. It must be called once in a
-    /// process, for it waits for all children.
+    /// SIGHUP starts the next generation. SIGUSR1, SIGUSR2 and SIGWINCH are passed on to the program. Call this method
+    /// only once in a process, because it waits for all children of the process.
     ///
     /// # Errors
-    /// If it cannot begin: see [`ErrorKind`].
+    /// If the supervisor cannot start: see [`ErrorKind`].
     ///
     /// # Cancel safety
-    /// When the future is dropped the program runs on, and nobody waits for it.
+    /// Not cancel safe: if the future is dropped, the program continues to run, and its end is not waited for.
     pub async fn run(self) -> Result<u8, Error> {
         self.supervise().await
     }
 
-    /// Where the program is said to listen; `None` if it was not said.
+    /// The addresses given with [`listen`](Supervisor::listen); `None` if none was given.
     fn addresses(&self) -> Result<Option<Vec<SocketAddr>>, Error> {
         let mut found: Vec<SocketAddr> = Vec::new();
         for asked in &self.listen {

@@ -1,4 +1,5 @@
-//! What a program says in the sd_notify protocol, to a socket of our own: to the rollout, and on to the service manager.
+//! The sd_notify notifications of a program, which come to a socket of the supervisor and go to the rollout, and on to
+//! the service manager.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -18,8 +19,9 @@ use crate::runtime::notifier::NotifyState;
 use crate::runtime::offload::LOOK_MAX;
 use crate::sys::notify_socket;
 
-/// Begins to listen to a generation: what it says that matters to a rollout goes to `inputs`. A quick one may have said all
-/// already; that waits in the socket, so that the event of its spawn can go first.
+/// Begins to read the notifications of a generation, and sends those that matter to a rollout to `inputs`. A fast
+/// program may have sent all its notifications already; they wait in the socket, so that the event of the spawn can be
+/// sent first.
 pub(super) fn listen(spawned: SpawnedChild, instance: &Weak<Instance>, inputs: mpsc::Sender<Input>) -> Arc<Child> {
     let (child, notify) = spawned.into_parts();
     let child = Arc::new(child);
@@ -28,7 +30,7 @@ pub(super) fn listen(spawned: SpawnedChild, instance: &Weak<Instance>, inputs: m
     child
 }
 
-/// Reads until the generation is forgotten.
+/// Reads notifications until the generation is dropped.
 async fn read(socket: UnixDatagram, child: Weak<Child>, instance: Weak<Instance>, inputs: mpsc::Sender<Input>) {
     let mut strangers = false;
     loop {
@@ -50,7 +52,7 @@ async fn read(socket: UnixDatagram, child: Weak<Child>, instance: Weak<Instance>
             Ok(notifications) => {
                 for notification in notifications {
                     if let Some(event) = take(&child, &instance, notification) {
-                        // Nobody waits for it any more once it is live.
+                        // Once the generation is live, no rollout waits for this event any more.
                         let _ = inputs.send(Input::Rollout(event)).await;
                     }
                 }
@@ -62,7 +64,8 @@ async fn read(socket: UnixDatagram, child: Weak<Child>, instance: Weak<Instance>
     }
 }
 
-/// Whether it comes from a process of this generation. One that has ended meanwhile cannot be known, but as the first.
+/// Whether the sender is a process of this generation. A sender that has ended meanwhile is recognised only if it was
+/// the first process.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn is_of(child: &Arc<Child>, sender: Option<Pid>) -> bool {
     let Some(sender) = sender else { return false };

@@ -1,5 +1,5 @@
-//! Before anything is touched: is there a program, can the next generation listen beside this one, and does the operator's
-//! own check agree?
+//! The checks before a reload changes anything: whether there is a program, whether the next generation can listen
+//! beside the live one, and whether the operator's own check agrees.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{process_tree, sock_diag};
 
-/// No process: the largest that Linux gives is 2^22.
+/// The number of no process: the largest process ID of Linux is 2^22.
 const NOBODY: Pid = Pid::new(u32::MAX);
 
 /// # Errors
@@ -37,7 +37,7 @@ pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<
     }
 }
 
-/// Where it was not said where the program listens: wherever it does now.
+/// Takes the addresses on which the program listens now, if the user has given none.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 fn find_addresses(instance: &Instance, child: &Child) {
     if instance.settings.addresses.is_some() {
@@ -48,12 +48,14 @@ fn find_addresses(instance: &Instance, child: &Child) {
     instance.set_addresses(found);
 }
 
-/// A socket that was bound beside it begins no handshake before listen(2), so that this is seen by nobody.
+/// Whether another socket can be bound beside the program's. The kernel begins no handshake for a bound socket before
+/// listen(2), so no client notices this check.
 fn can_be_shared(address: SocketAddr) -> Result<(), String> {
     let Ok(group) = sock_diag::group(address) else { return Ok(()) };
     let own = rustix::process::geteuid().as_raw();
     match socket::bind(address, Sharing::Group, Stack::Dual).map(drop) {
-        // Sockets of another uid are never shared, so this says nothing about the next generation's.
+        // Sockets of different uids are never shared, so this error says nothing about the sockets of the next
+        // generation.
         Err(_) if group.values().any(|uid| *uid != own) => Ok(()),
         Err(_) if !group.is_empty() => Err(format!(
             "was not started, for the program listens on {address} without SO_REUSEPORT, and nobody can listen beside it: \
@@ -73,7 +75,7 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
     let check = instance.program.running(words.to_vec());
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let mark = format!("{SUPERVISED}={}/preflight", std::process::id());
-    // It is nobody's service: what it says to a service manager would be taken for our word.
+    // The check is not a service: the service manager would take its notifications for those of the supervisor.
     let is_handed_on = |name: &OsString| name != SUPERVISED && name != "NOTIFY_SOCKET";
     let mut environment: Vec<_> = check.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
     environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
@@ -95,17 +97,19 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
     }
 }
 
-/// A check, killed with all that came of it when this is dropped: it has said its word, or nobody waits for it any more.
+/// A running check. Dropping this value kills the check and all its descendants: its result is known, or no longer
+/// waited for.
 struct Check {
     process: Process,
-    /// By it the processes are known that the check has left, and the supervisor has adopted.
+    /// Identifies the processes that the check has left behind and the supervisor has adopted.
     mark: String,
 }
 
 impl Drop for Check {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn drop(&mut self) {
-        // Held by a pidfd: one that has ended gets nothing, whoever has its number now.
+        // The process is held by a pidfd: if it has ended, no signal is sent, even if another process has its number
+        // now.
         self.process.kill();
         let mark = std::mem::take(&mut self.mark);
         offload::detach(move || {

@@ -1,4 +1,4 @@
-//! When a generation is ready, and what its end means if it never was.
+//! Detects when a generation is ready, and explains the end of a generation that never was.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -17,15 +17,15 @@ use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::sys::reaper::Ended;
 use crate::sys::sock_diag;
 
-/// How often it is looked whether it listens: there is nothing to wait on for it.
+/// Interval between looks whether a generation listens: there is no event to wait for.
 const LOOK: Duration = Duration::from_millis(10);
-/// So long the number of its sockets must be the same, where it is not known how many there will be.
+/// How long the number of sockets of a generation must stay the same if it is not known how many sockets it will have.
 const STEADY: Duration = Duration::from_millis(300);
 
-/// Waits until it is ready, and says so to `inputs`.
+/// Waits until the generation is ready, and reports that to `inputs`.
 pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: mpsc::Sender<Input>) {
     match &instance.settings.ready {
-        // It says so itself.
+        // The generation reports its readiness itself.
         ReadyWhen::Notify => return,
         ReadyWhen::Listening | ReadyWhen::Http(_) => {
             if !listens(&instance, &child).await {
@@ -36,13 +36,14 @@ pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: m
     }
     if let Some(child) = child.upgrade() {
         child.is_ready();
-        // Nobody waits for one that was given up.
+        // An error means that no rollout waits for this generation, because it was given up.
         let _ = inputs.send(Input::Rollout(RolloutEvent::GreenReady { green: child.generation })).await;
     }
 }
 
-/// Waits until it listens on each address, by as many sockets as the live generation has there, or by a number that does
-/// not change any more: programs of many processes open them one by one. `false` if it is gone before.
+/// Waits until the generation listens on each address, either with as many sockets as the live generation has there, or
+/// with a number of sockets that no longer changes: programs of many processes open their sockets one by one. `false`
+/// if the generation is gone before.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
     let (mut since, mut told) = ((Instant::now(), vec![]), false);
@@ -84,7 +85,8 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
     }
 }
 
-/// On which addresses it does not listen, and where it does instead; nothing if there are none.
+/// A text that names the addresses on which the generation does not listen, and where it listens instead; empty if it
+/// listens on all of them.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn elsewhere(instance: &Arc<Instance>, child: &Arc<Child>) -> String {
     let child = child.clone();
@@ -100,7 +102,7 @@ pub(super) async fn elsewhere(instance: &Arc<Instance>, child: &Arc<Child>) -> S
     }
 }
 
-/// What is left of a generation whose first process has ended; nothing, if /proc does not answer.
+/// The remaining processes of a generation whose first process has ended; empty if /proc does not answer.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn left(child: &Arc<Child>) -> BTreeSet<Pid> {
     let child = child.clone();

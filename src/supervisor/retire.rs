@@ -1,8 +1,10 @@
-//! The end of a generation that another one follows: it is told to stop only when nothing is on its way to it any more.
+//! The end of a generation that another one follows: the generation is told to stop only when no connection is on its
+//! way to it any more.
 //!
-//! A program that is told to stop closes its listeners as it likes, and a close resets what waits in the accept queue, and
-//! each handshake in flight. So, after new connections were steered away: wait for the handshakes that are in flight,
-//! until the program has accepted all that waits, and until each of those has said what it wants; then tell it.
+//! A program that is told to stop closes its listeners at any time and in any order. A close resets the connections in
+//! the accept queue, and each handshake in flight. So, after new connections were steered away, the supervisor waits
+//! for the handshakes in flight, until the program has accepted all waiting connections, and until the client has sent
+//! a first byte on each of these connections. Only then is the program told to stop.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,13 +23,14 @@ use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::retire::{LOOK, in_flight};
 use crate::sys::sock_diag;
 
-/// How often all processes are looked at for what they listen with, and have closed: no user waits for that.
+/// Interval between looks at all processes for the listeners that they hold and have closed. No user waits for these
+/// looks.
 const LOOK_AT_ALL: Duration = Duration::from_millis(10);
 
-/// For so long after it was told to stop it is expected to close all that it listens with.
+/// How long after the stop signal the program is expected to close all its listeners.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Returns when it has been told to stop.
+/// Returns when the generation has been told to stop.
 pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once: watch::Receiver<bool>) {
     renew(instance).await;
     let linger = instance.settings.plan.linger;
@@ -48,13 +51,14 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
     tokio::spawn(async move { close(&instance, &child, kept).await });
 }
 
-/// Tells it to stop. A process that is stopped (SIGSTOP, or a terminal that it may not read) would not hear it.
+/// Tells the generation to stop. SIGCONT follows, because a stopped process (SIGSTOP, or a terminal that the process
+/// may not read) would not react to the signal.
 pub(super) fn tell(child: &Child, signal: Signal) {
     child.signal(signal);
     child.signal(Signal::CONT);
 }
 
-/// Sees which processes of the live generation have its listeners by now.
+/// Updates which processes of the live generation hold its listeners.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn renew(instance: &Arc<Instance>) {
     let Some(live) = instance.live() else { return };
@@ -64,11 +68,11 @@ async fn renew(instance: &Arc<Instance>) {
             lock(&groups).renew(&holders);
         }
     };
-    // What is not known anew stays as it was known.
+    // If the look fails, the previous state remains.
     let _ = offload::run_within(LOOK_MAX, look).await;
 }
 
-/// Waits until it has accepted what waits, and has heard a first word on each connection.
+/// Waits until the generation has accepted all waiting connections, and a first byte has come on each connection.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instant, at_once: &watch::Receiver<bool>) {
     let mut silent: Option<BTreeSet<Inode>> = None;
@@ -87,7 +91,8 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
             Err(stalled) => return cannot_look(&told, stalled),
         };
         if !waits {
-            // Those that come later come from nowhere: it is steered away. Where it is not, they are waited for no longer.
+            // If new connections are steered away, none come later. If they are not, later connections are not waited
+            // for.
             let still: BTreeSet<Inode> = match &silent {
                 Some(before) => before.intersection(&now).copied().collect(),
                 None => now,
@@ -106,7 +111,7 @@ fn cannot_look(child: &Child, stalled: Stalled) {
     tracing::warn!(%generation, %pid, "its processes cannot be looked at, told to stop without that: {stalled}");
 }
 
-/// Keeps its listeners open, when it is known where they stand.
+/// Keeps the generation's listeners open, once their slots are known.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn keep(
     instance: &Arc<Instance>,
@@ -133,7 +138,7 @@ async fn keep(
     }
 }
 
-/// Closes one, and waits until nobody has it any more: before that no other one may be closed.
+/// Closes one kept listener, and waits until no process has it any more: before that, no other listener may be closed.
 async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
     let (groups, inode) = (instance.groups.clone(), kept.inode);
     let mut kept = Some(kept);
@@ -154,8 +159,8 @@ async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
     }
 }
 
-/// Sees to the close of all that it listens with: what was kept is closed one after the other, when the program has closed it
-/// or is gone, and of the rest it is known by then that it may be closed at any moment.
+/// Manages the close of all listeners of the generation. Each kept listener is closed, one after the other, after the
+/// program has closed it or is gone. For the other listeners, the groups by then expect a close at any moment.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptListener>) {
     let told = Instant::now();
@@ -169,7 +174,8 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptL
             (holders.unwrap_or_default(), leaves && !asked.members().is_empty())
         });
         let Ok((holders, leaves)) = look.await else {
-            // It cannot be seen what the program has closed: what is kept is closed when the program has ended.
+            // The look does not show what the program has closed, so the kept listeners are closed when the program has
+            // ended.
             child.end().await;
             for one in kept {
                 close_one(instance, one).await;
@@ -191,7 +197,7 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptL
     rest(instance).await;
 }
 
-/// Leaves all to the kernel, where only the live generation listens.
+/// Leaves the groups to the kernel where only the live generation listens.
 async fn rest(instance: &Arc<Instance>) {
     let groups = instance.groups.clone();
     let rested = offload::run(move || {
@@ -200,6 +206,6 @@ async fn rest(instance: &Arc<Instance>) {
             groups.rest();
         }
     });
-    // A panic in it leaves the program attached, which is right for those that listen now.
+    // A panic leaves the steering program attached, which is right for the generation that listens now.
     let _ = rested.await;
 }

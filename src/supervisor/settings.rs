@@ -1,4 +1,4 @@
-//! What a supervisor was told to do, checked.
+//! The checked settings of a supervisor.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,30 +9,31 @@ use rustix::process::Signal;
 use crate::model::probe::Target;
 use crate::model::rollout::Plan;
 
-/// How it is known that a generation is ready.
+/// How the supervisor detects that a generation is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadyWhen {
-    /// It says `READY=1` to its NOTIFY_SOCKET (sd_notify(3)); any of its processes may.
+    /// The generation sends `READY=1` to its NOTIFY_SOCKET (sd_notify(3)); any of its processes may send it.
     Notify,
-    /// One of its processes listens on each address.
+    /// A process of the generation listens on each address.
     Listening,
-    /// The same, and it answers this with 2xx or 3xx: `/healthz`, `https:/healthz` or `https://name/healthz`.
+    /// As [`Listening`](ReadyWhen::Listening), and the generation answers a request to this target with 2xx or 3xx:
+    /// `/healthz`, `https:/healthz` or `https://name/healthz`.
     Http(String),
-    /// It has run for so long.
+    /// The generation has run for this time.
     Delay(Duration),
 }
 
-/// What is the same for all generations.
+/// The settings that all generations share.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) plan: Plan,
     pub(super) ready: ReadyWhen,
-    /// What is asked of each generation before users get to it.
+    /// The target of the request to each generation before users reach that generation.
     pub(super) target: Option<Target>,
     pub(super) stop_signal: Signal,
     pub(super) preflight: Option<Vec<OsString>>,
-    /// Where the program is said to listen; where it is found to, if it was not said.
+    /// The addresses on which the program listens, as given by the user; `None` if they are to be found out.
     pub(super) addresses: Option<Vec<SocketAddr>>,
 }
 

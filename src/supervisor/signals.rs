@@ -1,4 +1,4 @@
-//! Signals of the supervisor: to the machine of the live generation, or on to the program.
+//! The signals of the supervisor, which go to the machine of the live generation, or are passed on to the program.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::model::rollout::RolloutEvent;
 use crate::sys::during;
 use crate::sys::reaper::Reaper;
 
-/// From now on none of them ends this process.
+/// Handles these signals: from now on none of them ends this process.
 ///
 /// # Errors
 /// What sigaction(2) says.
@@ -22,14 +22,14 @@ pub(super) fn handle() -> io::Result<Signals> {
         .map_err(|e| during("handle signals", e))
 }
 
-/// Reaps whatever ends, from now on.
+/// From now on reaps every child that ends.
 ///
 /// # Errors
 /// What sigaction(2) says.
 pub(super) fn reap(reaper: Reaper) -> io::Result<()> {
     let mut signals = Signals::new([SIGCHLD]).map_err(|e| during("handle SIGCHLD", e))?;
     tokio::spawn(async move {
-        // What had ended before the handler was there sends none.
+        // A child that had ended before the handler was installed sends no SIGCHLD any more.
         reaper.reap();
         while signals.next().await.is_some() {
             reaper.reap();
@@ -38,7 +38,7 @@ pub(super) fn reap(reaper: Reaper) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes on each signal that comes, until nobody wants them.
+/// Passes on each signal until the stream of signals ends.
 pub(super) async fn pass_on(mut signals: Signals, instance: Arc<Instance>) {
     while let Some(signal) = signals.next().await {
         match signal {

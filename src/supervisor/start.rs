@@ -1,4 +1,4 @@
-//! The beginning of a supervisor, and the end of all.
+//! The start and the end of a supervisor.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -36,7 +36,7 @@ impl Supervisor {
     /// Runs the program, generation after generation, until the last one has ended, and returns its exit code.
     ///
     /// # Errors
-    /// If it cannot begin: see [`ErrorKind`].
+    /// If the supervisor cannot start: see [`ErrorKind`].
     #[expect(clippy::disallowed_methods, reason = "before the program is started")]
     pub(super) async fn supervise(mut self) -> Result<u8, Error> {
         let settings = self.settings()?;
@@ -108,11 +108,11 @@ impl Supervisor {
         instance.is_ready();
         instance.heartbeat(watchdog, pid_file.cloned());
         let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
-        // The sender lives in the instance.
+        // Cannot fail: the sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         passing.abort();
         instance.end_draining().await;
-        // Whatever is just being killed: nothing is done any more when this process has ended.
+        // Waits for kills that are under way: they would not be completed after this process has ended.
         offload::finished(LOOK_MAX).await;
         Ok(code.unwrap_or_default())
     }
@@ -141,7 +141,7 @@ fn not_a_program(program: &crate::sys::launch::Launch, why: String) -> Error {
 }
 
 impl Instance {
-    /// The first generation serves.
+    /// Reports that the first generation serves.
     fn is_ready(self: &Arc<Self>) {
         let addresses = self.addresses();
         let live = self.live();
@@ -153,7 +153,7 @@ impl Instance {
         self.with_service_status(None, ServiceManager::ready);
     }
 
-    /// The end of all: those that still finish what they have would be left to nobody.
+    /// Ends the generations that still drain: no process would be left that supervises them.
     async fn end_draining(&self) {
         for child in self.draining() {
             let (generation, pid) = (child.generation, child.pid);
@@ -162,18 +162,18 @@ impl Instance {
         }
     }
 
-    /// Counts the connections anew, for the next heartbeat: this one does not wait for the count.
+    /// Starts a new count of the connections for the next heartbeat; the current heartbeat does not wait for it.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn count(&self, child: &Arc<Child>) {
         let (child, ports) = (child.clone(), self.ports());
         tokio::spawn(async move {
             let counting = child.clone();
-            // What cannot be counted keeps its number.
+            // If the count fails, the previous number remains.
             let _ = child.lane.run_within(LOOK_MAX, move || counting.count_connections(&ports)).await;
         });
     }
 
-    /// Begins to heartbeat: for whichever generation is live.
+    /// Starts the heartbeats, which go to whichever generation is live.
     fn heartbeat(self: &Arc<Self>, watchdog: Option<std::time::Duration>, pid_file: Option<PidFile>) {
         let (inputs, mut heartbeats) = mpsc::channel(1);
         heartbeat::start(inputs.clone(), watchdog);
@@ -181,7 +181,7 @@ impl Instance {
         let instance = self.clone();
         tokio::spawn(async move {
             while let Some(input) = heartbeats.recv().await {
-                // Whatever was missed.
+                // Reaps children whose SIGCHLD was missed.
                 instance.reaper.reap();
                 if let Some(pid_file) = pid_file.clone().filter(PidFile::is_due) {
                     tokio::spawn(async move { pid_file.write(Pid::new(std::process::id())).await });
@@ -198,7 +198,7 @@ impl Instance {
 }
 
 impl Supervisor {
-    /// What is set for all generations, from what the user has set.
+    /// The settings of all generations, derived from the options of the user.
     fn settings(&mut self) -> Result<Settings, Error> {
         let wrong = |what: String| Error::new(ErrorKind::Config, what);
         let config = &mut self.config;

@@ -1,4 +1,4 @@
-//! `cutover doctor`: looks whether all is fit for a restart without loss.
+//! `cutover doctor`: checks whether everything is fit for a restart without loss.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -11,9 +11,9 @@ use crate::format;
 use crate::rollout::{Addresses, address};
 use crate::screen;
 
-/// Where the text begins: behind the longest level and two spaces.
+/// The column at which the text begins: after the longest level and two spaces.
 const INDENT: usize = 9;
-/// Narrower than this, a text is not wrapped.
+/// The narrowest width to which a text is wrapped.
 const WIDTH_MIN: usize = 40;
 
 /// Look whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to fix what is not.
@@ -34,7 +34,7 @@ pub(crate) struct Doctor {
 }
 
 impl Doctor {
-    /// Blocks; there is nothing else to do.
+    /// Blocks the thread, which has nothing else to do.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut doctor = Examiner::new();
         for address in self.listen.iter().flat_map(|addresses| &addresses.0) {
@@ -62,10 +62,10 @@ fn json(findings: &[Finding]) -> Result<String, Failure> {
     Ok(lines)
 }
 
-/// How it looks.
+/// The layout of the findings.
 #[derive(Debug, Clone, Copy)]
 struct Style {
-    /// No line is longer; `None`: each finding is one line.
+    /// The maximum width of a line; `None` if each finding is one line.
     width: Option<usize>,
     colour: bool,
 }
@@ -99,7 +99,7 @@ fn text(findings: &[Finding], style: Style) -> String {
     text
 }
 
-/// Breaks a text between words, so that it fits behind the level.
+/// Breaks a text between words, so that the text fits after the level.
 fn wrap(line: &str, width: usize) -> String {
     let mut wrapped = String::new();
     let mut column = INDENT;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use cutover::control::{ControlError, ControlErrorKind};
 
-/// What was looked at is not as it should be.
+/// The exit code for a check that found a problem.
 pub(crate) const PROBLEM: u8 = 1;
 pub(crate) const USAGE: u8 = 64;
 pub(crate) const UNAVAILABLE: u8 = 69;
@@ -15,7 +15,7 @@ pub(crate) const BUG: u8 = 70;
 pub(crate) const OUTPUT: u8 = 74;
 pub(crate) const TRY_AGAIN: u8 = 75;
 pub(crate) const NO_PERMISSION: u8 = 77;
-/// Of a program that is there, as a shell says it.
+/// The exit code of shells for a program that exists and cannot be executed.
 pub(crate) const CANNOT_EXECUTE: u8 = 126;
 pub(crate) const NOT_FOUND: u8 = 127;
 
@@ -31,7 +31,7 @@ impl Failure {
         Failure { code, message: message.into() }
     }
 
-    /// Nobody reads any more: no failure of ours, and nobody to tell it to.
+    /// stdout has no reader any more. This is no failure of this program, and no message would be read.
     fn unread() -> Failure {
         Failure::new(0, "")
     }
@@ -50,13 +50,13 @@ impl From<ControlError> for Failure {
     }
 }
 
-/// An error and what it comes from, in one line.
+/// An error and its causes, in one line.
 pub(crate) fn with_cause(error: &ControlError) -> String {
     let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{cause}")
 }
 
-/// Runs a verb that asks an instance. One thread is enough, and starts at once.
+/// Runs a verb that sends requests to an instance. One thread is enough, and starts at once.
 pub(crate) fn run(verb: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -76,7 +76,7 @@ pub(crate) fn run(verb: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     }
 }
 
-/// A line on stderr. Where that is closed, the exit code has to do.
+/// Writes a line to stderr. If stderr is closed, only the exit code reports the failure.
 pub(crate) fn complain(message: impl fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{message}");
 }
@@ -84,7 +84,7 @@ pub(crate) fn complain(message: impl fmt::Display) {
 /// Writes to stdout, all at once.
 ///
 /// # Errors
-/// Ends the verb quietly if nobody reads any more.
+/// Ends the verb quietly if stdout has no reader any more.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -93,7 +93,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// A line on stdout that says what was done. If it cannot be written, it was done all the same.
+/// Writes a line to stdout that says what was done. An error is ignored, because the action was done all the same.
 pub(crate) fn say(line: impl fmt::Display) {
     let _ = print(&format!("{line}\n"));
 }

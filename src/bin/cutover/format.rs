@@ -1,4 +1,4 @@
-//! What people read and write: durations, counts, text of others.
+//! The formats that people read and write: durations, counts, text from other programs.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs())
 }
 
-/// What is left of a duration: whole seconds, none of them over too early.
+/// The rest of a duration, rounded up to whole seconds so that it never ends too early.
 pub(crate) fn left(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     if seconds < 120 { format!("{seconds} s") } else { self::time(Duration::from_secs(seconds)) }
@@ -42,7 +42,7 @@ pub(crate) fn connections(count: u64) -> String {
     format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
-/// Text of others in one line, with nothing in it that moves the cursor of a terminal.
+/// Text from other programs in one line, without characters that move the cursor of a terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! The program `cutover`: argv becomes a command, one file a verb.
+//! The program `cutover`: parses its arguments into a command, with one file for each verb.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
 
@@ -66,7 +66,8 @@ fn main() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(error) => {
-            // To stderr if it is an error, to stdout if it is the help; if that is closed, the exit code has to do.
+            // An error goes to stderr, the help to stdout. If that stream is closed, only the exit code reports the
+            // result.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
@@ -88,17 +89,18 @@ fn main() -> ExitCode {
     done.unwrap_or(ExitCode::from(BUG))
 }
 
-/// How long the last lines of the log are waited for, where nobody reads them.
+/// How long to wait until the last lines of the log are written, if stderr is not read.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// To stderr, where systemd and containers collect it, by a thread of its own: they may not read it.
+/// Starts the log to stderr, where systemd and containers collect it. A thread of its own writes the lines, because
+/// systemd or the container may not read them.
 fn start_log() -> Option<LogWriter> {
     use std::io::IsTerminal as _;
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    // Not EnvFilter, which takes a good part of the start of a process to build its regular expressions.
+    // Not EnvFilter, which spends a good part of the start of a process on building its regular expressions.
     let wanted = std::env::var("CUTOVER_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let log = LogWriter::stderr();
     let to = log.as_ref().ok().cloned();
@@ -111,14 +113,14 @@ fn start_log() -> Option<LogWriter> {
             }
         })
         .with_ansi(std::io::stderr().is_terminal())
-        // Nobody reads stderr any more: that is no reason to panic.
+        // stderr may have no reader any more, which is no reason to panic.
         .log_internal_errors(false)
         .with_target(false);
     tracing_subscriber::registry()
         .with(lines)
         .with(wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)))
         .init();
-    // The hook of the standard library writes to stderr itself, and would wait.
+    // The hook of the standard library writes to stderr itself, and would block while stderr is not read.
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}");
         let backtrace = Backtrace::capture();

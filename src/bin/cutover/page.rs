@@ -1,4 +1,4 @@
-//! The built-in page: who answers.
+//! The built-in page, which shows which process answers.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! Processes of an instance, held by pidfd, so that a later one with the same number is not taken for them.
+//! The processes of an instance, held by pidfd, so that a later process with the same number is not mistaken for one of
+//! them.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -30,14 +31,14 @@ impl Process {
     }
 }
 
-/// Waits until all of these are gone, and says which are not after this time.
+/// Waits until all these processes are gone, and returns the processes that are left after this time.
 pub(crate) fn wait(mut living: Vec<Process>, time: Duration) -> Vec<Process> {
     let by = Instant::now() + time;
     while !living.is_empty() {
         let left = by.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let mut fds: Vec<_> = living.iter().map(|process| PollFd::new(&process.pidfd, PollFlags::IN)).collect();
-        // An interruption changes nothing: none of them is gone by it.
+        // An interrupted poll(2) changes nothing: no process is gone because of the interruption.
         let _ = poll(&mut fds, Some(&timeout));
         let mut lives = fds.iter().map(|fd| fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
         living.retain(|_| lives.next().unwrap_or(true));

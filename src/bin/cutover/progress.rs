@@ -1,4 +1,4 @@
-//! What is shown of a reload while it is followed: a line that changes on a terminal, plain lines, or JSON.
+//! The display of a reload that is followed: a line that changes on a terminal, plain lines, or JSON.
 
 use std::io::IsTerminal as _;
 use std::mem::discriminant;
@@ -11,16 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::exit::{complain, say};
 use crate::format;
 
-/// On plain lines a count that changes is told so often at most.
+/// The minimum time between two plain lines for a count that changes.
 const RECOUNT: Duration = Duration::from_secs(10);
 
-/// How it is shown.
+/// The form in which the progress is shown.
 pub(crate) enum Display {
-    /// One line on stderr that says what happens now, and for how long.
+    /// One line on stderr that names the current step and its time.
     Terminal(Option<Moving>),
     /// A line on stdout for each transition.
     Plain(Option<(Step, Instant)>),
-    /// The lines on stdout as they come.
+    /// The JSON lines of the control socket, passed on to stdout.
     Json,
 }
 
@@ -49,7 +49,7 @@ impl Display {
         }
     }
 
-    /// Something happened; `line` is what was told.
+    /// Shows an event of the reload; `line` is the line that the instance has sent.
     pub(crate) fn show(&mut self, progress: &Progress, line: &str) {
         match self {
             Display::Json => say(line),
@@ -69,7 +69,8 @@ impl Display {
         }
     }
 
-    /// The outcome is known, and the old generation is not gone: said where a line can be taken away again.
+    /// Shows that the outcome is known and the old generation is not gone yet. Only a terminal shows this, where the
+    /// line can be removed again.
     pub(crate) fn wait_for_the_old_one(&mut self) {
         self.go_on_to(Step::Until("waiting for the old generation".to_owned()));
     }
@@ -84,7 +85,7 @@ impl Display {
         }
     }
 
-    /// Time has passed.
+    /// Updates the time in the line on a terminal.
     pub(crate) fn tick(&mut self) {
         if let Display::Terminal(Some(Moving { bar, step, since })) = self {
             bar.set_message(step.moving(since.elapsed()));
@@ -92,7 +93,7 @@ impl Display {
         }
     }
 
-    /// Says something beside it on stderr.
+    /// Writes a note to stderr, beside the line that changes.
     pub(crate) fn note(&self, text: &str) {
         match self {
             Display::Terminal(Some(moving)) => moving.bar.suspend(|| complain(text)),
@@ -100,7 +101,7 @@ impl Display {
         }
     }
 
-    /// Says how it ended, in a line that stays. The lines of JSON have said it already.
+    /// Writes the result in a line that stays. JSON mode writes nothing, because its lines contain the result already.
     pub(crate) fn result(&mut self, text: &str) {
         self.clear();
         match self {
@@ -109,7 +110,7 @@ impl Display {
         }
     }
 
-    /// The same, of something that no line of JSON has said: there it is said beside them.
+    /// Writes a result that no line of JSON contains: in JSON mode it is a note on stderr.
     pub(crate) fn announce(&mut self, text: &str) {
         match self {
             Display::Terminal(_) | Display::Plain(_) => self.result(text),
@@ -117,7 +118,7 @@ impl Display {
         }
     }
 
-    /// Takes the line that changes away, before something else is said.
+    /// Removes the line that changes, before anything else is written.
     pub(crate) fn clear(&mut self) {
         if let Display::Terminal(moving) = self
             && let Some(moving) = moving.take()
@@ -132,34 +133,35 @@ fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     match ProgressStyle::with_template("{spinner} {wide_msg}") {
         Ok(style) => bar.with_style(style),
-        // The template is right; if it were not, that is nothing to end for.
+        // The template is valid; an invalid template would be no reason to end the program.
         Err(_) => bar,
     }
 }
 
-/// What happens now, for people.
+/// The current step, for people.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ends when it is done.
+    /// A step that ends when its work is done.
     Until(String),
-    /// Ends after this time.
+    /// A step that ends after this time.
     For(String, Duration),
-    /// Has no duration of its own.
+    /// A step that has no duration of its own.
     Now(&'static str),
-    /// So many connections are left.
+    /// The number of connections that are left.
     Draining(u64),
 }
 
 impl Step {
-    /// `None` for what says nothing new to people.
+    /// The step for an event; `None` if the event tells people nothing new.
     fn of(progress: &Progress) -> Option<Step> {
         Some(match progress {
             Progress::Phase { generation, phase, .. } => match phase {
-                // What is looked at before and after it takes a few milliseconds, and is told only if it fails.
+                // The checks before and after the start take a few milliseconds, and are reported only if they fail.
                 Phase::Preflight | Phase::Starting | Phase::Verifying => {
                     Step::Until(format!("starting generation {generation}"))
                 }
-                // Told next: the step of the canary, or the soak, with its time; the outcome; how many are left.
+                // The next event tells more: the step of the canary or the soak, with its time; the outcome; the number
+                // of connections that are left.
                 Phase::Canary | Phase::Soaking | Phase::RollingBack | Phase::Retiring | Phase::Draining => return None,
                 Phase::CuttingOver => Step::Now("cut over"),
                 other => Step::Until(other.to_string()),
@@ -171,13 +173,13 @@ impl Step {
         })
     }
 
-    /// Whether it is worth another line, so long after that one.
+    /// Whether this step is worth another line, this long after the line for `before`.
     fn is_news_after(&self, before: &Step, time: Duration) -> bool {
         let counts_on = matches!(self, Step::Draining(_)) && discriminant(self) == discriminant(before);
         self != before && (!counts_on || time >= RECOUNT)
     }
 
-    /// As a line that stays.
+    /// The step as a line that stays.
     fn plain(&self) -> String {
         match self {
             Step::Until(what) => what.clone(),
@@ -188,7 +190,7 @@ impl Step {
         }
     }
 
-    /// As a line that changes, this long after it began.
+    /// The step as a line that changes, this long after the step began.
     fn moving(&self, since: Duration) -> String {
         match self {
             Step::Now(_) | Step::Draining(_) => self.plain(),

@@ -1,4 +1,4 @@
-//! `cutover promote`: ahead with the rollout that is under way.
+//! `cutover promote`: moves the rollout that is under way ahead.
 
 use clap::Args;
 

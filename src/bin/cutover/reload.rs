@@ -16,15 +16,15 @@ use crate::progress::Display;
 use crate::reload_by_signal;
 use crate::target::Target;
 
-/// From one picture to the next, on a terminal.
+/// The interval between two updates of the line on a terminal.
 const TICK: Duration = Duration::from_millis(100);
-/// A process that is past its time, and says nothing for so long, hangs.
+/// How long a process that has exceeded its timeout may send nothing before it counts as hanging.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long to look for the generation that took over from one that was lost.
+/// How long to look for the generation that took over from a lost one.
 const LOOK: Duration = Duration::from_secs(10);
-/// From one such look to the next.
+/// The interval between two such looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Instead of the word that the old generation serves on: a stop ends a rollout as well.
+/// Replaces the message that the old generation serves on, because a stop ends a rollout as well.
 const STOPPING: &str = "the old generation is stopping";
 /// How long a process may take to end after it has nothing left to do.
 const END: Duration = Duration::from_secs(10);
@@ -93,11 +93,12 @@ impl Reload {
     }
 }
 
-/// What is gone when the old generation is.
+/// The process whose end is the end of the old generation.
 enum Old {
     /// The process that runs the reload; `None` if it is gone already, or cannot be seen from here.
     Itself(Option<Process>),
-    /// A process of the one that runs the reload, which stays and says when it is gone (`cutover run`).
+    /// A process of the supervisor that runs the reload. The supervisor stays, and reports when the old generation is
+    /// gone (`cutover run`).
     Supervised,
 }
 
@@ -105,13 +106,13 @@ impl Old {
     async fn of(control: &Control, asked: Pid) -> Result<Old, Failure> {
         let process = Process::hold(asked)?;
         let status = control.status().await;
-        // A generation that is not listed any more is gone, and there is nothing to wait for either.
+        // A generation that is not listed any more is gone, so there is nothing to wait for in this case either.
         let is_none = status.is_ok_and(|status| status.generations.iter().all(|generation| generation.pid != asked));
         Ok(if is_none { Old::Supervised } else { Old::Itself(process) })
     }
 }
 
-/// A reload that is watched.
+/// A reload that is being followed.
 struct Watch {
     control: Control,
     following: ReloadProgress,
@@ -133,7 +134,7 @@ impl From<ControlError> for Undecided {
 }
 
 impl Watch {
-    /// Waits for the outcome; past the timeout, asks for a rollback.
+    /// Waits for the outcome, and asks for a rollback after the timeout.
     async fn decide(&mut self, timeout: Option<Duration>) -> Result<Outcome, Undecided> {
         let limit = timeout.map(|time| Instant::now() + time);
         let control = self.control.clone();
@@ -160,7 +161,7 @@ impl Watch {
                             silence.as_mut().reset(limit.max(Instant::now()) + SILENCE);
                         }
                     }
-                    // It ends after the outcome only.
+                    // The stream ends only after the outcome.
                     None => return Err(Undecided::Silent),
                 },
                 answer = &mut rollback, if !is_asked => {
@@ -188,7 +189,7 @@ impl Watch {
         self.display.note(&format!("not decided in {}: {what}", humantime::format_duration(time)));
     }
 
-    /// The outcome, for people, and as an exit code.
+    /// Reports the outcome to people, and returns it for the exit code.
     async fn tell(&mut self, outcome: Outcome) -> Result<(), Failure> {
         match outcome {
             Outcome::Done { generation, pid, took, .. } => {
@@ -210,13 +211,13 @@ impl Watch {
         }
     }
 
-    /// What the generation that ran the reload does now: one that is being stopped does not serve on.
+    /// What the generation that ran the reload does now: a generation that is being stopped does not serve on.
     async fn old_generation(&self, failed: Generation) -> String {
         let status = self.control.status().await;
         let is_stopped = status.as_ref().is_err_and(|error| error.kind() == ControlErrorKind::NoInstance);
         let generations: Vec<_> = status.into_iter().flat_map(|status| status.generations).collect();
         let own = generations.iter().find(|one| one.pid == self.following.pid());
-        // A supervisor is no generation itself.
+        // A supervisor is not a generation itself.
         let live = || generations.iter().find(|one| one.phase == Phase::Serving && one.generation < failed);
         match own.or_else(live) {
             Some(own) if matches!(own.phase, Phase::Retiring | Phase::Draining | Phase::Gone) => STOPPING.to_owned(),
@@ -226,8 +227,8 @@ impl Watch {
         }
     }
 
-    /// The process that ran the reload is lost. A next generation that was ready goes on without it, and one that was not
-    /// takes over when it is.
+    /// Looks for the live generation after the process that ran the reload was lost. A next generation that was ready
+    /// continues without that process; a next generation that was not ready takes over when it is.
     async fn look_for_another(&mut self, lost: ControlError) -> Result<(), Failure> {
         self.display.clear();
         self.display.note(&format!("{}; looking which generation is live", with_cause(&lost)));
@@ -267,7 +268,7 @@ impl Watch {
             }
         };
         let old = match (old, ended) {
-            // Whatever ended it: the process shows whether it is gone.
+            // For whatever reason the stream has ended, the process shows whether the generation is gone.
             (Old::Itself(process), _) => process,
             (Old::Supervised, Ok(())) => {
                 self.display.clear();

@@ -8,14 +8,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE, say, with_cause};
 
-/// How long the server may take where no time is given: longer than its own default for becoming ready, which is 30 s.
+/// How long the server may take if no time is given: longer than the server's own default for becoming ready, which is
+/// 30 s.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// From one look at the PID file to the next. A rename over it is no event of the process that is held.
+/// The interval between two looks at the PID file. A rename over the file is no event of the process that is held.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Signals the process that the file names, and waits until the file names another one.
+/// Signals the process that the PID file names, and waits until the file names another process.
 ///
-/// `unasked` is why there is no control socket to ask.
+/// `unasked` is the reason why no control socket could be asked.
 pub(crate) async fn reload(
     file: &Path,
     root: &Path,
@@ -28,7 +29,8 @@ pub(crate) async fn reload(
     let time = time.unwrap_or(PATIENCE);
     let by = Instant::now() + time;
     loop {
-        // In this order: the old process writes the file before it ends, so one that has ended has written it.
+        // The order matters: the old process writes the file before it ends, so a process that has ended has written
+        // the file.
         let is_alive = old.is_alive();
         let another = match ServerProcess::of_pid_file(file, root) {
             Ok(named) if named.pid() != old.pid() => Ok(named.pid()),

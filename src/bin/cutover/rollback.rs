@@ -1,4 +1,4 @@
-//! `cutover rollback`: the rollout that is under way is given up.
+//! `cutover rollback`: gives up the rollout that is under way.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::target::Target;
 
 /// How long the next generation may take to be gone, or sent away.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// From one look to the next.
+/// The interval between two looks at the status.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Give up the rollout that is under way: the old generation gets all new connections again.

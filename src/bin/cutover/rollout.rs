@@ -68,7 +68,7 @@ fn canary_step(text: &str) -> Result<CanaryStep, String> {
     Ok(CanaryStep { share, time })
 }
 
-/// Sets what was asked for, on either of the two.
+/// Sets the options on a `Server` or a `Supervisor`, which share no trait.
 macro_rules! set {
     ($options:expr, $on:expr) => {{
         let (options, mut it) = ($options, $on);

@@ -69,7 +69,7 @@ fn ready(text: &str) -> Result<ReadyWhen, String> {
 impl Run {
     pub(crate) fn run(self) -> ExitCode {
         let supervisor = self.supervisor();
-        // One thread: it has little to do, and takes little.
+        // One thread is enough, because a supervisor has little to do, and needs few resources.
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -105,7 +105,7 @@ impl Run {
     }
 }
 
-/// As shells and container engines say it.
+/// The exit codes that shells and container engines use.
 fn code_of(error: &Error) -> u8 {
     let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     match (error.kind(), kind) {

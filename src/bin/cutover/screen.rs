@@ -1,18 +1,18 @@
-//! A text on a terminal that is drawn anew in its place.
+//! A text on a terminal that is redrawn in its place.
 
 use std::fmt::Write as _;
 
 use rustix::termios::{Winsize, tcgetwinsize};
 
-/// What was drawn before, and is drawn over.
+/// The text drawn before, which the next one is drawn over.
 #[derive(Debug, Default)]
 pub(crate) struct Screen {
     lines: usize,
 }
 
 impl Screen {
-    /// What to write, at once, to have this text in the place of the one before: nothing flickers, nothing scrolls, and
-    /// what is shown is not cleared before it is written over.
+    /// The output that replaces the previous text with this one in a single write. Nothing flickers and nothing
+    /// scrolls, because the shown text is overwritten without being cleared before.
     pub(crate) fn frame(&mut self, text: &str) -> String {
         self.frame_in(text, size())
     }
@@ -35,7 +35,7 @@ impl Screen {
     }
 }
 
-/// Columns and rows of the terminal that is stdout; as many as can be if it does not say.
+/// The columns and rows of the terminal that is stdout; `usize::MAX` if their number is not known.
 pub(crate) fn size() -> (usize, usize) {
     let known = |cells: u16| if cells == 0 { usize::MAX } else { cells.into() };
     match tcgetwinsize(std::io::stdout()) {

@@ -57,7 +57,7 @@ impl Serve {
                 None => serve_page(server).await,
             }
         });
-        // What is left by now was told to go, and has not gone.
+        // The tasks that are left by now were told to end, and have not ended.
         runtime.shutdown_background();
         match done {
             Ok(()) => ExitCode::SUCCESS,

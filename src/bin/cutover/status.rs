@@ -1,4 +1,4 @@
-//! `cutover status`: what there is, and how it stands.
+//! `cutover status`: shows the generations of an instance and their state.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use crate::screen::Screen;
 use crate::target::Target;
 use crate::{format, status_table};
 
-/// Faster than this nobody reads.
+/// The shortest interval: people cannot read anything faster.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Show the generations of an instance, and the rollout that is under way.
@@ -35,18 +35,18 @@ impl Status {
             let text = show.text(&control.status().await?)?;
             print(&text)?;
             let Some(interval) = self.watch else { return Ok(()) };
-            // The interval that was asked for: an instance tells nobody by itself.
+            // Polls at the requested interval, because an instance does not report its status by itself.
             tokio::time::sleep(interval.max(INTERVAL_MIN)).await;
         }
     }
 }
 
-/// How it is shown.
+/// The form in which the status is shown.
 enum Show {
     Json,
     Redrawn(Screen),
     First,
-    /// One after the other, with an empty line between them.
+    /// One status after the other, with an empty line between them.
     Further,
 }
 

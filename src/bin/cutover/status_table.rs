@@ -1,4 +1,5 @@
-//! The status of an instance as a table for people: the same from run to run, but for what has changed.
+//! The status of an instance as a table for people. The layout is the same from run to run; only what has changed
+//! differs.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -39,7 +40,7 @@ fn rollout(rollout: &RolloutStatus) -> String {
         let _ = write!(text, " {share}");
     }
     if let Some(left) = left {
-        // The other steps end when they are done; what is left is the patience with them.
+        // The other steps end when their work is done; what is left is the time until their timeout.
         let at_most = if matches!(phase, Phase::Canary | Phase::Soaking) { "" } else { "at most " };
         let _ = write!(text, ", {at_most}{} more", format::left(*left));
     }
@@ -48,7 +49,7 @@ fn rollout(rollout: &RolloutStatus) -> String {
 
 fn last_reload(last: &LastReload, now: u64) -> String {
     let ago = format::time(Duration::from_secs(now.saturating_sub(last.at)));
-    // Less than a second is not known.
+    // The time of the reload is known to the second only.
     let ago = if now <= last.at { "just now".to_owned() } else { format!("{ago} ago") };
     match &last.outcome {
         Outcome::Done { generation, took, .. } => {
@@ -74,7 +75,7 @@ fn row(generation: &GenerationStatus) -> [String; 6] {
     ]
 }
 
-/// The kinds of which there are any.
+/// The kinds of connections of which there are any.
 fn kinds(kinds: Option<&ConnectionKinds>) -> String {
     let Some(kinds) = kinds else { return String::new() };
     let named = [

@@ -10,9 +10,9 @@ use crate::format;
 use crate::process::{self, Process};
 use crate::target::Target;
 
-/// A stop that is this fast needs no word about waiting.
+/// A stop that completes within this time is reported without a line about waiting.
 const AT_ONCE: Duration = Duration::from_millis(300);
-/// From one look at those who are left to the next.
+/// The interval between two looks at the processes that are left.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Stop an instance gracefully, as SIGTERM does, and wait until all of its processes are gone.
@@ -31,7 +31,7 @@ impl Stop {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let control = self.target.control().await?;
         let status = control.status().await?;
-        // Held before they are asked to go.
+        // The processes are held before they are asked to stop.
         let pids = status.generations.iter().map(|generation| generation.pid).chain(status.supervisor);
         let held = pids.map(Process::hold);
         let mut living: Vec<Process> = held.filter_map(Result::transpose).collect::<Result<_, _>>()?;
@@ -63,7 +63,7 @@ impl Stop {
                 return Err(Failure::new(TRY_AGAIN, format!("not gone in {time}: {who}")));
             }
             let time_left = by.map_or(LOOK, |by| LOOK.min(by.saturating_duration_since(Instant::now())));
-            // One that ends need not answer any more.
+            // A process that is ending need not answer any more.
             let now = tokio::time::timeout(time_left, control.status()).await.ok().and_then(Result::ok);
             let who = names(&living, status, now.as_ref());
             if who != told {
@@ -75,7 +75,7 @@ impl Stop {
     }
 }
 
-/// Names those who live, and what they still have, if that is known.
+/// Names the processes that live, and the number of their open connections if it is known.
 fn names(living: &[Process], status: &Status, now: Option<&Status>) -> String {
     let names = living.iter().map(|process| {
         let of = |status: &Status| status.generations.iter().find(|g| g.pid == process.pid).cloned();

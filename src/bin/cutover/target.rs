@@ -1,4 +1,4 @@
-//! Which instance is meant: the options that all verbs share.
+//! The selection of an instance: the options that all verbs share.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The end: listeners are closed, connections finished, and nothing is left behind.
+//! The end of a generation: its listeners are closed, its connections finished, and nothing is left behind.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::runtime::retire::{Close, Retirement};
 use crate::sys::control_socket;
 use crate::sys::terminal::Terminal;
 
-/// How long a generation that has finished waits for a service manager that does not read.
+/// How long a generation that has finished waits for a service manager that does not read its notifications.
 const HEARD: Duration = Duration::from_secs(5);
 
 impl Host {
@@ -83,10 +83,12 @@ impl Host {
 
     /// The end of this generation.
     pub(super) async fn end(&mut self) {
-        // The next generation renames its own control socket over this one's: until then nobody else would answer.
+        // The next generation renames its own control socket over this generation's socket. Until then no other process
+        // would answer.
         if let Some(passing_on) = self.passing_on.take() {
             let _ = passing_on.await;
-            // The service ends with its main process: that this is another one now should be known by then.
+            // The service ends with its main process, so the service manager should know by then that the main process
+            // is another one.
             if tokio::time::timeout(HEARD, self.service_manager.manager().delivered()).await.is_err() {
                 tracing::warn!(generation = %self.generation, "the service manager does not read that the main process is another one");
             }
@@ -102,17 +104,18 @@ impl Host {
         tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");
     }
 
-    /// Says who serves on where the shell that has started this process takes its terminal back.
+    /// Logs which process continues to serve when the shell that has started this process takes its terminal back.
     ///
-    /// A shell waits for its own child, and that is the first generation. Its end is the end of the job, whose process group
-    /// leaves the foreground with that: a later generation, of the same group, is none of the shell's. Where a script has
-    /// started it, or sudo(8), that ends the job when it ends itself.
+    /// A shell waits for its own child, which is the first generation. The end of this child is the end of the job, and
+    /// the process group of the job leaves the foreground: a later generation is in the same process group, but is not
+    /// a child of the shell. If a script or sudo(8) has started the first generation, the job ends when the script or
+    /// sudo(8) ends.
     async fn tell_terminal(&self, control: Option<PathBuf>) {
         let is_of_a_shell = self.leadership == Leadership::PassedOn && self.generation == Generation::FIRST;
         if !is_of_a_shell || Terminal::ours().is_none() {
             return;
         }
-        // The next generation may have been followed by another one while this one drained.
+        // Another generation may have followed the next one while this one drained.
         let living = offload::run_within(FILES_MAX, move || control.and_then(|path| control_socket::living(&path)));
         let by_socket = living.await.ok().flatten().flatten().filter(|pid| pid.number() != 0);
         let green = self.green.as_ref();

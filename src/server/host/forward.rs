@@ -1,4 +1,4 @@
-//! The way forward: green is started, looked at, tried, and given its share.
+//! The way forward: green is started, verified, probed, and given its share.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -67,7 +67,8 @@ impl Host {
                 SpawnedGreen::spawn(Plan { launch, spawn_info, inputs }).await
             };
             let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
-            // Without a driver nobody would ever hear of the process again, and it would take over one day.
+            // Without a driver no part of this process would manage the new process any more, and the new process would
+            // take over one day.
             if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
                 && let HostEvent::Spawned { result: Ok(spawned), .. } = unsent.0
             {
@@ -76,13 +77,13 @@ impl Host {
         });
     }
 
-    /// Takes a new process on, and begins to listen to it.
+    /// Takes charge of a new process, and begins to read its notifications.
     pub(super) fn adopt(&mut self, spawned: SpawnedGreen) -> Pid {
         let pid = spawned.pid;
         let green = spawned.listen_to();
         tracing::info!(generation = %green.generation, %pid, "spawned");
         match &self.green {
-            // One that was given up long ago, and comes when another attempt has its process already.
+            // This process belongs to an attempt that was given up long ago: another attempt already has its process.
             Some(_) => green.kill(),
             None => self.green = Some(green),
         }
@@ -114,7 +115,7 @@ impl Host {
         let Some(probe) = self.probe.clone() else { return self.send(RolloutEvent::Probed { green, result: Ok(()) }) };
         let groups = self.groups.clone();
         self.probing = Some(self.in_background(async move {
-            // The model's pause between two probes, so that they are no load.
+            // The model's pause between two probes, so that probes cause no load.
             tokio::time::sleep(after).await;
             RolloutEvent::Probed { green, result: probe.ask(&groups, green).await }
         }));

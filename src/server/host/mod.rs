@@ -1,4 +1,4 @@
-//! The host of a server that restarts itself: performs the effects of the machine in this process.
+//! The host of a server that restarts itself: performs the effects of the rollout machine in this process.
 
 mod drain;
 mod forward;
@@ -35,7 +35,7 @@ use crate::sys::launch::Launch;
 /// Asks the application whether a reload may begin.
 pub(crate) type BeforeReload = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Whether this generation is the one that speaks to the service manager.
+/// Whether this generation has the leadership, and so speaks to the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leadership {
     Never,
@@ -43,23 +43,23 @@ pub(crate) enum Leadership {
     PassedOn,
 }
 
-/// Everything that the effects need.
+/// The state that the effects need.
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) generation: Generation,
     pub(crate) pid: Pid,
-    /// The service manager, if this process is its child: then the next generation is to be one too.
+    /// The service manager, if this process is its child: the next generation is then to be its child as well.
     pub(crate) parent: Option<Pid>,
     pub(crate) launch: Arc<Launch>,
     pub(crate) addresses: Vec<Bound>,
-    /// How many of them are the application's; metrics are offered on the others.
+    /// How many of `addresses` belong to the application; metrics are served on the others.
     pub(crate) offered: usize,
     pub(crate) linger: Duration,
     pub(crate) idle_grace: Duration,
-    /// The patience with a green that was sent away.
+    /// How long a green that was sent away may take to end before it is killed.
     pub(crate) release: Duration,
     pub(crate) needs_steering: bool,
-    /// `cutover run` starts the next generation, beside this one.
+    /// Whether `cutover run` starts the next generation beside this one.
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
     pub(crate) probing: Option<AbortHandle>,
@@ -77,26 +77,26 @@ pub(crate) struct Host {
     pub(crate) history: History,
     pub(crate) leadership: Leadership,
     pub(crate) service_manager: ServiceManager,
-    /// What became of the last rollout, if it was rolled back.
+    /// The failure of the last rollout, if it was rolled back.
     pub(crate) failed: Option<String>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) close_now: watch::Sender<bool>,
     /// Becomes true when the next generation has taken the leadership.
     pub(crate) passed_on: watch::Sender<bool>,
-    /// Waits for that, once the leadership is being passed on.
+    /// The task that passes the leadership on, once this has begun. It ends after `passed_on` has become true.
     pub(crate) passing_on: Option<JoinHandle<()>>,
 }
 
-/// What comes to a server that restarts itself, from its generations.
+/// The events that reach a server that restarts itself from its generations.
 #[derive(Debug)]
 pub(crate) enum HostEvent {
-    /// The next generation's process was spawned, or could not be.
+    /// The process of the next generation was spawned, or could not be spawned.
     Spawned { green: Generation, result: Result<Box<SpawnedGreen>, String> },
     /// The control socket was taken over.
     Control(Taken),
     /// The files that go with the leadership were taken over, as far as their disks have answered.
     Files,
-    /// The generation before says something, or is gone.
+    /// The previous generation has sent a message, or is gone.
     Blue(BlueEvent),
 }
 
@@ -113,7 +113,7 @@ impl driver::Host for Host {
         (self.generation, self.pid)
     }
 
-    /// It is nothing to us if nobody listens.
+    /// An error means that there are no subscribers, and is ignored.
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
@@ -121,7 +121,7 @@ impl driver::Host for Host {
     fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
         match host_event {
             HostEvent::Spawned { green, result } => {
-                // Heard only from here on, so that nothing of it comes before its birth.
+                // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
                 let result = result.map(|spawned| self.adopt(*spawned));
                 return Some(RolloutEvent::Spawned { green, result });
             }
@@ -140,7 +140,7 @@ impl driver::Host for Host {
             HostEvent::Blue(BlueEvent::TakenBack { by }) => return Some(RolloutEvent::TakenBack { by }),
             HostEvent::Blue(BlueEvent::Closed(groups)) => {
                 tracing::debug!(generation = %self.generation, "the generation before has closed its listeners");
-                // One that was sent away steers nothing any more, whatever becomes of blue.
+                // A generation that was sent away no longer steers, whatever happens to blue.
                 if !rollout.is_leaving() {
                     self.take_over_groups(&groups);
                 }
@@ -207,7 +207,7 @@ impl driver::Host for Host {
             Effect::BecomeLive => {
                 self.become_live();
                 let (files, host_events) = (self.take_files(), self.host_events.clone());
-                // The driver is gone only when nobody asks it any more.
+                // An error means that the driver is gone, and no longer needs the event.
                 tokio::spawn(async move {
                     files.await;
                     host_events.send(HostEvent::Files).await
@@ -217,7 +217,7 @@ impl driver::Host for Host {
             Effect::GreenLost { green, how } => {
                 tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);
             }
-            // Told by the driver, all but the last.
+            // The driver reports these, except for the last.
             Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } | Effect::Finish => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What the service manager is told while this generation has the leadership.
+//! The notifications to the service manager while this generation has the leadership.
 
 use super::{Host, Leadership};
 use crate::model::rollout::Rollout;
@@ -16,7 +16,7 @@ impl Host {
         }
     }
 
-    /// The disk of the PID file may answer again.
+    /// Writes the PID file if a write is still due: its disk may answer again.
     fn write_what_is_due(&self) {
         if let Some(pid_file) = self.pid_file.clone().filter(PidFile::is_due) {
             let pid = self.pid;

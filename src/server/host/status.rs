@@ -12,7 +12,7 @@ use crate::runtime::groups::lock;
 use crate::runtime::status::{Depth, Draft, count, generation};
 
 impl Host {
-    /// Who lives, and how it stands with them.
+    /// The living generations and the state of each.
     pub(super) fn draft(&mut self, rollout: &Rollout, depth: Depth) -> Draft {
         let under_way = rollout.status(Instant::now());
         let mut generations = Vec::new();

@@ -1,4 +1,4 @@
-//! The leadership of the live generation: who has it, who gets it next, and how a reload ended.
+//! The leadership of the live generation: which generation has it, which one gets it next, and how a reload ended.
 
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use crate::runtime::offload::FILES_MAX;
 use crate::runtime::rollout_steps;
 use crate::server::handover::ToBlue;
 
-/// How long green waits for its leadership where the service manager does not read that green is the main process. Longer helps
-/// nobody: a manager that reads takes microseconds.
+/// How long green waits for its leadership if the service manager does not read that green is the main process. A
+/// longer wait has no use: a service manager that reads takes microseconds.
 const HEARD: Duration = Duration::from_millis(200);
 
 impl Host {
-    /// Passes the leadership on: the PID file and the service manager first, so that green's own words count when it speaks. They may
-    /// not answer, and green is told all the same.
+    /// Passes the leadership on. The PID file and the service manager come first, so that green's own notifications
+    /// count as soon as green sends them. If the disk or the service manager does not answer, green gets the leadership
+    /// all the same.
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(pid) = self.with_green(green, |process| process.pid) else { return };
         self.end_probing();
@@ -39,7 +40,7 @@ impl Host {
                 manager.main_pid(pid);
                 let _ = tokio::time::timeout(HEARD, manager.delivered()).await;
                 handover.send(&FromBlue::Live { draining, history });
-                // Any other program than this one does not answer.
+                // A program that does not speak the handover protocol does not answer.
                 if handover.is_there() {
                     handover.live().await;
                 }
@@ -48,15 +49,16 @@ impl Host {
         });
     }
 
-    /// Takes the leadership: who asks is answered by this generation from now on.
+    /// Takes the leadership: from now on this generation answers the requests to the instance.
     pub(crate) fn become_live(&mut self) {
         self.leadership = Leadership::Held;
         self.tell_ready();
-        // At once: the time of the generation before runs on for this one.
+        // At once, because the watchdog interval of the previous generation continues for this one.
         self.service_manager.watchdog();
     }
 
-    /// Takes the control socket over ([`HostEvent::Control`]), and writes the PID file. Waits for them for [`FILES_MAX`] at most.
+    /// Takes over the control socket ([`HostEvent::Control`]), and writes the PID file. Waits for both for
+    /// [`FILES_MAX`] at most.
     pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
         let (pid, pid_file, host_events) = (self.pid, self.pid_file.clone(), self.host_events.clone());
         let taking = self.control.as_ref().map(Control::take_over);
@@ -65,7 +67,7 @@ impl Host {
                 if let Some(taking) = taking
                     && let Some(taken) = taking.await
                 {
-                    // The driver is gone only when nobody asks it any more.
+                    // An error means that the driver is gone, and no longer needs the event.
                     let _ = host_events.send(HostEvent::Control(taken)).await;
                 }
             });
@@ -80,26 +82,26 @@ impl Host {
         }
     }
 
-    /// The generation before needs its own files no longer.
+    /// Tells the previous generation that it no longer needs its own files.
     pub(crate) fn has_files(&self) {
         tracing::info!(generation = %self.generation, pid = %self.pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }
 
-    /// What the generation before knew.
+    /// Takes on the draining generations and the history of the previous generation.
     pub(super) fn inherit(&mut self, draining: &[Drainer], history: History) {
         self.predecessors.learn(draining);
         self.history = history;
     }
 
-    /// The generation before holds no listener any more: from now on this one steers the groups.
+    /// The previous generation holds no listener any more: from now on this generation steers the groups.
     pub(super) fn take_over_groups(&self, told: &[GroupOrder]) {
         let mut groups = lock(&self.groups);
         groups.learn(told);
         groups.steer_here();
     }
 
-    /// Users are steered back, and what green has of them it finishes.
+    /// Sends green away: its users are steered back, and green finishes the connections that it has.
     pub(super) fn release(&mut self, generation: Generation) {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");

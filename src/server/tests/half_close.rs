@@ -8,7 +8,7 @@ async fn a_client_that_has_said_all_gets_its_answer() {
     let mut client = bench.client().await;
     client.get("/slow").await;
     client.0.shutdown().await.expect("shut down");
-    // That the server does not take it for the end can only be waited for.
+    // Only a wait can show that the server does not take the shutdown for the end of the connection.
     tokio::time::sleep(GRACE).await;
     bench.go.notify_one();
     assert!(client.rest().await.ends_with("hello"));

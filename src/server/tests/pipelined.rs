@@ -1,4 +1,4 @@
-//! Requests that come before the answer to the one before them: each that was received is answered.
+//! Pipelined requests, which come before the previous response: each request that was received is answered.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::*;
 const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SLOW: &str = "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// All that is answered, of which the last answer and no other says `close`.
+/// Expects this number of responses, of which only the last one says `close`.
 async fn last_says_close(client: &mut Client, answers: usize) {
     let text = client.rest().await;
     assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), answers, "{text}");
@@ -16,7 +16,7 @@ async fn last_says_close(client: &mut Client, answers: usize) {
     assert!(text[last..].contains("connection: close\r\n"), "{text}");
 }
 
-/// Both ways in which hyper reads: it looks for the end of the connection while it answers, or it does not.
+/// Both modes of hyper: it looks for the end of the connection while it answers, or it does not.
 async fn both() -> [Bench; 2] {
     let with = |half_close| Config { half_close, ..Config::default() };
     [Bench::start_with(&with(true)).await, Bench::start_with(&with(false)).await]
@@ -50,7 +50,7 @@ async fn the_second_may_come_while_the_first_is_answered() {
     }
 }
 
-/// The time to leave has passed when the first one is answered at last: hyper is not told to end then.
+/// The time to leave has passed when the first request is answered at last. hyper must not be told to end then.
 #[tokio::test]
 async fn the_grace_may_be_over_before_the_first_is_answered() {
     for bench in both().await {
@@ -76,7 +76,7 @@ async fn a_part_of_the_second_is_waited_for() {
     }
 }
 
-/// The head of the first answer went out before the generation retired, and could not say `close`.
+/// The header of the first response went out before the generation retired, and could not say `close`.
 #[tokio::test]
 async fn what_comes_during_an_answer_is_answered_too() {
     let bench = Bench::start().await;
@@ -110,14 +110,14 @@ async fn a_body_that_is_still_to_come_is_no_request() {
         for bench in both().await {
             let mut client = bench.client().await;
             bench.retire();
-            // Answered without its body.
+            // The response does not wait for the body.
             client.send(&format!("POST / HTTP/1.1\r\nhost: x\r\n{body}")).await;
             last_says_close(&mut client, 1).await;
         }
     }
 }
 
-/// What each of these answers with is in it.
+/// A request of one of four kinds. The response to a request with a body is that body.
 fn request(kind: u8, body: &str) -> String {
     match kind {
         0 => format!("\r\n{GET}"),
@@ -133,7 +133,8 @@ fn request(kind: u8, body: &str) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// What waits is what hyper answers, whatever is sent in whatever pieces while the first request is answered.
+    /// The requests that count as waiting are the requests that hyper answers, however they are split into pieces while
+    /// the first request is answered.
     #[test]
     fn all_that_was_received_is_answered(
         requests in proptest::collection::vec((0_u8..4, "[a-z\r\n]{1,40}"), 0..6),

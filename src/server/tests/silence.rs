@@ -1,8 +1,10 @@
-//! Clients that have sent a part of a request, and nothing more: they are bounded by the grace, and by the end of the drain.
+//! Clients that have sent a part of a request and then nothing more. The grace and the end of the drain limit their
+//! connections.
 
 use super::*;
 
-/// Parts of a request on which no handler works: of HTTP/2's preface, of a head, and what may come before one.
+/// Parts of a request for which no handler runs: a part of the HTTP/2 preface, of a header, and bytes that may precede
+/// a header.
 const PARTS: [&str; 5] = ["\r\n", "P", "PRI * HTTP/2.0\r\n\r\nSM", "G", "GET / HTTP/1.1\r\nhost: x\r\n"];
 
 async fn sent(bench: &Bench, text: &str) -> Client {
@@ -18,7 +20,7 @@ async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
     let mut client = sent(&bench, "G").await;
     let retired = Instant::now();
     bench.retire_with(GRACE);
-    // Piece after piece, each long before the silence has lasted for the grace, and the last one long after the grace.
+    // Each piece comes long before the silence has lasted for the grace, and the last piece comes long after the grace.
     let mut pieces = "ET / HTTP/1.1\r\nhost: aaaaaaaaaaaaaaaaaaaaaaaa\r\n\r".chars();
     while retired.elapsed() < GRACE * 2 {
         tokio::time::sleep(GRACE / 16).await;
@@ -76,7 +78,7 @@ async fn a_part_of_a_second_request_is_closed_as_well() {
     assert!(retired.elapsed() >= GRACE, "{:?}", retired.elapsed());
 }
 
-/// As long as the request before it is answered, the part is no reason to close.
+/// While the previous request is being answered, the part of the next request is no reason to close.
 #[tokio::test]
 async fn a_part_behind_a_slow_request_costs_that_nothing() {
     let bench = Bench::start().await;
@@ -105,7 +107,8 @@ async fn a_part_is_not_waited_for_longer_than_for_a_header() {
     }
 }
 
-/// A slow handler, half a body, parts of heads, an idle connection, and one that has its last answer and does not close.
+/// A slow handler, half a body, parts of headers, an idle connection, and a connection that has its last response and
+/// is not closed by the client.
 #[tokio::test]
 async fn at_the_end_of_the_drain_all_is_closed_at_once() {
     let bench = Bench::start().await;
@@ -128,7 +131,7 @@ async fn at_the_end_of_the_drain_all_is_closed_at_once() {
     bench.connections.enter_stage(Stage::ForceClosed);
     for client in &mut clients {
         let mut rest = Vec::new();
-        // By an end or a reset: the request is lost, and that is what was asked for.
+        // The connection may end or be reset: the loss of the request is what was asked for.
         let _ = tokio::time::timeout(SOON, client.0.read_to_end(&mut rest)).await.expect("closed");
         assert!(rest.is_empty());
     }

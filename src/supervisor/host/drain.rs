@@ -1,4 +1,4 @@
-//! The end of a generation: nothing new comes to it, it is told to stop, and waited for.
+//! The end of a generation: no new connections come to it, it is told to stop, and its end is waited for.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::runtime::offload::{self, LOOK_MAX};
 use crate::supervisor::child::KILL_MAX;
 use crate::supervisor::retire;
 
-/// How often its connections are counted: a number for people.
+/// Interval between counts of the open connections, a number that is only displayed.
 const COUNT: Duration = Duration::from_millis(250);
 
 impl SupervisedHost {
-    /// Another generation listens.
+    /// Ends this generation while another generation listens.
     pub(super) fn retire(&mut self) {
         let (instance, child, at_once) = (self.instance.clone(), self.child.clone(), self.close_now.subscribe());
         self.in_background(async move {
@@ -23,7 +23,7 @@ impl SupervisedHost {
         });
     }
 
-    /// Nobody will listen.
+    /// Ends this generation without a successor that listens.
     pub(super) fn stop_accepting(&mut self) {
         if self.instance.is_live(self.generation()) {
             self.instance.service_manager().stopping();
@@ -54,9 +54,10 @@ impl SupervisedHost {
         let (child, signal) = (self.child.clone(), self.instance.stop_signal());
         self.in_background(async move {
             child.end().await;
-            // A shell, say, that does not pass on what it is told: its children are orphans now, and have heard nothing.
+            // The first process may be a shell that does not pass on the signal: its children are orphans now, and have
+            // not received it.
             let left = child.clone();
-            // What cannot be told that is left to the deadline.
+            // Processes that cannot be signalled are left to the deadline.
             let _ = offload::run_within(LOOK_MAX, move || left.signal_left(signal)).await;
             child.gone().await;
             if let Some(others) = others {
@@ -70,7 +71,7 @@ impl SupervisedHost {
     pub(super) fn force_close(&self) {
         let child = self.child.clone();
         offload::detach(move || {
-            // First, and without a look: /proc may not answer.
+            // The first process comes first, and without a look at others: /proc may not answer.
             if child.kill_first() || !child.members().is_empty() {
                 tracing::warn!(generation = %child.generation, pid = %child.pid, "has not ended in its time, killing it");
                 child.kill();
@@ -78,7 +79,7 @@ impl SupervisedHost {
         });
     }
 
-    /// Nothing of it is left behind.
+    /// Kills all processes of this generation that are left.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) async fn end(&mut self) {
         let child = self.child.clone();
@@ -96,7 +97,8 @@ impl SupervisedHost {
         if left > 0 {
             tracing::warn!(generation = %self.generation(), processes = left, "killed what it has left behind");
         }
-        // An exit code needs the reaper's word: what was killed here is told in a moment, unless it hangs in the kernel.
+        // The exit code comes from the reaper, which reports a process killed here within a moment, unless the process
+        // hangs in the kernel.
         if tokio::time::timeout(KILL_MAX, self.child.end()).await.is_err() {
             tracing::error!(generation = %self.generation(), pid = %self.child.pid, "is killed, and not gone: it hangs in the kernel");
         }

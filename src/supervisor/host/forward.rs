@@ -1,4 +1,4 @@
-//! The way forward: the next generation is started, looked at, and tried.
+//! The way forward: the next generation is started, verified, and probed.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::runtime::rollout_steps::{self, Probe};
 use crate::supervisor::child::{Child, SpawnedChild};
 use crate::supervisor::{notifications, preflight, readiness};
 
-/// There is no event for a listener that was closed, or has come.
+/// Interval between looks at the listeners, because there is no event for a listener that was closed or has come.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Takes what the live generation listens with now. Blocks.
+/// Updates the groups with the current listeners of the live generation. Blocks.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 fn see(groups: &Mutex<Groups>, live: &Child) {
     let holders = live.holders();
     lock(groups).see(holders.as_ref());
 }
 
-/// Takes in which listeners of either generation have come or gone. Blocks.
+/// Updates the groups with the listeners of either generation that have come or gone. Blocks.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 fn follow(groups: &Mutex<Groups>, blue: &Child, green: Option<&Child>) {
     if lock(groups).have_changed() {
@@ -66,7 +66,7 @@ impl SupervisedHost {
             });
             let spawned = spawned.await.unwrap_or_else(|stalled| Err(std::io::Error::other(stalled)));
             let result = spawned.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
-            // Without a driver nobody would ever hear of the process again.
+            // Without a driver no part of this process would manage the new process any more.
             if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await
                 && let HostEvent::Spawned { result: Ok(spawned), .. } = unsent.0
             {
@@ -75,7 +75,7 @@ impl SupervisedHost {
         });
     }
 
-    /// Takes a new process on, and begins to listen to it, and to look whether it is ready.
+    /// Takes charge of a new process, and begins to read its notifications and to look whether it is ready.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn adopt(&mut self, spawned: SpawnedChild) -> Pid {
         let green = notifications::listen(spawned, &Arc::downgrade(&self.instance), self.inputs.clone());
@@ -84,7 +84,7 @@ impl SupervisedHost {
         self.watch_end(&green);
         tokio::spawn(readiness::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
         match &self.green {
-            // One that was given up long ago, and comes when another attempt has its process already.
+            // This process belongs to an attempt that was given up long ago: another attempt already has its process.
             Some(_) => offload::detach(move || green.kill()),
             None => {
                 self.green = Some(green);
@@ -135,13 +135,13 @@ impl SupervisedHost {
         let (probe, groups) =
             (Probe { target, timeout, addresses: self.instance.addresses() }, self.instance.groups.clone());
         self.probing = Some(self.in_background(async move {
-            // The model's pause between two probes, so that they are no load.
+            // The model's pause between two probes, so that probes cause no load.
             tokio::time::sleep(after).await;
             RolloutEvent::Probed { green, result: probe.ask(&groups, green).await }
         }));
     }
 
-    /// Looks again and again, for as long as a program is attached that names slots.
+    /// Repeats the look at the listeners for as long as a steering program that names slots is attached.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn follow(&mut self) {
         let (groups, blue, green) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
@@ -158,7 +158,8 @@ impl SupervisedHost {
         self.following = Some(task.abort_handle());
     }
 
-    /// Steers after another look: listeners that have come or gone since the last one would be in the way.
+    /// Steers after another look at the listeners: a listener that has come or gone since the last look would disturb
+    /// the steering.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn share(&self, green: Generation, share: Share) {
         let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
@@ -186,7 +187,7 @@ impl SupervisedHost {
         }
     }
 
-    /// Nobody waits for its answer any more.
+    /// Ends the preflight check, whose result is no longer waited for.
     pub(super) fn end_checking(&mut self) {
         if let Some(checking) = self.checking.take() {
             checking.abort();

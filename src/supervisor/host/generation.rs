@@ -20,7 +20,7 @@ pub(in crate::supervisor) fn enter(instance: &Arc<Instance>, child: Arc<Child>) 
     tokio::spawn(async move {
         let child = driver.host.child.clone();
         driver.run().await;
-        // Unless another one has the leadership by now.
+        // Not if another generation has the leadership by now.
         if instance.is_live(child.generation) {
             let code = child.has_ended().map_or(0, |ended| ended.code());
             instance.over.send_replace(Some(code));
@@ -28,7 +28,7 @@ pub(in crate::supervisor) fn enter(instance: &Arc<Instance>, child: Arc<Child>) 
     });
 }
 
-/// A green that users have met and that was sent away: its machine sees to its end.
+/// Starts the machine of a green that has served users and was sent away; the machine manages its end.
 pub(super) async fn send_away(instance: &Arc<Instance>, child: Arc<Child>, by: Generation) {
     let rollout = Rollout::standby(child.generation, child.pid, instance.settings.plan.clone());
     let (inputs, driver) = driver(instance, child.clone(), rollout);

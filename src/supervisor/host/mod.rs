@@ -1,4 +1,4 @@
-//! The host of a program that is supervised: performs the effects of one generation's machine on other processes.
+//! The host of a supervised program: performs the effects of one generation's machine on other processes.
 
 mod drain;
 mod forward;
@@ -22,26 +22,26 @@ use crate::runtime::groups::lock;
 use crate::runtime::offload::{self, Lane};
 use crate::runtime::status::{Depth, Draft};
 
-/// What comes to a generation that is supervised only.
+/// The events that only a supervised generation receives.
 #[derive(Debug)]
 pub(super) enum HostEvent {
-    /// The next generation's process was spawned, or could not be.
+    /// The process of the next generation was spawned, or could not be spawned.
     Spawned { green: Generation, result: Result<Box<SpawnedChild>, String> },
 }
 
-/// Everything that the effects need.
+/// The state that the effects need.
 pub(super) struct SupervisedHost {
     pub(super) instance: Arc<Instance>,
     pub(super) child: Arc<Child>,
     green: Option<Arc<Child>>,
-    /// Looks whether processes of either have died or come.
+    /// The task of `follow`, which looks for listeners of either generation that have come or gone.
     following: Option<AbortHandle>,
     checking: Option<AbortHandle>,
     probing: Option<AbortHandle>,
     inputs: mpsc::Sender<Input>,
     host_events: mpsc::Sender<HostEvent>,
     events: broadcast::Sender<Event>,
-    /// What became of the last rollout, if it was rolled back.
+    /// The failure of the last rollout, if it was rolled back.
     failed: Option<String>,
     close_now: watch::Sender<bool>,
     looks: Lane,
@@ -60,7 +60,7 @@ impl SupervisedHost {
         let (end, to) = (child.end(), inputs.clone());
         tokio::spawn(async move {
             if end.await.is_some() {
-                // A machine that is gone needs no event.
+                // An error means that the machine is gone, and needs no event.
                 let _ = to.send(Input::Rollout(RolloutEvent::Died)).await;
             }
         });
@@ -82,7 +82,7 @@ impl SupervisedHost {
         }
     }
 
-    /// How the control socket asks this generation.
+    /// The endpoint by which the control socket reaches this generation.
     pub(super) fn endpoint(&self) -> LiveEndpoint {
         LiveEndpoint {
             inputs: self.inputs.clone(),
@@ -93,7 +93,7 @@ impl SupervisedHost {
         }
     }
 
-    /// Becomes true when nothing of this generation is left.
+    /// Becomes true when no process of this generation is left.
     pub(super) fn gone(&self) -> watch::Receiver<bool> {
         self.gone.subscribe()
     }
@@ -116,12 +116,12 @@ impl Host for SupervisedHost {
 
     fn take(&mut self, host_event: HostEvent, _: &Rollout) -> Option<RolloutEvent> {
         let HostEvent::Spawned { green, result } = host_event;
-        // Heard only from here on, so that nothing of it comes before its birth.
+        // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
         let result = result.map(|spawned| self.adopt(*spawned));
         Some(RolloutEvent::Spawned { green, result })
     }
 
-    /// It is nothing to us if nobody listens.
+    /// An error means that there are no subscribers, and is ignored.
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
@@ -134,10 +134,11 @@ impl Host for SupervisedHost {
         self.draft(rollout, depth)
     }
 
-    /// Its signal is the program's.
+    /// Does nothing: the signal that asks for the status is passed on to the program.
     fn log_status(&mut self, _: Phase) {}
 
-    /// Its own processes come and go, too: whatever listens gets its part when nothing is to be moved.
+    /// Updates the known listeners as well, because the program's own processes come and go: each listener gets its
+    /// share while no rollout moves connections.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn look_for_strangers(&mut self) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
@@ -187,9 +188,10 @@ impl Host for SupervisedHost {
             Effect::ForceClose => self.force_close(),
             Effect::ForceClosePredecessors => self.instance.force_close_draining(),
             Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
-            // Told by the driver.
+            // The driver reports these.
             Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } => {}
-            // What is idle is the program's; it is not told that it is live; its own machine sees that it died.
+            // Idle connections are the program's own business; the program is not told that it is live; the machine of
+            // a generation itself notices that the generation has died.
             Effect::CloseIdle | Effect::BecomeLive | Effect::GreenLost { .. } | Effect::Finish => {}
         }
     }

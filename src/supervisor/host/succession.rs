@@ -1,4 +1,4 @@
-//! The leadership of the live generation: who gets it next, and how a reload ended.
+//! The leadership of the live generation: which generation gets it next, and how a reload ended.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::runtime::rollout_steps;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 
 impl SupervisedHost {
-    /// Green has the leadership from now on: its machine is the one that is asked.
+    /// Gives green the leadership: from now on green's machine answers requests.
     pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
         let Some(child) = self.green(green) else { return };
         self.end_probing();
         self.end_following();
         self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, rollout_steps::now());
-        // Before green's own machine can steer anything.
+        // This must precede any steering by green's own machine.
         lock(&self.instance.groups).pass_on();
         self.instance.give_terminal(&child);
-        // Whoever pings for itself has done so for the generation before: between the last of that one and the first of this
-        // one may be more than the watchdog waits.
+        // A program that sends WATCHDOG=1 itself has done so for the previous generation. The time between the last
+        // notification of that generation and the first one of this generation may exceed the watchdog interval.
         self.instance.service_manager().watchdog();
         let (instance, gone) = (self.instance.clone(), self.gone());
         let (blue, inputs) = (self.child.clone(), self.inputs.clone());
@@ -33,7 +33,7 @@ impl SupervisedHost {
         self.passed_on.send_replace(true);
     }
 
-    /// Users are steered back, and what green has of them it finishes.
+    /// Sends green away: its users are steered back, and green finishes the connections that it has.
     pub(super) fn release(&mut self, generation: Generation) {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
@@ -53,7 +53,7 @@ impl SupervisedHost {
             }
             self.end_checking();
             if let Some(green) = self.green.take() {
-                // Its first process has ended; what that has left behind goes with it.
+                // Green's first process has ended; the processes that it has left behind are killed as well.
                 offload::detach(move || green.kill());
             }
             self.instance.history().add(outcome.clone(), rollout_steps::now());
