@@ -16,9 +16,10 @@ pub enum Phase {
     Standby,
     /// The live generation; no rollout is under way.
     Serving,
-    /// A reload was requested: blue looks for the executable, and asks the application whether it agrees.
+    /// A reload was requested: blue looks for the executable, asks the application whether it agrees, and steers all new
+    /// connections to itself.
     Preflight,
-    /// The next generation was spawned, and is not ready yet.
+    /// The next generation is being spawned, or is not ready yet.
     Starting,
     /// The next generation has reported readiness; blue checks whether it really listens.
     Verifying,

@@ -156,7 +156,7 @@ impl Connections {
         self.stage.subscribe()
     }
 
-    /// Goes on to a later stage; never back.
+    /// Enters a stage. Nothing follows [`Stage::ForceClosed`]; the caller keeps the order of the others.
     pub(crate) fn enter_stage(&self, stage: Stage) {
         self.leaving.store(true, Ordering::Relaxed);
         self.stage.send_if_modified(|now| {

@@ -38,7 +38,7 @@ const HEADER_MAX: usize = 64 * 1024;
 /// left), so that one hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
 ///
 /// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once. Once the listener
-/// has answered HTTP over one of the two, only that one is used.
+/// has answered HTTP over one of the two, or has spoken TLS, only that one is used.
 ///
 /// # Errors
 /// The failure of the last try that was not cut short by the end of `timeout`.

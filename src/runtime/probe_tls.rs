@@ -16,7 +16,8 @@ use tokio_rustls::client::TlsStream;
 /// address or `None`.
 ///
 /// # Errors
-/// As an [`io::Error`]: a [`rustls::Error`] if rustls did not accept the answer, otherwise the error of the connection.
+/// As an [`io::Error`]: that `host` is no name of a server, a [`rustls::Error`] if rustls did not accept the answer, or the
+/// error of the connection.
 pub(super) async fn connect(stream: TcpStream, host: Option<&str>, ip: IpAddr) -> io::Result<TlsStream<TcpStream>> {
     let name = match host.map(|host| host.trim_matches(['[', ']'])) {
         Some(host) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,

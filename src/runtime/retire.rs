@@ -46,7 +46,7 @@ pub(crate) struct Retirement {
 
 impl Retirement {
     /// Closes all listeners. When this returns, the listeners are closed, and the connections of their accept queues
-    /// have been accepted.
+    /// have been accepted, unless `linger` is zero or there was no more time, which is logged.
     pub(crate) async fn close(mut self, why: Close) {
         let deadline = Instant::now() + self.linger;
         let tier = lock(&self.groups).tier();

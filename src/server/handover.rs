@@ -27,7 +27,7 @@ const TOLD: Duration = Duration::from_millis(20);
 
 /// How long a live green may take to report that it is live. A program that does not speak this protocol never reports
 /// it.
-const OFFICE: Duration = Duration::from_secs(10);
+const LIVE_MAX: Duration = Duration::from_secs(10);
 
 /// Blue's end of the socket.
 #[derive(Debug, Clone)]
@@ -89,11 +89,11 @@ impl ToGreen {
         self.told.borrow().is_some()
     }
 
-    /// Waits until green has reported that it is live, can no longer report it, or [`OFFICE`] has passed. Cancel safe.
+    /// Waits until green has reported that it is live, can no longer report it, or [`LIVE_MAX`] has passed. Cancel safe.
     pub(crate) fn live(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut live = self.live.clone();
         async move {
-            let _ = tokio::time::timeout(OFFICE, live.wait_for(|live| *live)).await;
+            let _ = tokio::time::timeout(LIVE_MAX, live.wait_for(|live| *live)).await;
         }
     }
 

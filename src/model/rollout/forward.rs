@@ -1,4 +1,4 @@
-//! The way forward: from the spawn to the point of no return, step by step.
+//! The way forward: from the preflight to the point of no return, step by step.
 
 use std::time::{Duration, Instant};
 

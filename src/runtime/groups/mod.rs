@@ -1,6 +1,7 @@
 //! The groups of this generation: its listeners, the slot table of each group, and what each group is steered to.
 //!
-//! All functions here make system calls that take some microseconds. They block.
+//! The functions here block: for the microseconds of some system calls, and for up to a second for each group whose order
+//! of slots must be found out.
 
 mod group;
 mod listener;
@@ -92,8 +93,8 @@ pub(crate) fn with_a_look<L, T>(
 
 /// Locks the groups. A poisoned lock is taken all the same: a panic elsewhere leaves the groups as usable as they were.
 ///
-/// Work under this lock asks only the kernel and this process. It takes microseconds, or one second at the most for
-/// finding the order of the slots.
+/// Work under this lock asks only the kernel and this process. It takes microseconds, or about one second
+/// for each group whose order of slots must be found out.
 pub(crate) fn lock(groups: &Mutex<Groups>) -> MutexGuard<'_, Groups> {
     groups.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -162,7 +162,7 @@ impl driver::Host for Host {
         self.log(phase);
     }
 
-    /// A next generation that has just begun to listen would look like a stranger.
+    /// The listeners of the generation before would look foreign until that generation has closed them.
     fn look_for_strangers(&mut self) {
         if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
             lock(&self.groups).name_strangers();

@@ -155,7 +155,6 @@ impl World {
             _ if self.pending.is_empty() => return,
             _ => self.pending.remove(usize::from(which) % self.pending.len()),
         };
-        // A green that died by itself before users were steered back leaves them to the kernel's fallback.
         let effects = self.rollout.handle(event, self.now);
         self.perform(effects, good);
     }
