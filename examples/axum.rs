@@ -10,7 +10,7 @@ async fn main() -> Result<(), cutover::Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let app = Router::new().route("/", get(|| async { format!("hello from pid {}\n", std::process::id()) }));
     cutover::Server::bind(address)
-        .on_start(|started| println!("generation {} on {:?}", started.generation, started.addresses))
+        .before_begin(|started| println!("generation {} on {:?}", started.generation, started.addresses))
         .serve(app)
         .await
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt as _, copy, split};
 async fn main() -> Result<(), cutover::Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let mut listener = cutover::Server::bind(address)
-        .on_start(|started| println!("pid {} on {:?}", started.pid, started.addresses))
+        .before_begin(|started| println!("pid {} on {:?}", started.pid, started.addresses))
         .listen()
         .await?;
     while let Some(stream) = listener.accept().await {

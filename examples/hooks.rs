@@ -12,7 +12,7 @@ async fn main() -> Result<(), cutover::Error> {
     let settings = arguments.next().unwrap_or_else(|| "settings.txt".to_owned());
 
     let server = Server::bind(address)
-        .on_start(|started| {
+        .before_begin(|started| {
             println!("begin generation={} pid={} {:?}", started.generation, started.pid, started.addresses)
         })
         .before_reload(move || match std::fs::read_to_string(&settings) {

@@ -19,7 +19,7 @@ async fn main() -> Result<(), cutover::Error> {
     let seconds = args.next().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
     let server = cutover::Server::bind(address)
         .drain_timeout(Duration::from_secs(seconds))
-        .on_start(|started| println!("pid {} on {:?}", started.pid, started.addresses));
+        .before_begin(|started| println!("pid {} on {:?}", started.pid, started.addresses));
     let app = Router::new().route("/", any(leave)).route("/stay", any(stay)).with_state(server.drain());
     server.serve(app).await
 }

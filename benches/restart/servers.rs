@@ -86,7 +86,7 @@ pub(crate) fn run(kind: Kind) {
             Kind::Cutover => {
                 let server = cutover::Server::bind("127.0.0.1:0")
                     .without_control()
-                    .on_start(|started| println!("{}", started.addresses[0]));
+                    .before_begin(|started| println!("{}", started.addresses[0]));
                 server.serve_hyper(service_fn(answer)).await.expect("serve");
             }
         }
@@ -137,7 +137,7 @@ impl Serving {
         serving
     }
 
-    /// The hook `on_start`, which knows the address, comes before listen(2).
+    /// The hook `before_begin`, which knows the address, comes before listen(2).
     fn wait_listening(&self) {
         let deadline = Instant::now() + WITHIN;
         while let Err(error) = TcpStream::connect(self.address) {

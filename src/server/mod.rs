@@ -38,13 +38,13 @@ use self::handle::Handle;
 use self::host::BeforeReload;
 use self::signals::EarlyHup;
 
-type OnStart = Box<dyn FnOnce(&Started) + Send>;
+type BeforeBegin = Box<dyn FnOnce(&Started) + Send>;
 
 /// Capacity of the event channel: how many events a slow reader may fall behind before it misses the oldest.
 const EVENTS: usize = 256;
 
 /// Facts about a server whose addresses are bound and that accepts no connections yet: the argument of the hook of
-/// [`on_start`](Server::on_start).
+/// [`before_begin`](Server::before_begin).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Started {
@@ -71,7 +71,7 @@ pub struct Started {
 /// # async fn example() -> Result<(), cutover::Error> {
 /// let server = cutover::Server::bind("127.0.0.1:0")
 ///     .ready_timeout(std::time::Duration::from_secs(10))
-///     .on_start(|started| println!("http://{} pid {}", started.addresses[0], started.pid));
+///     .before_begin(|started| println!("http://{} pid {}", started.addresses[0], started.pid));
 /// server.serve(axum::Router::new()).await
 /// # }
 /// ```
@@ -81,7 +81,7 @@ pub struct Server {
     config: Config,
     launch: Arc<Launch>,
     early_hup: io::Result<EarlyHup>,
-    on_start: Option<OnStart>,
+    before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
     events: broadcast::Sender<Event>,
     stage: watch::Sender<Stage>,
@@ -100,7 +100,7 @@ impl Server {
             config: Config::default(),
             launch: Arc::new(Launch::capture()),
             early_hup: EarlyHup::remember(),
-            on_start: None,
+            before_begin: None,
             before_reload: None,
             events: broadcast::Sender::new(EVENTS),
             stage: watch::Sender::new(Stage::Serving),
@@ -124,8 +124,8 @@ impl Server {
     /// The hook runs on the task that calls [`serve`](Server::serve) or [`listen`](Server::listen). If the hook of a
     /// new generation does not return, that generation misses the [`ready_timeout`](Server::ready_timeout), and the
     /// previous generation continues to serve.
-    pub fn on_start(mut self, hook: impl FnOnce(&Started) + Send + 'static) -> Server {
-        self.on_start = Some(Box::new(hook));
+    pub fn before_begin(mut self, hook: impl FnOnce(&Started) + Send + 'static) -> Server {
+        self.before_begin = Some(Box::new(hook));
         self
     }
 

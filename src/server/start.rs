@@ -200,14 +200,14 @@ impl Server {
         Sockets::bind(&asked, self.config.listeners_per_address, role)
     }
 
-    /// Calls the application's `on_start` hook, and listens.
+    /// Calls the application's `before_begin` hook, and listens.
     fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
         let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
         let addresses = sockets.addresses.clone();
         let offered = addresses.iter().take_while(|address| address.offer == Offer::Application).count();
         let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
         let (mine, metrics) = (bound(&addresses[..offered]), bound(&addresses[offered..]));
-        if let Some(hook) = self.on_start.take() {
+        if let Some(hook) = self.before_begin.take() {
             hook(&Started { addresses: mine.clone(), metrics: metrics.clone(), pid, generation });
         }
         let listeners = sockets.listen(self.config.backlog)?;

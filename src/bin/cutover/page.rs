@@ -29,7 +29,7 @@ impl Page {
         Page(Arc::new(Facts { generation: OnceLock::new(), began: Instant::now(), answered: AtomicU64::new(0) }))
     }
 
-    pub(crate) fn on_start(&self, started: &Started) {
+    pub(crate) fn before_begin(&self, started: &Started) {
         // Called once, before the first request.
         let _ = self.0.generation.set(started.generation);
     }

@@ -83,7 +83,7 @@ async fn serve_page(server: Server) -> Result<(), Error> {
     let page = Page::new();
     let answering = page.clone();
     server
-        .on_start(move |started| page.on_start(started))
+        .before_begin(move |started| page.before_begin(started))
         .serve_hyper(service_fn(move |request| {
             let answer = answering.answer(&request);
             async move { answer }

@@ -199,7 +199,7 @@ async fn serve(server: Server, options: Options, folder: PathBuf) {
     tokio::spawn(react(server.events(), server.handle(), options.clone()));
     let page = Page { folder: folder.into(), begun: Arc::default() };
     let begun = page.begun.clone();
-    let server = server.on_start(move |started| begun.set(started.clone()).expect("it begins once"));
+    let server = server.before_begin(move |started| begun.set(started.clone()).expect("it begins once"));
     if options.tls.is_empty() {
         let service = service_fn(move |request| page.clone().answer(request));
         server.serve_hyper(service).await.expect("it begins");
