@@ -61,8 +61,20 @@ pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Findin
 }
 
 fn listeners(port: u16) -> std::io::Result<Vec<Listener>> {
-    let shown = sock_diag::listeners(port)?;
-    let owners = socket_owner::owners(&shown.iter().map(|listener| listener.inode).collect::<BTreeSet<_>>());
+    listeners_with(port, socket_owner::owners)
+}
+
+/// As [`listeners`], with `owners` to find the process that has each socket.
+fn listeners_with(
+    port: u16,
+    owners: impl FnOnce(&BTreeSet<Inode>) -> BTreeMap<Inode, Owner>,
+) -> std::io::Result<Vec<Listener>> {
+    let mut shown = sock_diag::listeners(port)?;
+    let owners = owners(&shown.iter().map(|listener| listener.inode).collect());
+    // A generation that retires may close its listener before the owner is looked up. Such a listener has no owner, and is
+    // no stranger.
+    let still: BTreeSet<Inode> = sock_diag::listeners(port)?.into_iter().map(|listener| listener.inode).collect();
+    shown.retain(|listener| owners.contains_key(&listener.inode) || still.contains(&listener.inode));
     Ok(shown.iter().map(|l| Listener { address: l.address, uid: l.uid, process: process(l.inode, &owners) }).collect())
 }
 

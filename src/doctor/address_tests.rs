@@ -73,3 +73,25 @@ fn overlapping_addresses_are_a_note_unless_they_are_its_own() {
     let own = [listener(HERE, 10, 1), listener("0.0.0.0:8080", 10, 1)];
     assert_eq!(levels(&judged(&own, &Instances::known(&[10], &[]))), [Level::Ok]);
 }
+
+/// A reload may be under way: the old generation closes its listener between the two looks.
+#[test]
+fn a_listener_that_is_closed_while_its_owner_is_looked_up_is_no_stranger() {
+    let bind = |address: SocketAddr| {
+        socket::bind(address, Sharing::Group, Stack::Single).expect("bound").listen(1).expect("listens")
+    };
+    let stays = bind(at("127.0.0.1:0"));
+    let address = stays.local_addr().expect("bound");
+    let goes = bind(address);
+    let closes = |wanted: &BTreeSet<Inode>| {
+        assert_eq!(wanted.len(), 2);
+        drop(goes);
+        socket_owner::owners(wanted)
+    };
+    let found = listeners_with(address.port(), closes).expect("sock_diag");
+    let pids: Vec<_> = found.iter().map(|listener| listener.process.as_ref().map(|process| process.pid)).collect();
+    assert_eq!(pids, [Some(Pid::new(std::process::id()))]);
+    // A listener that stays, and whose owner cannot be seen, is reported.
+    let hidden = listeners_with(address.port(), |_| BTreeMap::new()).expect("sock_diag");
+    assert!(matches!(&hidden[..], [Listener { process: None, .. }]), "{hidden:?}");
+}

@@ -143,6 +143,7 @@ impl<H: Host> Driver<H> {
         let deadline = self.rollout.deadline();
         let timeout = async {
             match deadline {
+                // The deadline of the machine's state; an input that comes first begins a new wait.
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                 None => std::future::pending().await,
             }

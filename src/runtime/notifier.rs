@@ -242,7 +242,8 @@ mod tests {
             notifier.send(&[NotifyState::Status(&number.to_string())]);
         }
         (0..fillers).for_each(|_| drop(read(&socket)));
-        // The queue of the manager takes fewer messages at a time than are kept.
+        // The queue of the manager takes fewer messages at a time than are kept. The time is virtual: the sleep lets the
+        // notifier's own pause end.
         let mut last = None;
         while !*notifier.receiver.as_ref().expect("named").delivered.borrow() {
             tokio::time::sleep(LONGEST_PAUSE).await;

@@ -17,7 +17,8 @@ use crate::model::progress::Progress;
 
 /// How many lines wait for a client that does not read.
 pub(super) const LINES: usize = 16;
-/// Interval between two counts of the connections during a drain. The count is for people to read.
+/// Interval between two counts of the connections during a drain. The count is for people to read: a line for each
+/// connection that ends would be too many.
 const COUNT: Duration = Duration::from_millis(250);
 
 /// How long a reload is followed.

@@ -25,7 +25,7 @@ const RELOADED: Duration = Duration::from_secs(30);
 /// With a drain of [`DRAIN`], and whatever is waited for at the end.
 pub(super) const STOPPED: Duration = Duration::from_secs(30);
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
-/// Between two looks at a page.
+/// Between two looks at a page: nothing else tells of a server whose log is not read.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What is served by.

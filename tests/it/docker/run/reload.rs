@@ -82,10 +82,6 @@ fn by_copies_nothing_is_lost() {
     nothing_is_lost(engine, &container, &Answer::Pid);
 }
 
-/// So many lost requests tell that requests are lost, and in so many rounds they are.
-const LOST: u64 = 5;
-const ROUNDS: u32 = 10;
-
 /// The negative control: a stranger that is steered nowhere and told to stop at once, without and with the sysctl. With it a
 /// handshake is lost that ends in the very moment of the close, so it makes less of a loss, and not always none.
 #[test]
@@ -94,7 +90,9 @@ fn without_steering_requests_are_lost_and_with_the_sysctl_fewer() {
     let Some(image) = engine.perl() else { return };
     let words = [RUN, &["--linger", "0s", "--", "/server.pl", "8080"]].concat();
     let lost = |options: &[&str], way: &str| {
-        let options = [PUBLISH, &["--env", "CUTOVER_STEERING=off"], options].concat();
+        // With a pause between two accepts each close finds connections in its queue, however fast the machine is.
+        let slow = ["--env", "CUTOVER_STEERING=off", "--env", "ACCEPT_PAUSE=0.005"];
+        let options = [PUBLISH, &slow, options].concat();
         let container = live(engine.run(&options, image, &words));
         let plan = Plan { answer: Answer::Pid, ..Plan::new([container.published(8080)], 2 * CLIENTS, Mode::Close) };
         let load = engine.load(plan);
@@ -108,14 +106,8 @@ fn without_steering_requests_are_lost_and_with_the_sysctl_fewer() {
         assert_eq!(steering(&container), way, "{}", container.logs());
         report.failures.total()
     };
-    // How many are lost is a matter of chance: fewer where the machine is slow. So many rounds that chance does not decide.
-    let (mut without, mut rounds) = (0, 0);
-    while without < LOST {
-        assert!(rounds < ROUNDS, "{without} lost in {rounds} rounds: the load does not tell a loss");
-        (without, rounds) = (without + lost(&[], "best effort"), rounds + 1);
-    }
-    let with: u64 = (0..rounds).map(|_| lost(SYSCTL, "migrating")).sum();
-    assert!(with < without, "{with} with the sysctl, {without} without, in {rounds} rounds");
+    let (without, with) = (lost(&[], "best effort"), lost(SYSCTL, "migrating"));
+    assert!(with < without, "{with} with the sysctl, {without} without");
 }
 
 /// What a careful operator sets: no rights, and nothing to be written but the control socket.

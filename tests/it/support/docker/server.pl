@@ -7,6 +7,7 @@ use IO::Select;
 use IO::Socket::INET;
 
 use constant IDLE => 5;    # s that a connection may keep a stop waiting
+use constant PAUSE => $ENV{ACCEPT_PAUSE} || 0;    # s after each accept: the next connections wait in the queue
 
 my $stopping;
 $SIG{TERM} = sub { $stopping //= time };
@@ -31,6 +32,10 @@ while ($open->count) {
             while (my $connection = $listener->accept) {
                 $open->add($connection);
                 $come{$connection} = '';
+                if (PAUSE) {
+                    select undef, undef, undef, PAUSE;
+                    last;
+                }
             }
         } elsif (!sysread $ready, $come{$ready}, 4096, length $come{$ready}) {
             leave($ready);
