@@ -4,6 +4,8 @@
 //! tell what is left in its buffer. So this module follows the same bytes: to the end of a head by its empty line (RFC
 //! 9112, 2.1), and from there on by the framing, which hyper knows when it hands the request to the application.
 
+use bytes::{Buf as _, BytesMut};
+
 /// How the end of a request's body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -18,7 +20,9 @@ pub(crate) enum Framing {
 pub(crate) struct Pipeline {
     position: Position,
     /// What was received after a head whose framing is not known yet: a body, the next request, or both.
-    unframed: Vec<u8>,
+    unframed: BytesMut,
+    /// The largest length of `unframed`, in bytes.
+    unframed_max: usize,
     reads: u32,
 }
 
@@ -55,24 +59,37 @@ enum Chunk {
     Extension(u64),
     /// In the data, with the number of bytes still to come, including the CRLF after the data.
     Data(u64),
-    Trailers(Line),
+    Trailers(Trailer),
+}
+
+/// The position within the trailers of a chunked body. A line of theirs ends with CRLF only, as hyper has it
+/// (`ChunkedState` in src/proto/h1/decode.rs, hyper 1.12): otherwise this module and hyper would find different ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trailer {
+    Start,
+    /// After a CR at the start of a line: the LF ends the body.
+    StartCr,
+    Within,
+    /// After a CR within a line: the LF ends the line.
+    WithinCr,
 }
 
 impl Pipeline {
     /// Follows no requests.
     pub(crate) fn unknown() -> Pipeline {
-        Pipeline { position: Position::Unknown, unframed: Vec::new(), reads: 0 }
+        Pipeline { position: Position::Unknown, unframed: BytesMut::new(), unframed_max: 0, reads: 0 }
     }
 
-    /// Follows requests from here on.
-    pub(crate) fn follow(&mut self) {
+    /// Follows requests from here on. Between a head and its framing at most `unframed_max` bytes are kept.
+    pub(crate) fn follow(&mut self, unframed_max: usize) {
         self.position = Position::Between;
+        self.unframed_max = unframed_max;
     }
 
     /// Stops following requests.
     pub(crate) fn forget(&mut self) {
         self.position = Position::Unknown;
-        self.unframed = Vec::new();
+        self.unframed = BytesMut::new();
     }
 
     /// Follows these bytes, which have been received.
@@ -81,6 +98,10 @@ impl Pipeline {
         let followed = self.advance(bytes);
         // The remainder is empty for nearly every request, and then nothing is allocated.
         self.unframed.extend_from_slice(&bytes[followed..]);
+        if self.unframed.len() > self.unframed_max {
+            // More than hyper reads ahead: hyper has found another end of a request than this module.
+            self.forget();
+        }
     }
 
     /// Sets the framing of the oldest head that has none yet: its request is being answered from now on.
@@ -96,9 +117,9 @@ impl Pipeline {
             Framing::Chunked => Position::Chunked(Chunk::Size(0)),
         };
         let mut bytes = std::mem::take(&mut self.unframed);
-        let followed = self.advance(&bytes);
-        if followed < bytes.len() {
-            bytes.drain(..followed);
+        // Without a copy of the remainder, which may hold thousands of requests.
+        bytes.advance(self.advance(&bytes));
+        if !bytes.is_empty() {
             self.unframed = bytes;
         }
     }
@@ -240,7 +261,7 @@ impl Chunk {
                 Chunk::Extension(size) => {
                     at += bytes[at..].iter().position(|byte| *byte == b'\n')? + 1;
                     *self = match size {
-                        0 => Chunk::Trailers(Line::Start),
+                        0 => Chunk::Trailers(Trailer::Start),
                         size => Chunk::Data(size.saturating_add(CRLF)),
                     };
                 }
@@ -248,8 +269,27 @@ impl Chunk {
                     at += take(left, &bytes[at..])?;
                     *self = Chunk::Size(0);
                 }
-                Chunk::Trailers(line) => return line.empty_one(&bytes[at..]).map(|used| at + used),
+                Chunk::Trailers(trailer) => return trailer.last_one(&bytes[at..]).map(|used| at + used),
             }
+        }
+        None
+    }
+}
+
+impl Trailer {
+    /// Follows the bytes to the end of the empty line, and returns how many bytes that took; `None` if that line has not
+    /// been received. What hyper takes for an error ends the connection.
+    fn last_one(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            at += 1;
+            *self = match (*self, byte) {
+                (Trailer::StartCr, b'\n') => return Some(at),
+                (Trailer::Start, b'\r') => Trailer::StartCr,
+                (Trailer::Within, b'\r') => Trailer::WithinCr,
+                (Trailer::WithinCr, b'\n') => Trailer::Start,
+                (Trailer::Start | Trailer::StartCr | Trailer::Within | Trailer::WithinCr, _) => Trailer::Within,
+            };
         }
         None
     }

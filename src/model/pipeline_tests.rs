@@ -6,10 +6,12 @@ use super::*;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
+const MAX: usize = 1 << 20;
+
 /// The pipeline after these pieces, each handed on as it comes.
 fn after(pieces: &[&[u8]]) -> Pipeline {
     let mut pipeline = Pipeline::unknown();
-    pipeline.follow();
+    pipeline.follow(MAX);
     for piece in pieces {
         pipeline.received(piece);
     }
@@ -73,6 +75,35 @@ fn chunks_are_followed_to_the_end_of_the_trailers() {
     assert_eq!(pipeline.body_left(), u64::MAX);
     pipeline.received(b"\r\n");
     assert_eq!((pipeline.waits(), pipeline.body_left()), (false, 0));
+}
+
+/// As hyper takes them; otherwise a client could make the two disagree about where the next request begins.
+#[test]
+fn a_line_of_the_trailers_ends_with_both_characters() {
+    for trailers in ["\nG\r\n\r\n", "a: b\n\n\r\n\r\n", "\n\nx\r\n\r\n", "a: b\r\nc\n\r\n\r\n"] {
+        let whole = format!("0\r\n{trailers}");
+        let mut pipeline = after(&[b"POST / HTTP/1.1\r\n\r\n"]);
+        pipeline.framed(Framing::Chunked);
+        let (all_but_one, last) = whole.as_bytes().split_at(whole.len() - 1);
+        pipeline.received(all_but_one);
+        assert_eq!((pipeline.waits(), pipeline.body_left()), (false, u64::MAX), "{trailers:?}");
+        pipeline.received(last);
+        assert_eq!((pipeline.waits(), pipeline.body_left()), (false, 0), "{trailers:?}");
+    }
+}
+
+/// Whatever a client sends: more than hyper reads ahead is not kept.
+#[test]
+fn what_is_kept_is_bounded() {
+    let mut pipeline = after(&[GET]);
+    pipeline.received(&vec![b'x'; MAX]);
+    assert!(pipeline.waits() && pipeline.unframed.len() == MAX);
+    pipeline.received(b"x");
+    assert!(!pipeline.waits());
+    for _ in 0..10 {
+        pipeline.received(&vec![b'x'; MAX]);
+    }
+    assert_eq!(pipeline.unframed.capacity(), 0);
 }
 
 #[test]

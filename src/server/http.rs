@@ -30,6 +30,8 @@ struct Http {
     one: http1::Builder,
     two: http2::Builder<TokioExecutor>,
     header_read_timeout: Duration,
+    /// How many bytes are read, at most, before a header among them is handed to the application.
+    read_ahead_max: usize,
 }
 
 /// Serves each accepted connection with `service`, on a task of its own.
@@ -49,7 +51,10 @@ where
     one.header_read_timeout(None).max_buf_size(config.max_header_size).half_close(config.half_close);
     let mut two = http2::Builder::new(TokioExecutor::new());
     two.timer(TokioTimer::new()).max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
-    let http = Arc::new(Http { one, two, header_read_timeout });
+    // hyper reads while its buffer holds less than the largest header, and such a read may fill the room that was reserved
+    // before, which is not more than that (`Buffered::poll_read_from_io` in src/proto/h1/io.rs, hyper 1.12).
+    let read_ahead_max = http_version::FIRST + 2 * config.max_header_size;
+    let http = Arc::new(Http { one, two, header_read_timeout, read_ahead_max });
     Arc::new(move |stream| {
         tokio::spawn(serve(stream, http.clone(), service.clone()));
     })
@@ -65,7 +70,7 @@ where
     B::Error: Into<BoxError>,
 {
     let shared = stream.shared();
-    shared.pipeline().follow();
+    shared.pipeline().follow(http.read_ahead_max);
     let mut stage = shared.guard.connections().watch();
     let mut silent = pin!(connection_close::no_header_comes(&shared, http.header_read_timeout));
     let version = tokio::select! {
@@ -93,7 +98,8 @@ where
             let say = http2::Connection::graceful_shutdown;
             connection_close::finish(connection.as_mut(), say, silent, &shared, &mut stage, CloseTiming::AtOnce).await;
         }
-        Some(Ok(None) | Err(_)) | None => drop(stream),
+        // With the service, whose share of the connection would be in the way of the close below.
+        Some(Ok(None) | Err(_)) | None => drop((stream, service)),
     }
     // An upgraded connection has another part, which belongs to the application and is ended by the application.
     if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {

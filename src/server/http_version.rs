@@ -10,7 +10,7 @@ use crate::runtime::stream::Stream;
 /// What a client of HTTP/2 sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Capacity of the buffer for the first read, in bytes. Most requests fit into it.
-const FIRST: usize = 2048;
+pub(super) const FIRST: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
