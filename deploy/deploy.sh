@@ -75,6 +75,8 @@ lives() {
     # The name, in parentheses, may hold spaces and parentheses itself: the fields begin after the last one.
     # shellcheck disable=SC2086 # to be split
     set -- ${stat##*) }
+    # A line break in the name ends what was read before the fields.
+    [ $# -ge 20 ] || return 1
     reaped=$9 began=${20}
     case $1 in [ZX]) return 1 ;; esac
 }
@@ -193,6 +195,8 @@ name_reload() {
 # kill(1).
 pid_named() {
     pid=
+    # A FIFO would be waited for.
+    [ -f "$pid_file" ] || return
     { read -r pid _ <"$pid_file"; } 2>/dev/null
     case $pid in 0* | *[!0-9]*) pid= ;; esac
     [ -n "$pid" ]
@@ -497,8 +501,8 @@ settle || unchanged "$still_old" "another rollout is under way"
 # Before it is true: an interrupt may come between the two, and flipping back never harms. Nothing is as new as that.
 flipped=999999999999 staged=
 flip "releases/$release" || give_up "$current could not be flipped"
-nap &
-lives $!
+# A process of ours tells the time, if it is seen before it ends.
+until nap & lives $!; do wait $!; done
 flipped=$began
 wait $!
 deadline=$(($(uptime) + timeout))

@@ -24,7 +24,7 @@ pub use error::{ControlError, ControlErrorKind};
 pub use reload_progress::{FollowUntil, ReloadProgress};
 pub use server_process::ServerProcess;
 
-use request::{Patience, ask, ask_whole, of_protocol};
+use request::{Patience, Peer, ask, ask_whole, of_protocol};
 
 /// The control socket of one instance, for any generation of the instance that is live. Each call opens a new
 /// connection.
@@ -89,8 +89,8 @@ impl Control {
     ///
     /// The file alone is no proof: the process may be gone, and its number may belong to another process. So all
     /// instances that [`find`](Control::find) can see are asked, and the result is the instance that lists this
-    /// process, as a generation or as its supervisor. The process that answers must be listed as well, and must belong
-    /// to the same user as the named process, or to root. So a user who may put a socket into the same folder cannot
+    /// process, as a generation or as its supervisor. The process that answers must be listed as well, and must have made
+    /// the socket as the user of the named process, or as root. So a user who may put a socket into the same folder cannot
     /// pass for the instance of another user.
     ///
     /// # Errors
@@ -120,9 +120,8 @@ impl Control {
     async fn has(&self, pid: Pid) -> bool {
         let Ok((status, peer)) = self.status_of_peer().await else { return false };
         let listed: Vec<Pid> = status.generations.iter().map(|one| one.pid).chain(status.supervisor).collect();
-        let user = |pid| credentials::of(pid).map(|found| found.uid);
-        let fits = user(peer).is_ok_and(|uid| uid == 0 || user(pid).is_ok_and(|own| own == uid));
-        listed.contains(&pid) && listed.contains(&peer) && fits
+        let fits = peer.uid == 0 || credentials::of(pid).is_ok_and(|named| named.uid == peer.uid);
+        listed.contains(&pid) && listed.contains(&peer.pid) && fits
     }
 
     /// The path of the socket.
@@ -139,7 +138,7 @@ impl Control {
     }
 
     /// The status, and the process that answers.
-    async fn status_of_peer(&self) -> Result<(Status, Pid), ControlError> {
+    async fn status_of_peer(&self) -> Result<(Status, Peer), ControlError> {
         let (text, peer) = ask_whole(&self.path, self.patience, Method::GET, "/v1/status").await?;
         let status = serde_json::from_slice(&text).map_err(|error| of_protocol(&self.path, error))?;
         Ok((status, peer))

@@ -1,8 +1,8 @@
 //! The content of a PID file: a process id, and the time of the file.
-#![expect(clippy::disallowed_methods, reason = "a client waits for its own files only")]
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -34,11 +34,20 @@ pub(super) fn read(path: &Path) -> Result<Named, ControlError> {
 
 /// The text and the modification time of one open file, because a server renames the next file over it.
 fn text_of(path: &Path) -> io::Result<(String, SystemTime)> {
-    let file = File::open(path)?;
+    let file = open_regular(path)?;
     let written = file.metadata()?.modified()?;
     let mut text = String::new();
     file.take(LENGTH_MAX).read_to_string(&mut text)?;
     Ok((text, written))
+}
+
+/// Opens a regular file, and nothing that open(2) or read(2) would wait for, or that has no end.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    }
 }
 
 /// Parses the process id. Never 0 and nothing negative: for kill(2) these numbers mean groups of processes.
@@ -72,6 +81,10 @@ mod tests {
             assert!(error.to_string().contains(words) && error.to_string().contains("server.pid"), "{error}");
         };
         says("cannot be read");
+        let fifo = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, fifo, 0).expect("a FIFO");
+        says("cannot be read");
+        std::fs::remove_file(&path).expect("removed");
         std::fs::write(&path, "nobody\n").expect("written");
         says("names no process");
         std::fs::write(&path, "12\n").expect("written");

@@ -2,13 +2,13 @@
 #![expect(clippy::disallowed_methods, reason = "a client waits for its own files only")]
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::pid_file::Named;
+use super::pid_file::{self, Named};
 use crate::sys::{credentials, executable, process_age};
 
 /// A process that seems to have begun up to this long after the PID file was written may be the one that the file
@@ -39,6 +39,8 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     let exe = executable::of(pid);
     let arguments = executable::arguments_of(pid).unwrap_or_default();
     let is_proven = exe.as_ref().is_ok_and(|exe| is_inside(exe, &root));
+    // A path outside of the root proves nothing, so that file is left alone.
+    let first_line = |script: &Path| leads_into(script, &root).then(|| first_line(script)).flatten();
     if is_proven || started_by(&arguments, first_line).iter().any(|path| leads_into(path, &root)) {
         return Ok(());
     }
@@ -80,9 +82,7 @@ fn asks_for(first_line: &str, interpreter: &OsStr) -> bool {
 
 fn first_line(script: &Path) -> Option<String> {
     let mut start = Vec::new();
-    // Anything but a regular file may be endless.
-    let file = File::open(script).ok().filter(|_| script.is_file())?;
-    file.take(FIRST_LINE).read_to_end(&mut start).ok()?;
+    pid_file::open_regular(script).ok()?.take(FIRST_LINE).read_to_end(&mut start).ok()?;
     let line = start.split(|byte| *byte == b'\n').next()?;
     Some(String::from_utf8_lossy(line).into_owned())
 }

@@ -47,7 +47,7 @@ impl ReloadProgress {
             received: Vec::new(),
             told: 0,
             line: String::new(),
-            peer: answer.peer,
+            peer: answer.peer.pid,
             is_decided: false,
             _connection: answer.connection,
         }

@@ -48,7 +48,7 @@ impl Default for Patience {
 pub(super) struct Answer {
     pub(super) body: Incoming,
     /// The process that answers.
-    pub(super) peer: Pid,
+    pub(super) peer: Peer,
     /// The task that drives the connection. The connection ends when this is dropped.
     pub(super) connection: JoinSet<()>,
     by: Instant,
@@ -56,9 +56,19 @@ pub(super) struct Answer {
 
 /// The result of one attempt, other than an error.
 enum Attempt {
-    Answered(Response<Incoming>, Pid, JoinSet<()>),
+    Answered(Response<Incoming>, Peer, JoinSet<()>),
     /// The process that was asked hands the socket on, or has died.
     Again(ControlError),
+}
+
+/// The process that called listen(2) on the socket, and its user at that moment (SO_PEERCRED, unix(7)): the generation that
+/// owns the socket. The number of the process may be another's by now, and the process may have another user; the user of
+/// the socket stays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// 0 if the process is outside of this PID namespace.
+    pub(super) pid: Pid,
+    pub(super) uid: u32,
 }
 
 /// Sends the request, and returns the head of a successful answer.
@@ -96,18 +106,18 @@ pub(super) async fn ask_whole(
     how: Patience,
     method: Method,
     target: &str,
-) -> Result<(Bytes, Pid), ControlError> {
+) -> Result<(Bytes, Peer), ControlError> {
     let answer = ask(path, how, method, target).await?;
     Ok((whole(path, how, answer.body, answer.by).await?, answer.peer))
 }
 
 async fn attempt(path: &Path, method: &Method, target: &str) -> Result<Attempt, ControlError> {
     let stream = connect(path).await?;
-    // SO_PEERCRED names the process that called listen(2) (unix(7)): the generation that owns the socket.
-    let peer = stream.peer_cred().map_err(|error| of_system(path, error))?;
-    let peer = Pid::new(peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
+    let credentials = stream.peer_cred().map_err(|error| of_system(path, error))?;
+    let pid = Pid::new(credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
+    let peer = Peer { pid, uid: credentials.uid() };
     let lost = |error: hyper::Error| {
-        let message = format!("process {peer} closed the connection on {} without an answer", path.display());
+        let message = format!("process {pid} closed the connection on {} without an answer", path.display());
         ControlError::because(ControlErrorKind::Lost, message, error)
     };
     let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {

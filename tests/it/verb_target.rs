@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -152,6 +154,58 @@ fn another_users_instance_is_not_ours() {
     server.wait_log("refused another user at the control socket", SOON);
     assert_eq!(is_serving(&status(&server), 1), server.first_pid());
     assert_eq!(server.pids(), [server.first_pid()], "somebody was heard");
+}
+
+/// A server of the control API that has the socket by listen(2) of another user, and is root's process by now: what a user can
+/// have by listen(2), fork(2), and execve(2) of a program that is set-user-ID.
+const IMPOSTOR: &str = r#"
+import json, os, socket, sys
+path, victim, status = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+generation = status["generations"][0]
+status["generations"] = [{**generation, "pid": victim}, {**generation, "pid": os.getpid()}]
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+os.seteuid(65534)
+listener.listen()
+os.seteuid(0)
+print("listens", flush=True)
+body = json.dumps(status).encode()
+while True:
+    client, _ = listener.accept()
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    client.close()
+"#;
+
+#[test]
+fn a_pid_file_is_not_believed_by_the_word_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        crate::support::skip("only root can listen as another user");
+        return;
+    }
+    let server = Start::serve().ready();
+    let status = Verb::of("status", &server).args(["--json"]).run().with(0).out;
+    let place = tempfile::tempdir().expect("a folder");
+    let socket = place.path().join("web.sock");
+    let mut victim = Command::new("sleep").arg("600").spawn().expect("spawned");
+    let mut impostor = Command::new("python3");
+    impostor.arg("-c").arg(IMPOSTOR).arg(&socket).args([&victim.id().to_string(), &status]).stdout(Stdio::piped());
+    let mut impostor = impostor.spawn().expect("spawned");
+    let mut line = String::new();
+    BufReader::new(impostor.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    assert_eq!(line, "listens\n");
+    // The bench can fail: whoever names the socket gets the answer.
+    let named = Verb::new("status").args([OsStr::new("--control"), socket.as_ref()]).run().with(0).out;
+    assert!(named.contains(&victim.id().to_string()), "{named}");
+    let pid_file = place.path().join("web.pid");
+    fs::write(&pid_file, format!("{}\n", victim.id())).expect("written");
+    for verb in VERBS {
+        let run = Verb::new(verb).within(place.path()).args([OsStr::new("--pid-file"), pid_file.as_ref()]).run();
+        run.fails(69, &["no control socket that is found here lists process", &victim.id().to_string()]);
+    }
+    for child in [&mut victim, &mut impostor] {
+        child.kill().and_then(|()| child.wait()).expect("ended");
+    }
 }
 
 /// Nobody reads what a verb says: that is no reason to panic, nor not to do it.

@@ -42,6 +42,17 @@ fn a_stranger_that_handles_sighup() {
     stranger.assert_unheard();
 }
 
+/// Nobody ever writes to it, and it is not waited for.
+#[test]
+fn a_fifo_is_no_pid_file() {
+    let place = abandoned();
+    let fifo = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, place.pid_file(), rustix::fs::FileType::Fifo, fifo, 0).expect("a FIFO");
+    let command = place.command(&["--pid-file", "server.pid"], &place.good("new v2"));
+    let ended = assert_nothing_done(&place, command);
+    assert!(ended.err.contains("server.pid names no process"), "{ended:?}");
+}
+
 /// Whatever the process is, it is not the one that the file was written for.
 #[test]
 fn a_number_that_was_given_again() {
