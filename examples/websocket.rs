@@ -44,7 +44,12 @@ async fn talk(mut socket: WebSocket, time_to_go: impl Future<Output = ()>) {
         };
         match message {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                if socket.send(message).await.is_err() {
+                // A client that does not read must not keep the handler from its goodbye.
+                let sent = tokio::select! {
+                    sent = socket.send(message) => sent,
+                    () = time_to_go.as_mut() => break,
+                };
+                if sent.is_err() {
                     return;
                 }
             }

@@ -111,7 +111,7 @@ fn each_metric_is_documented() {
 
 /// The texts that a file of source logs at `info` and above.
 fn log_lines(source: &str) -> Vec<String> {
-    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let levels = ["tracing::info!(", "tracing::warn!(", "tracing::error!("];
     let of_level =
         |level: &'static str| code.match_indices(level).map(|(at, found)| last_literal(&code[at + found.len()..]));

@@ -136,6 +136,9 @@ fn a_fault_would_be_found() {
         ("client", "#[cfg(test)] mod tests; use crate::doctor::Finding;", "client uses doctor"),
         ("doctor", "use crate::runtime::x;", "doctor uses runtime"),
         ("error", "use crate::model::x;", "error uses model"),
+        ("sys::x", "pub(crate) use crate::server::X;", "sys::x uses server"),
+        ("sys::x", "use super::super::server::X;", "sys::x uses server"),
+        ("sys", "pub use super::server;", "sys uses server"),
         ("sys::x", "use crate::Server;", "sys::x uses Server"),
     ] {
         assert_eq!(imports_upwards(&Modules::of([(file, code)])), [found], "{code}");

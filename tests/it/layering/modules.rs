@@ -14,8 +14,9 @@ pub(super) type Module = Vec<String>;
 pub(super) struct Source {
     /// Each path that the file names, with the module in which the path stands.
     paths: Vec<(Module, Vec<String>)>,
-    /// What the file names anew for others: the new name, and what stands for.
+    /// What the file names anew for others: the new name, and the path that the name stands for.
     exports: Vec<(String, Vec<String>)>,
+    module: Module,
     /// The code without comments and tests.
     pub(super) code: String,
 }
@@ -131,16 +132,25 @@ impl Source {
     fn parse(module: Module, text: &str) -> Source {
         let mut file = syn::parse_file(text).expect("Rust");
         file.items.retain(|item| !is_test(attributes(item)));
-        let mut reader = Reader { within: module, paths: Vec::new(), exports: Vec::new() };
+        let mut reader = Reader { within: module.clone(), paths: Vec::new(), exports: Vec::new() };
         reader.visit_file(&file);
         let code = file.to_token_stream().to_string();
-        Source { paths: reader.paths, exports: reader.exports, code }
+        Source { paths: reader.paths, exports: reader.exports, module, code }
     }
 
-    /// The first parts of the paths that begin at the crate's root.
+    /// The first parts below the crate's root of all paths that leave the module's own row, re-exports included.
     pub(super) fn rows(&self) -> impl Iterator<Item = &str> {
-        let of_root = self.paths.iter().filter(|(_, path)| path[0] == "crate");
-        of_root.filter_map(|(_, path)| path.get(1)).map(String::as_str)
+        let exports = self.exports.iter().map(|(_, path)| (&self.module, path));
+        self.paths.iter().map(|(within, path)| (within, path)).chain(exports).filter_map(|(within, path)| {
+            let supers = path.iter().take_while(|part| *part == "super").count();
+            match path[0] == "crate" {
+                true => path.get(1),
+                // As many as lead to the root.
+                false if supers > 0 && supers == within.len() => path.get(supers),
+                false => None,
+            }
+            .map(String::as_str)
+        })
     }
 }
 
