@@ -72,15 +72,15 @@ impl Notifier {
     }
 
     /// As [`Notifier::send`], for states that are repeated anyway: if the queue of the receiver is full, or kept
-    /// messages wait, the message is dropped.
-    pub(crate) fn try_send(&self, states: &[NotifyState<'_>]) {
-        let Some(receiver) = &self.receiver else { return };
+    /// messages wait, the message is dropped. Returns whether the receiver has got it.
+    pub(crate) fn try_send(&self, states: &[NotifyState<'_>]) -> bool {
+        let Some(receiver) = &self.receiver else { return false };
         let queue = receiver.queue();
-        if queue.is_empty()
-            && let Err(error) = receiver.send_now(&text(states))
-        {
+        let sent = if queue.is_empty() { receiver.send_now(&text(states)) } else { return false };
+        if let Err(error) = &sent {
             tracing::debug!(%error, "cannot notify {:?}, ignoring", self.name);
         }
+        sent.is_ok()
     }
 
     /// Tells the service manager which process is the main process from now on.
@@ -219,7 +219,7 @@ mod tests {
         let (_folder, socket, notifier) = manager();
         let fillers = fill(&notifier);
         notifier.send(&[NotifyState::Reloading]);
-        notifier.try_send(&[NotifyState::Status("dropped")]);
+        assert!(!notifier.try_send(&[NotifyState::Status("dropped")]));
         notifier.send(&[NotifyState::MainPid(7)]);
         let waiting = notifier.delivered();
         assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_err(), "nobody has read");
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(read(&socket).as_deref(), Some("RELOADING=1\n"));
         assert_eq!(read(&socket).as_deref(), Some("MAINPID=7\n"));
         assert_eq!(read(&socket), None);
-        notifier.try_send(&[NotifyState::Watchdog]);
+        assert!(notifier.try_send(&[NotifyState::Watchdog]));
         assert_eq!(read(&socket).as_deref(), Some("WATCHDOG=1\n"), "at once, where there is room");
     }
 

@@ -123,6 +123,26 @@ impl Lane {
         Lane(Arc::new(Semaphore::new(count)))
     }
 
+    /// As [`run`], once earlier work has ended. Dropping the future before that drops the work.
+    ///
+    /// # Errors
+    /// [`Stalled::Panicked`].
+    pub(crate) fn run<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> impl Future<Output = Result<T, Stalled>> + Send + use<T, F> {
+        let lane = self.0.clone();
+        async move {
+            // The semaphore is never closed, so this error does not happen.
+            let place = lane.acquire_owned().await.map_err(|_| Stalled::Panicked)?;
+            let result = run(move || {
+                let _place = place;
+                work()
+            });
+            result.await
+        }
+    }
+
     /// As [`run_within`]; `limit` includes the wait until earlier work has ended.
     ///
     /// # Errors
@@ -132,18 +152,24 @@ impl Lane {
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stalled> {
-        let lane = self.0.clone();
-        let done = async move {
-            // The semaphore is never closed, so this error does not happen.
-            let place = lane.acquire_owned().await.map_err(|_| Stalled::Late(limit))?;
-            let result = run(move || {
-                let _place = place;
-                work()
-            });
-            result.await
-        };
-        tokio::time::timeout(limit, done).await.unwrap_or(Err(Stalled::Late(limit)))
+        tokio::time::timeout(limit, self.run(work)).await.unwrap_or(Err(Stalled::Late(limit)))
     }
+
+    /// Begins `work` if there is room for it, and drops it otherwise: earlier work of the same kind has not ended.
+    pub(crate) fn try_detach(&self, work: impl FnOnce() + Send + 'static) {
+        if let Ok(place) = self.0.clone().try_acquire_owned() {
+            detach(move || {
+                let _place = place;
+                work();
+            });
+        }
+    }
+}
+
+/// The lane for the work of a rollout that may wait for a disk or for the application: its preflight, and its exec.
+/// Later rollouts should not wait for one such wait of an earlier rollout that was given up.
+pub(crate) fn attempts() -> Lane {
+    Lane::new(4)
 }
 
 #[cfg(test)]

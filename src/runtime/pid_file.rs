@@ -34,7 +34,10 @@ impl PidFile {
         let path = self.path.clone();
         match self.lane.run_within(FILES_MAX, move || write(&path, pid)).await {
             Ok(Ok(())) => self.is_due.store(false, Ordering::Relaxed),
-            Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => tracing::warn!(%error, "ignoring"),
+            Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => {
+                self.is_due.store(false, Ordering::Relaxed);
+                tracing::warn!(%error, "ignoring");
+            }
             Ok(Err(_)) | Err(Stalled::Late(_) | Stalled::Panicked) => {
                 if !self.is_due.swap(true, Ordering::Relaxed) {
                     let path = self.path.display();

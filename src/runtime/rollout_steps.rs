@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::groups::Groups;
 use super::groups::lock;
-use super::offload::{self, LOOK_MAX};
+use super::offload::{self, Stalled};
 use super::probe;
 use crate::model::event::{Event, Outcome};
 use crate::model::identity::Generation;
@@ -41,67 +41,66 @@ impl Probe {
     }
 }
 
-/// Waits until no generation that was told to stop listens any more, calls `look`, and then steers every group to the
-/// live generation.
+/// Waits until no generation that was told to stop listens any more, waits for `look`, and then steers every group to
+/// the live generation. The rollout was begun by [`Groups::begin`] before.
 ///
 /// # Errors
-/// If `look` does not end in time. If the rollout needs steering, the error may also name the group that cannot be
-/// steered.
+/// If `look` fails, or the rollout is over by then. If the rollout needs steering, the error may also name the group
+/// that cannot be steered.
 pub(crate) async fn gate(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
     needs_steering: bool,
-    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
+    look: impl Future<Output = Result<(), Stalled>> + Send,
 ) -> Result<(), String> {
     let left = |groups: Arc<Mutex<Groups>>| offload::run(move || lock(&groups).have_left());
     while !left(groups.clone()).await.unwrap_or(true) {
         tokio::time::sleep(LOOK).await;
     }
-    let looking = groups.clone();
-    let looked = offload::run_within(LOOK_MAX, move || look(&looking)).await;
-    looked.map_err(|stalled| format!("was not started, for the live processes cannot be looked at: {stalled}"))?;
+    let not_looked = |stalled| format!("was not started, for the live processes cannot be looked at: {stalled}");
+    look.await.map_err(not_looked)?;
     let gated = offload::run(move || {
         let mut groups = lock(&groups);
-        groups.gate(green);
+        groups.gate(green)?;
         // The groups that cannot be steered were logged. A plain reload continues, and leaves these groups to the
         // kernel.
-        if needs_steering { groups.all_steered() } else { Ok(()) }
+        if !needs_steering {
+            return Ok(());
+        }
+        groups
+            .all_steered()
+            .map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"))
     });
-    let result = gated.await.unwrap_or_else(|_| Err("it cannot be looked at".into()));
-    result.map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}"))
+    gated.await.unwrap_or_else(|stalled| Err(format!("was not started, for it cannot be steered: {stalled}")))
 }
 
-/// Calls `look`, and then steers a share of the new connections to green.
+/// Waits for `look`, and then steers a share of the new connections to green.
 ///
 /// # Errors
-/// See [`Groups::share`].
+/// If `look` fails; and see [`Groups::share`].
 pub(crate) async fn share(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
     share: Share,
-    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
+    look: impl Future<Output = Result<(), Stalled>> + Send,
 ) -> Result<(), String> {
-    let shared = offload::run(move || {
-        look(&groups);
-        lock(&groups).share(green, share)
-    });
+    look.await.map_err(|stalled| stalled.to_string())?;
+    let shared = offload::run(move || lock(&groups).share(green, share));
     shared.await.unwrap_or_else(|stalled| Err(stalled.to_string()))
 }
 
-/// Calls `look`, and then steers all new connections to green.
+/// Waits for `look`, and then steers all new connections to green.
 ///
 /// # Errors
-/// See [`Groups::cut_over`].
+/// If `look` fails; and see [`Groups::cut_over`].
 pub(crate) async fn cut_over(
     groups: Arc<Mutex<Groups>>,
     green: Generation,
     turn: Revocability,
-    look: impl FnOnce(&Mutex<Groups>) + Send + 'static,
+    look: impl Future<Output = Result<(), Stalled>> + Send,
 ) -> Result<(), String> {
-    let moved = offload::run(move || {
-        look(&groups);
-        lock(&groups).cut_over(green, turn)
-    });
+    look.await.map_err(|stalled| stalled.to_string())?;
+    let moved = offload::run(move || lock(&groups).cut_over(green, turn));
     let tier = moved.await.unwrap_or_else(|stalled| Err(stalled.to_string()))?;
     tracing::info!(generation = %green, %tier, "new connections go to the next generation");
     Ok(())

@@ -94,8 +94,7 @@ impl ServiceManager {
             self.extend(MORE);
         }
         let status = service_status.line(rollout);
-        if status != self.told {
-            self.manager.try_send(&[NotifyState::Status(&status)]);
+        if status != self.told && self.manager.try_send(&[NotifyState::Status(&status)]) {
             self.told = status;
         }
     }

@@ -19,7 +19,7 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
 use crate::runtime::driver::Input;
-use crate::runtime::offload;
+use crate::runtime::offload::Lane;
 use crate::runtime::role::{NOTIFY, OWN, SPAWN_INFO};
 use crate::sys::launch::Launch;
 use crate::sys::notify_socket;
@@ -55,12 +55,12 @@ pub(crate) struct Green {
 }
 
 impl SpawnedGreen {
-    /// Spawns the process.
+    /// Spawns the process, on a thread of `lane`.
     ///
     /// # Errors
     /// If a socket or the process cannot be created, or the program cannot be executed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(crate) async fn spawn(plan: Plan) -> io::Result<SpawnedGreen> {
+    pub(crate) async fn spawn(plan: Plan, lane: &Lane) -> io::Result<SpawnedGreen> {
         let green = plan.spawn_info.generation;
         let notify_name = notify_socket::unique_name("notify")?;
         let notify = notify_socket::bind(&notify_name)?;
@@ -70,7 +70,7 @@ impl SpawnedGreen {
             [(SPAWN_INFO, spawn_info.into()), (NOTIFY, format!("@{notify_name}").into())];
         let (launch, parent) = (plan.launch.clone(), plan.spawn_info.manager);
         // The look-up of the file and exec may wait for a disk.
-        let spawned = offload::run(move || {
+        let spawned = lane.run(move || {
             let path = launch.executable().map_err(io::Error::other)?;
             spawn::spawn(&launch, &path, &OWN, &added, parent)
         });

@@ -23,6 +23,7 @@ use crate::runtime::driver::{Driver, QUEUE};
 use crate::runtime::groups::lock;
 use crate::runtime::groups::{GroupListener, Groups, Steering};
 use crate::runtime::notifier::{Notifier, NotifyState};
+use crate::runtime::offload::attempts;
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::role::{NOTIFY, Role};
@@ -144,6 +145,8 @@ impl Server {
             supervised,
             probe: target.map(|target| Probe { target, timeout, addresses: asked }),
             probing: None,
+            checking: None,
+            attempts: attempts(),
             pid_file: self.config.pid_file.map(PidFile::new),
             control,
             before_reload: self.before_reload,

@@ -31,11 +31,20 @@ pub(super) enum First {
 }
 
 /// Starts the first generation, and waits until it is ready.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Result<First, Error> {
     let (inputs, mut received) = mpsc::channel(QUEUE);
+    let mut spawning = std::pin::pin!(spawn(instance.clone()));
     let spawned = tokio::select! {
-        spawned = spawn(instance.clone()) => spawned,
-        code = stop_signal(signals) => return Ok(First::Over(code)),
+        spawned = spawning.as_mut() => spawned,
+        code = stop_signal(signals) => {
+            // A process that is spawned after the end of the supervisor would be left behind. A spawn that takes longer
+            // hangs in the kernel, and is left to the service manager or container engine that ends this process.
+            if let Ok(Ok(late)) = tokio::time::timeout(KILL_MAX, spawning).await {
+                let _ = offload::run_within(KILL_MAX, move || late.kill()).await;
+            }
+            return Ok(First::Over(code));
+        }
     };
     let spawned = spawned.map_err(|error| Error::io(ErrorKind::Program, "the program cannot be started", error))?;
     let child = notifications::listen(spawned, &Arc::downgrade(instance), inputs.clone());

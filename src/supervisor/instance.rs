@@ -18,7 +18,7 @@ use crate::model::rollout::RolloutEvent;
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
 use crate::runtime::driver::Input;
 use crate::runtime::groups::Groups;
-use crate::runtime::offload::Lane;
+use crate::runtime::offload::{Lane, attempts};
 use crate::runtime::predecessors::MAX;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 use crate::sys::launch::Launch;
@@ -45,8 +45,10 @@ pub(super) struct Instance {
     pub(super) stop_with: Mutex<Option<Signal>>,
     /// The endpoint that answers requests to the control socket.
     pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
-    /// The lane for the repeated looks at processes until a generation is ready.
+    /// The lane for the looks at processes during a rollout.
     pub(super) looks: Lane,
+    /// See [`attempts`].
+    pub(super) attempts: Lane,
     live: Mutex<Option<Live>>,
     leaving: Mutex<Vec<Leaving>>,
     /// The exit code, once the supervisor is to end.
@@ -98,6 +100,7 @@ impl Instance {
             stop_with: Mutex::new(None),
             live_endpoint: parts.live_endpoint,
             looks: Lane::new(2),
+            attempts: attempts(),
             live: Mutex::new(None),
             leaving: Mutex::default(),
             over: watch::Sender::new(None),

@@ -25,7 +25,7 @@ const NOBODY: Pid = Pid::new(u32::MAX);
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<(), String> {
     let looking = instance.clone();
-    let looked = offload::run(move || {
+    let looked = instance.attempts.run(move || {
         looking.program.executable()?;
         find_addresses(&looking, &child);
         looking.addresses().into_iter().try_for_each(can_be_shared)
@@ -80,7 +80,7 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
     let mut environment: Vec<_> = check.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
     environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
     let reaper = instance.reaper.clone();
-    let started = offload::run(move || {
+    let started = instance.attempts.run(move || {
         let path = check.executable()?;
         let (arguments, directory, group) = (check.arguments(), check.directory(), Group::Own);
         let program = Program { path: &path, arguments, environment, directory, group };

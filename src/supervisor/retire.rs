@@ -120,18 +120,26 @@ async fn keep(
     at_once: &watch::Receiver<bool>,
 ) -> Vec<KeptListener> {
     loop {
-        let (groups, told, child) = (instance.groups.clone(), child.clone(), child.clone());
+        let (groups, looked) = (instance.groups.clone(), child.clone());
         let is_over = Instant::now() >= deadline || *at_once.borrow();
-        let look = offload::run_within(LOOK_MAX, move || {
-            let holders = child.holders().unwrap_or_default();
+        let holders = match offload::run_within(LOOK_MAX, move || looked.holders().unwrap_or_default()).await {
+            Ok(holders) => holders,
+            Err(stalled) => {
+                cannot_look(child, stalled);
+                return vec![];
+            }
+        };
+        // Not limited: only the kernel is asked, and what was kept by a late call would be dropped, and closed so.
+        let placed = offload::run(move || {
             let mut groups = lock(&groups);
             (groups.place(&holders) || is_over).then(|| groups.keep(&holders))
         });
-        match look.await {
+        match placed.await {
             Ok(Some(kept)) => return kept,
             Ok(None) => tokio::time::sleep(LOOK_AT_ALL).await,
             Err(stalled) => {
-                cannot_look(&told, stalled);
+                let (generation, pid) = (child.generation, child.pid);
+                tracing::error!(%generation, %pid, "its listeners cannot be kept open, told to stop without that: {stalled}");
                 return vec![];
             }
         }
@@ -165,15 +173,12 @@ async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptListener>) {
     let told = Instant::now();
     loop {
-        let (asked, groups) = (child.clone(), instance.groups.clone());
+        let (looked, groups) = (child.clone(), instance.groups.clone());
         let soon = told.elapsed() < AT_ONCE;
-        let look = offload::run_within(LOOK_MAX, move || {
-            lock(&groups).expect_closes(soon);
-            let holders = asked.holders();
-            let leaves = lock(&groups).are_leaving(holders.as_ref());
-            (holders.unwrap_or_default(), leaves && !asked.members().is_empty())
-        });
-        let Ok((holders, leaves)) = look.await else {
+        // A panic leaves the steering program as it was, which is right for any number of closes.
+        let _ = offload::run(move || lock(&groups).expect_closes(soon)).await;
+        let look = offload::run_within(LOOK_MAX, move || (looked.holders(), !looked.members().is_empty()));
+        let Ok((holders, lives)) = look.await else {
             // The look does not show what the program has closed, so the kept listeners are closed when the program has
             // ended.
             child.end().await;
@@ -182,7 +187,10 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptL
             }
             break;
         };
-        let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|k| holders.contains_key(&k.inode));
+        let (groups, asked) = (instance.groups.clone(), holders.clone());
+        let leaves = offload::run(move || lock(&groups).are_leaving(asked.as_ref())).await.unwrap_or_default() && lives;
+        let is_held = |inode: &Inode| holders.as_ref().is_some_and(|holders| holders.contains_key(inode));
+        let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|kept| is_held(&kept.inode));
         for one in ours {
             close_one(instance, one).await;
         }

@@ -59,15 +59,17 @@ pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refuse
     let _lock = lock(folder)?;
     match living(path) {
         Some(process) => Err(Refused::Taken(process)),
-        None => take_over(path).map_err(Refused::Failed),
+        None => take_over(path, None).map_err(Refused::Failed),
     }
 }
 
-/// Takes the name over from the process that has it, if any, in one step.
+/// Takes the name over from the process that has it, if any, in one step. After `by`, the name is left alone: a later
+/// generation may have taken it by then.
 ///
 /// # Errors
-/// The error of bind(2) or rename(2): no right to write in the folder, a path that is too long.
-pub(crate) fn take_over(path: &Path) -> io::Result<(ControlSocket, UnixListener)> {
+/// The error of bind(2) or rename(2): no right to write in the folder, a path that is too long. `TimedOut` if the disk
+/// has answered after `by`.
+pub(crate) fn take_over(path: &Path, by: Option<Instant>) -> io::Result<(ControlSocket, UnixListener)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Short, because the whole path has to fit into 108 bytes (unix(7)).
     let beside = path.with_file_name(format!(".{}", std::process::id()));
@@ -77,9 +79,12 @@ pub(crate) fn take_over(path: &Path) -> io::Result<(ControlSocket, UnixListener)
     // An earlier process with this pid may have left a file.
     let _ = fs::remove_file(&beside);
     let bound = bind(&beside).map_err(|e| during(what("bind"), e))?;
-    let taken =
-        fs::symlink_metadata(&beside).and_then(|file| fs::rename(&beside, path).map(|()| (file.dev(), file.ino())));
-    match taken {
+    let in_time = || match by {
+        Some(by) if Instant::now() >= by => Err(io::ErrorKind::TimedOut.into()),
+        Some(_) | None => Ok(()),
+    };
+    let file = fs::symlink_metadata(&beside).and_then(|file| in_time().map(|()| (file.dev(), file.ino())));
+    match file.and_then(|file| fs::rename(&beside, path).map(|()| file)) {
         Ok(file) => Ok((ControlSocket { path: path.to_owned(), file }, bound)),
         Err(error) => {
             let _ = fs::remove_file(&beside);
@@ -163,7 +168,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("one.sock");
         let (blue, _blue_listens) = claim(&path).expect("nobody is there");
-        let (green, _green_listens) = take_over(&path).expect("renamed over");
+        let (green, _green_listens) = take_over(&path, None).expect("renamed over");
+        take_over(&path, Some(Instant::now())).map(drop).expect_err("too late for the name");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "nothing is left over");
         blue.remove();
         assert!(path.exists());
         green.remove();

@@ -56,6 +56,16 @@ impl Rollout {
         }
     }
 
+    /// Whether a process of `green` is still wanted, or still waited for: a spawn may end long after its rollout.
+    pub(crate) fn brings(&self, green: Generation) -> bool {
+        match &self.state {
+            State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => attempt.green == green,
+            State::Standby { .. } | State::Serving | State::Retiring { .. } | State::Draining { .. } | State::Gone => {
+                false
+            }
+        }
+    }
+
     /// The generation that is live instead of this one.
     pub(crate) fn successor(&self) -> Option<Generation> {
         match self.state {

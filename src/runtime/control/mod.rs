@@ -13,7 +13,8 @@ use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 
 use self::clients::{Client, Clients};
 use super::accept::EXHAUSTED;
-use super::offload::{self, FILES_MAX};
+use super::offload::{self, FILES_MAX, Lane, Stalled};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
 pub(crate) use answer::metrics_service;
@@ -44,6 +45,9 @@ pub(crate) struct Control {
     path: PathBuf,
     control_target: ControlTarget,
     open: Option<Open>,
+    lane: Lane,
+    /// Whether the path is still to be taken over, because its disk did not answer.
+    is_due: Arc<AtomicBool>,
 }
 
 /// A socket that was taken over by its path, and is not answered yet.
@@ -63,7 +67,7 @@ struct Open {
 impl Control {
     /// A control socket that is opened when this generation is live, in place of that of the previous generation.
     pub(crate) fn later(path: PathBuf, control_target: ControlTarget) -> Control {
-        Control { path, control_target, open: None }
+        Control { path, control_target, open: None, lane: Lane::new(1), is_due: Arc::default() }
     }
 
     /// Opens the control socket of the first generation of an instance.
@@ -74,30 +78,49 @@ impl Control {
     pub(crate) fn claim(path: &Path, control_target: ControlTarget) -> Result<Control, Refused> {
         let (socket, listener) = control_socket::claim(path)?;
         let open = serve(socket, listener, control_target.clone())?;
-        Ok(Control { path: path.to_owned(), control_target, open: Some(open) })
+        Ok(Control { open: Some(open), ..Control::later(path.to_owned(), control_target) })
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         self.path.clone()
     }
 
-    /// Takes over the path for [`Control::open`]; `None` if this was done already, or fails. Waits as long as the
-    /// folder takes, without a limit. A path that is taken late is used all the same, because no other process answers
-    /// there then.
+    /// Takes over the path for [`Control::open`]; `None` if this was done already, or fails. Waits for the disk for
+    /// [`FILES_MAX`] at most. Errors are logged.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) fn take_over(&self) -> impl Future<Output = Option<Taken>> + Send + use<> {
-        let path = self.open.is_none().then(|| self.path.clone());
+        let (path, lane, is_due) = (self.path.clone(), self.lane.clone(), self.is_due.clone());
+        let is_wanted = self.open.is_none() || self.is_due();
         async move {
-            let path = path?;
-            let taken = offload::run(move || control_socket::take_over(&path)).await;
-            match taken.unwrap_or_else(|stalled| Err(io::Error::other(stalled))) {
-                Ok((socket, listener)) => Some(Taken { socket, listener }),
-                Err(error) => {
+            if !is_wanted {
+                return None;
+            }
+            let by = Some(Instant::now() + FILES_MAX);
+            match lane.run_within(FILES_MAX, move || control_socket::take_over(&path, by)).await {
+                Ok(Ok((socket, listener))) => {
+                    is_due.store(false, Ordering::Relaxed);
+                    Some(Taken { socket, listener })
+                }
+                Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => {
+                    is_due.store(false, Ordering::Relaxed);
                     tracing::warn!(%error, "no control socket; signals still work");
+                    None
+                }
+                Ok(Err(_)) | Err(Stalled::Late(_) | Stalled::Panicked) => {
+                    if !is_due.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            "the folder of the control socket does not answer; going on without it, signals work"
+                        );
+                    }
                     None
                 }
             }
         }
+    }
+
+    /// Whether the path is to be taken over again, because its disk did not answer.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Relaxed)
     }
 
     /// Begins to answer.

@@ -45,6 +45,8 @@ pub(crate) struct Groups {
 /// Which rollout may still change the steering. The check is needed because a step of a rollout may arrive late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ActiveRollout {
+    /// The rollout of this generation, before its first steering program is attached.
+    Gating(Generation),
     /// The rollout of this generation.
     Open(Generation),
     /// The rollout of this generation after its last step: all new connections go to the next generation.
@@ -57,12 +59,22 @@ impl ActiveRollout {
     fn check(self, green: Generation) -> Result<(), String> {
         match self {
             ActiveRollout::Open(now) | ActiveRollout::CutOver(now) if now == green => Ok(()),
-            ActiveRollout::Open(_) | ActiveRollout::CutOver(_) | ActiveRollout::Over => {
-                Err("the rollout is over".into())
+            ActiveRollout::Gating(_) | ActiveRollout::Open(_) | ActiveRollout::CutOver(_) | ActiveRollout::Over => {
+                Err(OVER.into())
             }
         }
     }
+
+    /// Whether no rollout has attached a steering program.
+    fn is_at_rest(self) -> bool {
+        match self {
+            ActiveRollout::Gating(_) | ActiveRollout::Over => true,
+            ActiveRollout::Open(_) | ActiveRollout::CutOver(_) => false,
+        }
+    }
 }
+
+const OVER: &str = "the rollout is over";
 
 /// How many looks are made at the most while listeners keep joining.
 const LOOKS: usize = 10;
@@ -171,11 +183,23 @@ impl Groups {
         }
     }
 
-    /// Begins the rollout of this generation. Until the rollout is over, its steps may change the steering.
-    pub(crate) fn gate(&mut self, green: Generation) {
-        self.active = ActiveRollout::Open(green);
+    /// Begins the rollout of this generation: from now on, steps of earlier rollouts change nothing.
+    pub(crate) fn begin(&mut self, green: Generation) {
+        self.active = ActiveRollout::Gating(green);
         self.green = None;
+    }
+
+    /// Steers every group to this generation. Until the rollout is over, its steps may change the steering.
+    ///
+    /// # Errors
+    /// If the rollout of `green` is over, or has passed the gate already.
+    pub(crate) fn gate(&mut self, green: Generation) -> Result<(), String> {
+        if self.active != ActiveRollout::Gating(green) {
+            return Err(OVER.into());
+        }
+        self.active = ActiveRollout::Open(green);
         self.steer_here();
+        Ok(())
     }
 
     /// Whether other listeners than our own are in the group of each address.
@@ -195,13 +219,20 @@ impl Groups {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
-    /// Checks whether green listens on each address, and at which slots. `green` holds the sockets of green, or `None`
+    /// Checks whether `green` listens on each address, and at which slots. `holders` are the sockets of green, or `None`
     /// where they may not be known: see [`with_a_look`].
     ///
     /// # Errors
-    /// Names the address on which green does not listen.
-    pub(crate) fn verify(&mut self, shown: &Shown, green: Option<Holders>, told: &[GroupOrder]) -> Result<(), String> {
-        self.green = green;
+    /// If the rollout is over. Otherwise names the address on which green does not listen.
+    pub(crate) fn verify(
+        &mut self,
+        green: Generation,
+        shown: &Shown,
+        holders: Option<Holders>,
+        told: &[GroupOrder],
+    ) -> Result<(), String> {
+        self.active.check(green)?;
+        self.green = holders;
         for group in &mut self.groups {
             match shown.of(group.address) {
                 Ok(shown) => {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::group::Group;
 use super::{ActiveRollout, GroupListener, Groups, Holders, Shown, Steering};
-use crate::model::identity::Inode;
+use crate::model::identity::{Generation, Inode};
 use crate::model::share::Share;
 use crate::model::steering::Program;
 use crate::sys::{pidfd_getfd, sock_diag};
@@ -103,8 +103,8 @@ impl Groups {
     /// The groups in which no connection is being moved. The check is needed because the caller may belong to a
     /// generation that has just passed on the leadership, or that is gone only after the next rollout has begun.
     fn at_rest(&mut self) -> impl Iterator<Item = &mut Group> {
-        let is_over = self.active == ActiveRollout::Over;
-        self.groups.iter_mut().filter(move |group| is_over && group.leaving.is_empty() && group.green.is_empty())
+        let is_at_rest = self.active.is_at_rest();
+        self.groups.iter_mut().filter(move |group| is_at_rest && group.leaving.is_empty() && group.green.is_empty())
     }
 
     /// Whether listeners have joined or left that [`Groups::follow`] would take in.
@@ -116,9 +116,19 @@ impl Groups {
         })
     }
 
-    /// Takes in which processes of either generation have died, or begun to listen, in the middle of a rollout. `blue`
-    /// and `green` are the sockets of the two generations: see [`with_a_look`](super::with_a_look).
-    pub(crate) fn follow(&mut self, shown: &Shown, blue: Option<Holders>, green: Option<Holders>) {
+    /// Takes in which processes of either generation have died, or begun to listen, in the middle of the rollout of
+    /// `generation`. `blue` and `green` are the sockets of the two generations: see [`with_a_look`](super::with_a_look).
+    /// Does nothing if the rollout is over: a look may come late.
+    pub(crate) fn follow(
+        &mut self,
+        generation: Generation,
+        shown: &Shown,
+        blue: Option<Holders>,
+        green: Option<Holders>,
+    ) {
+        if self.active.check(generation).is_err() {
+            return;
+        }
         for group in self.groups.iter_mut().filter(|group| group.unsteered.is_none()) {
             let Ok(shown) = shown.of(group.address) else { continue };
             let shown: BTreeSet<Inode> = shown.keys().copied().collect();

@@ -30,13 +30,19 @@ impl Two {
         let blue = Arc::new(TcpListener::from_std(listener).expect("in a runtime"));
         let own = GroupListener::new(blue.clone()).expect("a socket");
         let mut groups = Groups::new(vec![(address, vec![own])], Steering::Allowed);
-        groups.gate(green());
+        groups.begin(green());
+        groups.gate(green()).expect("begun");
         let next = socket::bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(128).expect("listens");
         let green = TcpListener::from_std(next).expect("in a runtime");
+        let mut two = Two { address, blue, green, groups };
+        two.groups.verify(super::tests::green(), &two.groups.shown(), Some(two.holders()), &[]).expect("green listens");
+        two
+    }
+
+    /// The listener of green, held by this process.
+    fn holders(&self) -> Holders {
         let me = BTreeSet::from([Pid::new(std::process::id())]);
-        let holders = Holders::from([(socket::inode(&green).expect("a socket"), me)]);
-        groups.verify(&groups.shown(), Some(holders), &[]).expect("green listens");
-        Two { address, blue, green, groups }
+        Holders::from([(socket::inode(&self.green).expect("a socket"), me)])
     }
 
     /// How many of a hundred new connections came to blue, and to green.
@@ -78,7 +84,39 @@ async fn what_is_late_for_its_rollout_changes_nothing() {
     two.groups.share(green(), Share::ALL).expect_err("it is over");
     two.groups.cut_over(green(), Revocability::Final).expect_err("it is over");
     assert_eq!(two.spread(), (100, 0));
-    two.groups.gate(green().next());
+    two.groups.begin(green().next());
+    two.groups.share(green(), Share::ALL).expect_err("another one has begun");
+    two.groups.gate(green().next()).expect("begun");
     two.groups.share(green(), Share::ALL).expect_err("another one is under way");
     assert_eq!(two.spread(), (100, 0));
+}
+
+/// A gate may wait for a disk or for another process, and be done after its rollout was given up.
+#[tokio::test]
+async fn the_gate_of_a_rollout_that_was_given_up_opens_nothing() {
+    let mut two = Two::verified();
+    two.groups.steer_back();
+    two.groups.gate(green()).expect_err("it is over");
+    two.groups.share(green(), Share::ALL).expect_err("nothing was opened");
+    two.groups.begin(green().next());
+    two.groups.gate(green()).expect_err("another one has begun");
+    two.groups.gate(green().next()).expect("begun");
+    two.groups.gate(green().next()).expect_err("it was opened before");
+    assert_eq!(two.spread(), (100, 0));
+}
+
+/// A look at processes may take as long.
+#[tokio::test]
+async fn a_look_that_comes_late_changes_nothing() {
+    let mut two = Two::verified();
+    let (shown, green_before) = (two.groups.shown(), two.groups.groups[0].green.clone());
+    two.groups.steer_back();
+    two.groups.begin(green().next());
+    two.groups.gate(green().next()).expect("begun");
+    two.groups.green_is_gone();
+    two.groups.verify(green(), &shown, Some(two.holders()), &[]).expect_err("another one is under way");
+    two.groups.follow(green(), &shown, Some(two.holders()), Some(two.holders()));
+    assert!(!green_before.is_empty() && two.groups.groups[0].green.is_empty());
+    assert_eq!(two.groups.green, None);
+    assert_eq!(two.groups.groups[0].own.len(), 1);
 }

@@ -25,6 +25,7 @@ use crate::runtime::control::{Control, Taken};
 use crate::runtime::driver::{self, Input};
 use crate::runtime::groups::Groups;
 use crate::runtime::groups::lock;
+use crate::runtime::offload::Lane;
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
 use crate::runtime::rollout_steps::Probe;
@@ -63,6 +64,10 @@ pub(crate) struct Host {
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
     pub(crate) probing: Option<AbortHandle>,
+    /// The task that waits for the preflight of a rollout.
+    pub(crate) checking: Option<AbortHandle>,
+    /// The lane for the work of a rollout that may wait for a disk or for the application: its preflight and its exec.
+    pub(crate) attempts: Lane,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Control>,
     pub(crate) before_reload: Option<BeforeReload>,
@@ -122,7 +127,7 @@ impl driver::Host for Host {
         match host_event {
             HostEvent::Spawned { green, result } => {
                 // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
-                let result = result.map(|spawned| self.adopt(*spawned));
+                let result = result.map(|spawned| self.adopt(*spawned, rollout));
                 return Some(RolloutEvent::Spawned { green, result });
             }
             HostEvent::Blue(BlueEvent::Live(inheritance)) => {

@@ -2,6 +2,7 @@
 
 use super::{Host, Leadership};
 use crate::model::rollout::Rollout;
+use crate::runtime::control::Control;
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 
@@ -16,8 +17,11 @@ impl Host {
         }
     }
 
-    /// Writes the PID file if a write is still due: its disk may answer again.
+    /// Writes the PID file and takes over the control socket where that is still due: the disk may answer again.
     fn write_what_is_due(&self) {
+        if self.control.as_ref().is_some_and(Control::is_due) {
+            tokio::spawn(self.take_control());
+        }
         if let Some(pid_file) = self.pid_file.clone().filter(PidFile::is_due) {
             let pid = self.pid;
             tokio::spawn(async move { pid_file.write(pid).await });

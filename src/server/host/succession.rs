@@ -9,7 +9,6 @@ use crate::model::identity::Generation;
 use crate::runtime::control::Control;
 use crate::runtime::driver::Host as _;
 use crate::runtime::groups::lock;
-use crate::runtime::offload::FILES_MAX;
 use crate::runtime::rollout_steps;
 use crate::server::handover::ToBlue;
 
@@ -58,26 +57,29 @@ impl Host {
     }
 
     /// Takes over the control socket ([`HostEvent::Control`]), and writes the PID file. Waits for both for
-    /// [`FILES_MAX`] at most.
+    /// [`FILES_MAX`](crate::runtime::offload::FILES_MAX) at most.
     pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (pid, pid_file, host_events) = (self.pid, self.pid_file.clone(), self.host_events.clone());
-        let taking = self.control.as_ref().map(Control::take_over);
+        let (pid, pid_file) = (self.pid, self.pid_file.clone());
+        let taken = self.take_control();
         async move {
-            let control = tokio::spawn(async move {
-                if let Some(taking) = taking
-                    && let Some(taken) = taking.await
-                {
-                    // An error means that the driver is gone, and no longer needs the event.
-                    let _ = host_events.send(HostEvent::Control(taken)).await;
-                }
-            });
             let written = async {
                 if let Some(pid_file) = pid_file {
                     pid_file.write(pid).await;
                 }
             };
-            if let (Err(_), ()) = tokio::join!(tokio::time::timeout(FILES_MAX, control), written) {
-                tracing::warn!("the folder of the control socket does not answer; going on without it, signals work");
+            tokio::join!(taken, written);
+        }
+    }
+
+    /// Takes over the control socket, if that was not done yet ([`HostEvent::Control`]).
+    pub(super) fn take_control(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (taking, host_events) = (self.control.as_ref().map(Control::take_over), self.host_events.clone());
+        async move {
+            if let Some(taking) = taking
+                && let Some(taken) = taking.await
+            {
+                // An error means that the driver is gone, and no longer needs the event.
+                let _ = host_events.send(HostEvent::Control(taken)).await;
             }
         }
     }
@@ -114,6 +116,9 @@ impl Host {
         rollout_steps::end(self.generation, &outcome, serves_on);
         if let Outcome::RolledBack { generation, reason, .. } = &outcome {
             lock(&self.groups).green_is_gone();
+            if let Some(checking) = self.checking.take() {
+                checking.abort();
+            }
             self.green = None;
             self.history.add(outcome.clone(), rollout_steps::now());
             self.failed = Some(format!("generation {generation} failed: {reason}"));

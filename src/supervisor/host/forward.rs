@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::{HostEvent, SupervisedHost};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Revocability, RolloutEvent};
+use crate::model::rollout::{Revocability, Rollout, RolloutEvent};
 use crate::model::share::Share;
 use crate::runtime::driver::Host as _;
 use crate::runtime::driver::Input;
 use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
-use crate::runtime::offload;
+use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::rollout_steps::{self, Probe};
 use crate::supervisor::child::{Child, SpawnedChild};
+use crate::supervisor::instance::Instance;
 use crate::supervisor::{notifications, preflight, readiness};
 
 /// Interval between looks at the listeners, because there is no event for a listener that was closed or has come.
@@ -25,13 +26,26 @@ fn see(groups: &Mutex<Groups>, live: &Child) {
     lock(groups).see(holders.as_ref());
 }
 
-/// Updates the groups with the listeners of either generation that have come or gone. Blocks.
+/// Updates the groups with the listeners of either generation that have come or gone in the rollout of `generation`.
+/// Blocks.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-fn follow(groups: &Mutex<Groups>, blue: &Child, green: Option<&Child>) {
+fn follow(groups: &Mutex<Groups>, generation: Generation, blue: &Child, green: Option<&Child>) {
     if lock(groups).have_changed() {
         let holders = || (blue.holders(), green.and_then(Child::holders));
-        with_a_look(groups, holders, |groups, shown, (blue, green)| groups.follow(shown, blue, green));
+        with_a_look(groups, holders, |groups, shown, (blue, green)| groups.follow(generation, shown, blue, green));
     }
+}
+
+/// Does [`follow`] on a thread of the lane for looks.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+fn followed(
+    instance: &Instance,
+    generation: Generation,
+    blue: &Arc<Child>,
+    green: Option<&Arc<Child>>,
+) -> impl Future<Output = Result<(), Stalled>> + Send + use<> {
+    let (groups, blue, green) = (instance.groups.clone(), blue.clone(), green.cloned());
+    instance.looks.run(move || follow(&groups, generation, &blue, green.as_deref()))
 }
 
 impl SupervisedHost {
@@ -48,9 +62,12 @@ impl SupervisedHost {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn gate(&self, green: Generation) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
+        lock(&instance.groups).begin(green);
         self.in_background(async move {
             let (groups, needs) = (instance.groups.clone(), instance.settings.plan.needs_steering());
-            let result = rollout_steps::gate(groups, green, needs, move |groups| see(groups, &child)).await;
+            let seen = groups.clone();
+            let look = instance.looks.run_within(LOOK_MAX, move || see(&seen, &child));
+            let result = rollout_steps::gate(groups, green, needs, look).await;
             RolloutEvent::Gated { green, result }
         });
     }
@@ -60,7 +77,8 @@ impl SupervisedHost {
         let (instance, host_events) = (self.instance.clone(), self.host_events.clone());
         let handle = tokio::runtime::Handle::current();
         tokio::spawn(async move {
-            let spawned = offload::run(move || {
+            let lane = instance.attempts.clone();
+            let spawned = lane.run(move || {
                 let _context = handle.enter();
                 SpawnedChild::spawn(&instance.program, &instance.reaper, green)
             });
@@ -75,22 +93,21 @@ impl SupervisedHost {
         });
     }
 
-    /// Takes charge of a new process, and begins to read its notifications and to look whether it is ready.
+    /// Takes charge of a new process, and begins to read its notifications and to look whether it is ready. A process
+    /// whose rollout was given up long ago is killed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn adopt(&mut self, spawned: SpawnedChild) -> Pid {
+    pub(super) fn adopt(&mut self, spawned: SpawnedChild, rollout: &Rollout) -> Pid {
         let green = notifications::listen(spawned, &Arc::downgrade(&self.instance), self.inputs.clone());
         let (generation, pid) = (green.generation, green.pid);
         tracing::info!(%generation, %pid, "spawned");
+        if !rollout.brings(generation) {
+            offload::detach(move || green.kill());
+            return pid;
+        }
         self.watch_end(&green);
         tokio::spawn(readiness::watch(self.instance.clone(), Arc::downgrade(&green), self.inputs.clone()));
-        match &self.green {
-            // This process belongs to an attempt that was given up long ago: another attempt already has its process.
-            Some(_) => offload::detach(move || green.kill()),
-            None => {
-                self.green = Some(green);
-                self.follow();
-            }
-        }
+        self.green = Some(green);
+        self.follow(generation);
         pid
     }
 
@@ -117,8 +134,10 @@ impl SupervisedHost {
         self.in_background(async move {
             let result = match child {
                 Some(child) => {
-                    let verify = |groups: &mut Groups, shown: &Shown, green| groups.verify(shown, green, &[]);
-                    let looked = offload::run(move || with_a_look(&groups, || child.holders(), verify)).await;
+                    let verify =
+                        move |groups: &mut Groups, shown: &Shown, holders| groups.verify(green, shown, holders, &[]);
+                    let lane = child.lane.clone();
+                    let looked = lane.run(move || with_a_look(&groups, || child.holders(), verify)).await;
                     looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
                 }
                 None => Err("is gone".into()),
@@ -142,15 +161,10 @@ impl SupervisedHost {
     }
 
     /// Repeats the look at the listeners for as long as a steering program that names slots is attached.
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    fn follow(&mut self) {
-        let (groups, blue, green) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+    fn follow(&mut self, generation: Generation) {
+        let (instance, blue, green) = (self.instance.clone(), self.child.clone(), self.green.clone());
         let task = tokio::spawn(async move {
-            loop {
-                let (groups, blue, green) = (groups.clone(), blue.clone(), green.clone());
-                if offload::run(move || follow(&groups, &blue, green.as_deref())).await.is_err() {
-                    return;
-                }
+            while followed(&instance, generation, &blue, green.as_ref()).await.is_ok() {
                 tokio::time::sleep(LOOK).await;
             }
         });
@@ -160,22 +174,20 @@ impl SupervisedHost {
 
     /// Steers after another look at the listeners: a listener that has come or gone since the last look would disturb
     /// the steering.
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn share(&self, green: Generation, share: Share) {
-        let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+        let groups = self.instance.groups.clone();
+        let look = followed(&self.instance, green, &self.child, self.green.as_ref());
         self.in_background(async move {
-            let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
             let result = rollout_steps::share(groups, green, share, look).await;
             RolloutEvent::Shared { green, result }
         });
     }
 
     /// See [`SupervisedHost::share`].
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn cut_over(&self, green: Generation, turn: Revocability) {
-        let (groups, blue, next) = (self.instance.groups.clone(), self.child.clone(), self.green.clone());
+        let groups = self.instance.groups.clone();
+        let look = followed(&self.instance, green, &self.child, self.green.as_ref());
         self.in_background(async move {
-            let look = move |groups: &Mutex<Groups>| follow(groups, &blue, next.as_deref());
             let result = rollout_steps::cut_over(groups, green, turn, look).await;
             RolloutEvent::CutOver { green, result }
         });

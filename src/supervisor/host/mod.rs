@@ -19,7 +19,7 @@ use crate::model::rollout::{Effect, Rollout, RolloutEvent};
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
 use crate::runtime::driver::{Host, Input};
 use crate::runtime::groups::lock;
-use crate::runtime::offload::{self, Lane};
+use crate::runtime::offload::Lane;
 use crate::runtime::status::{Depth, Draft};
 
 /// The events that only a supervised generation receives.
@@ -45,6 +45,7 @@ pub(super) struct SupervisedHost {
     failed: Option<String>,
     close_now: watch::Sender<bool>,
     looks: Lane,
+    looks_for_strangers: Lane,
     /// Becomes true when the next generation has the leadership.
     passed_on: watch::Sender<bool>,
     gone: watch::Sender<bool>,
@@ -77,6 +78,7 @@ impl SupervisedHost {
             failed: None,
             close_now: watch::Sender::new(false),
             looks: looks(),
+            looks_for_strangers: Lane::new(1),
             passed_on: watch::Sender::new(false),
             gone: watch::Sender::new(false),
         }
@@ -114,10 +116,10 @@ impl Host for SupervisedHost {
         (self.child.generation, self.child.pid)
     }
 
-    fn take(&mut self, host_event: HostEvent, _: &Rollout) -> Option<RolloutEvent> {
+    fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
         let HostEvent::Spawned { green, result } = host_event;
         // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
-        let result = result.map(|spawned| self.adopt(*spawned));
+        let result = result.map(|spawned| self.adopt(*spawned, rollout));
         Some(RolloutEvent::Spawned { green, result })
     }
 
@@ -142,7 +144,7 @@ impl Host for SupervisedHost {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn look_for_strangers(&mut self) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
-        offload::detach(move || {
+        self.looks_for_strangers.try_detach(move || {
             let holders = child.holders();
             let mut groups = lock(&instance.groups);
             if !instance.is_live(child.generation) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
@@ -66,8 +66,9 @@ pub(super) struct Bench {
     folder: TempDir,
     _script: Option<Script>,
     _app: Option<App>,
-    _manager: Option<UnixDatagram>,
+    manager: Option<UnixDatagram>,
     log: Option<PipeReader>,
+    outsiders: Vec<Outsider>,
 }
 
 /// How a server is started.
@@ -178,9 +179,9 @@ impl Setup {
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(20), ..plan }.start();
         load.wait_answered(20, RELOADED);
         let Setup { face, outsiders, folder, address, .. } = self;
-        let (_script, _app, _manager) = (script, app, manager);
-        let bench = Bench { face, instance, address, load, stalls, folder, log, _script, _app, _manager };
-        bench.stalls.begin(outsiders.iter().filter_map(|outsider| bench.stall(*outsider)));
+        let (_script, _app) = (script, app);
+        let bench = Bench { face, instance, address, load, stalls, folder, log, outsiders, _script, _app, manager };
+        bench.stalls.begin(bench.outsiders.iter().filter_map(|outsider| bench.stall(*outsider)));
         bench
     }
 
@@ -277,6 +278,38 @@ impl Bench {
         self.stalls.caught()
     }
 
+    /// Whatever has not answered does from now on.
+    pub(super) fn ends_stalls(&self) {
+        self.stalls.end();
+    }
+
+    /// Reads the notifications that have come by now, as a manager that reads again.
+    pub(super) fn notifications(&self) -> Vec<String> {
+        let manager = self.manager.as_ref().expect("a manager");
+        manager.set_nonblocking(true).expect("set");
+        let mut bytes = [0; 4096];
+        std::iter::from_fn(|| {
+            manager.recv(&mut bytes).ok().map(|count| String::from_utf8_lossy(&bytes[..count]).into())
+        })
+        .collect()
+    }
+
+    /// The process that answers at the control socket.
+    pub(super) fn controlled_by(&self) -> Option<u32> {
+        let run = std::fs::read_dir(self.folder.path().join("run")).expect("a folder");
+        let path = run.filter_map(|file| Some(file.ok()?.path())).find(|path| path.extension().is_some());
+        let socket = UnixStream::connect(path?).ok()?;
+        let peer = rustix::net::sockopt::socket_peercred(&socket).expect("a peer");
+        u32::try_from(peer.pid.as_raw_pid()).ok()
+    }
+
+    /// The process of this generation was spawned, and is gone.
+    pub(super) fn is_gone(&self, generation: u32) {
+        let line = self.instance.wait_log(&format!("spawned generation={generation} "), RELOADED);
+        let pid = line.split_once("pid=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        self.instance.wait_gone(pid.unwrap_or_else(|| panic!("no pid: {line}")), STOPPED);
+    }
+
     pub(super) fn pid_file(&self) -> PathBuf {
         self.folder.path().join("disk/pid")
     }
@@ -322,6 +355,13 @@ impl Bench {
         for _ in 0..reloads {
             self.reload();
             self.load.wait_answered(20, RELOADED);
+        }
+        // What `cutover run` writes is written when it begins.
+        for outsider in self.outsiders.iter().filter(|_| self.face != Face::Run) {
+            if let Some(Stall::Files(disk)) = self.stall(*outsider) {
+                let disk = disk.to_string_lossy().into_owned();
+                wait_until("it is met", || self.met().iter().any(|path| path.starts_with(&disk)));
+            }
         }
         self.stops();
     }

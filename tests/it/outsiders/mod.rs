@@ -4,6 +4,7 @@
 
 mod bench;
 mod needed;
+mod recovery;
 
 use bench::{Bench, Face, Outsider};
 

@@ -49,11 +49,7 @@ pub fn skip(why: &str) {
 #[track_caller]
 pub fn example(name: &str, args: &[&str]) -> (process::Instance, SocketAddr) {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_cutover")).with_file_name("examples").join(name);
-    assert!(
-        program.exists(),
-        "{} is not built: `cargo build --features cli --examples`",
-        program.display()
-    );
+    assert!(program.exists(), "{} is not built: `cargo build --features cli --examples`", program.display());
     let server = process::Start::program(program).arg("127.0.0.1:0").args(args).ready();
     let line = server.wait_log("[127.0.0.1:", Duration::from_secs(10));
     let address = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).expect("an address").0;

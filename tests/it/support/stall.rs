@@ -24,6 +24,8 @@ pub enum Stall {
     Files(PathBuf),
     /// The memory of other processes, which /proc/PID/environ and /proc/PID/cmdline show.
     Memory,
+    /// execve(2), of whatever program.
+    Exec,
 }
 
 /// The stalls of one program. None is in force before [`Stalls::begin`].
@@ -34,6 +36,8 @@ pub struct Stalls(Arc<Mutex<State>>);
 struct State {
     stalled: Vec<Stall>,
     caught: Vec<String>,
+    /// The calls that wait for an answer, and where the answer goes.
+    held: Vec<(Arc<OwnedFd>, Notification)>,
 }
 
 /// The calls that name a file, and the argument that does.
@@ -59,6 +63,15 @@ impl Stalls {
     /// From now on these do not answer.
     pub fn begin(&self, stalled: impl IntoIterator<Item = Stall>) {
         self.state().stalled.extend(stalled);
+    }
+
+    /// All that was stalled goes on, and nothing is stalled any more.
+    pub fn end(&self) {
+        let mut state = self.state();
+        state.stalled.clear();
+        for (listener, asked) in state.held.drain(..) {
+            asked.let_go_on(&listener);
+        }
     }
 
     /// The paths of the calls that were not answered so far.
@@ -100,15 +113,15 @@ impl Stalls {
         let stalls = self.clone();
         std::thread::spawn(move || {
             if let Some(listener) = receive(&ours) {
-                stalls.answer_all(&listener);
+                stalls.answer_all(&Arc::new(listener));
             }
         });
     }
 
     /// Until no process of the program is left.
-    fn answer_all(&self, listener: &OwnedFd) {
+    fn answer_all(&self, listener: &Arc<OwnedFd>) {
         loop {
-            let mut ready = [PollFd::new(listener, PollFlags::IN)];
+            let mut ready = [PollFd::new(&**listener, PollFlags::IN)];
             match poll(&mut ready, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Ok(_) if ready[0].revents().contains(PollFlags::IN) => {}
@@ -116,26 +129,23 @@ impl Stalls {
             }
             // The process may have ended meanwhile.
             let Ok(asked) = Notification::receive(listener) else { continue };
-            if !self.is_stalled(&asked) {
-                asked.let_go_on(listener);
+            let path = asked.path();
+            let mut state = self.state();
+            match path.filter(|path| state.stalled.iter().any(|stall| stall.holds(asked.call(), path))) {
+                Some(path) => {
+                    state.caught.push(path);
+                    state.held.push((listener.clone(), asked));
+                }
+                None => asked.let_go_on(listener),
             }
         }
-    }
-
-    fn is_stalled(&self, asked: &Notification) -> bool {
-        let Some(path) = asked.path() else { return false };
-        let mut state = self.state();
-        let is_stalled = state.stalled.iter().any(|stall| stall.holds(&path));
-        if is_stalled {
-            state.caught.push(path);
-        }
-        is_stalled
     }
 }
 
 impl Stall {
-    fn holds(&self, path: &str) -> bool {
+    fn holds(&self, call: libc::c_long, path: &str) -> bool {
         match self {
+            Stall::Exec => call == libc::SYS_execve,
             Stall::Files(place) => Path::new(path).starts_with(place),
             Stall::Memory => {
                 let process = path.strip_prefix("/proc/").and_then(|rest| rest.split_once('/'));
@@ -146,6 +156,7 @@ impl Stall {
 }
 
 /// `struct seccomp_notif` (include/uapi/linux/seccomp.h).
+#[derive(Debug)]
 #[repr(C)]
 struct Notification {
     id: u64,
@@ -188,10 +199,14 @@ impl Notification {
         unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const response) };
     }
 
+    fn call(&self) -> libc::c_long {
+        self.number.into()
+    }
+
     /// What the call names, if that can still be read.
     fn path(&self) -> Option<String> {
-        let (_, argument) = CALLS.iter().find(|(number, _)| *number == libc::c_long::from(self.number))?;
-        let is_socket = libc::c_long::from(self.number) == libc::SYS_bind;
+        let (_, argument) = CALLS.iter().find(|(number, _)| *number == self.call())?;
+        let is_socket = self.call() == libc::SYS_bind;
         let place = self.arguments[*argument] + if is_socket { PATH_OF_SOCKET } else { 0 };
         let memory = File::open(format!("/proc/{}/mem", self.pid)).ok()?;
         let mut text = Vec::new();
