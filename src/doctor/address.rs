@@ -220,5 +220,4 @@ pub(super) fn own_right(port: u16) -> Option<Finding> {
 }
 
 #[cfg(test)]
-#[path = "address_tests.rs"]
 mod tests;

@@ -296,5 +296,4 @@ impl Trailer {
 }
 
 #[cfg(test)]
-#[path = "pipeline_tests.rs"]
 mod tests;

@@ -206,5 +206,4 @@ impl<B: Body> Body for Counted<B> {
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
 mod tests;

@@ -37,6 +37,4 @@ pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Err
 #[cfg(test)]
 mod reexec;
 #[cfg(test)]
-mod slots_tests;
-#[cfg(test)]
-mod split_tests;
+mod tests;

@@ -118,5 +118,4 @@ fn weighed(error: io::Error, errno: Option<Errno>) -> (Weight, io::Error) {
 }
 
 #[cfg(test)]
-#[path = "pidfd_getfd_tests.rs"]
 mod tests;

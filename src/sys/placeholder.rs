@@ -98,5 +98,4 @@ impl Drop for Placeholder {
 }
 
 #[cfg(test)]
-#[path = "placeholder_tests.rs"]
 mod tests;

@@ -276,5 +276,4 @@ impl Lineage {
 }
 
 #[cfg(test)]
-#[path = "process_tree_tests.rs"]
 mod tests;

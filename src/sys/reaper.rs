@@ -175,5 +175,4 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "reaper_tests.rs"]
 mod tests;

@@ -59,5 +59,4 @@ fn set_foreground(group: rustix::process::Pid) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "terminal_tests.rs"]
 mod tests;

@@ -138,5 +138,4 @@ fn equal(value: u32) -> Instruction {
 }
 
 #[cfg(test)]
-#[path = "split_tests.rs"]
 mod tests;

@@ -6,11 +6,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use proptest::prelude::*;
 
-use super::socket::{self, Sharing, Stack};
-use super::{sock_diag, steering};
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
 use crate::model::steering::Program;
+use crate::sys::socket::{self, Sharing, Stack};
+use crate::sys::{sock_diag, steering};
 
 #[derive(Debug, Clone)]
 enum Step {

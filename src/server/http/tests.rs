@@ -17,13 +17,9 @@ use tokio::time::Instant;
 use super::*;
 use crate::runtime::connections::{Connections, Stage};
 
-#[path = "tests/half_close.rs"]
 mod half_close;
-#[path = "tests/pipelined.rs"]
 mod pipelined;
-#[path = "tests/silence.rs"]
 mod silence;
-#[path = "tests/slow_reader.rs"]
 mod slow_reader;
 
 const GRACE: Duration = Duration::from_millis(200);

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::socket::{self, Sharing, Stack};
-use super::steering;
 use crate::model::share::Share;
 use crate::model::steering::{Program, SLOTS_MAX, Split};
+use crate::sys::socket::{self, Sharing, Stack};
+use crate::sys::steering;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

@@ -1,0 +1,4 @@
+//! The models against the real kernel.
+
+mod slots;
+mod split;
