@@ -3,102 +3,14 @@
 
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc;
 
-use super::rollout_steps;
-use super::status::{Depth, Draft};
+use super::effects;
+use super::host::Host;
+use super::input::{Ask, Input, Refused};
+use super::status::Depth;
 use crate::model::event::{Event, Phase};
-use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Rollout, RolloutEvent};
-use crate::model::status::RolloutStatus;
-
-/// Capacity of the queue of inputs. When the queue is full, its senders wait.
-pub(crate) const QUEUE: usize = 64;
-
-/// The inputs of a driver that are the same for each host.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// An event of the machine.
-    Rollout(RolloutEvent),
-    /// A question of a client of the control socket.
-    Ask(Ask),
-    /// It is time to tell the service manager the state of this generation.
-    Heartbeat,
-    /// SIGUSR1.
-    LogStatus,
-    /// It is time to look for foreign listeners in our groups.
-    LookForStrangers,
-}
-
-/// A question, with the channel for its answer.
-#[derive(Debug)]
-pub(crate) enum Ask {
-    /// The status.
-    Status { depth: Depth, reply: oneshot::Sender<Result<Draft, Refused>> },
-    /// Gives this event to the machine. The answer is the rollout that is under way then, or the machine's refusal.
-    Do { event: RolloutEvent, reply: oneshot::Sender<Result<Option<RolloutStatus>, Refused>> },
-}
-
-/// Why a question was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The machine does not take this event in its current phase.
-    WrongTime(String),
-    /// This generation does not answer any more: the next generation has the leadership, or is about to get it.
-    Retired(String),
-}
-
-impl Refused {
-    /// The refusal when the driver does not answer any more.
-    pub(crate) fn gone() -> Refused {
-        Refused::Retired("this generation is gone: ask again".into())
-    }
-}
-
-/// Performs the effects of one generation's machine.
-pub(crate) trait Host: Send {
-    /// The inputs of this kind of host only.
-    type HostEvent: Send;
-
-    /// The generation and the process that this machine belongs to.
-    fn who(&self) -> (Generation, Pid);
-    /// Performs one effect, at once or in the background; the result of background work comes as an event.
-    fn perform(&mut self, effect: Effect);
-    /// Takes one input of this kind of host, and returns the event of the machine that it represents, if any.
-    fn take(&mut self, host_event: Self::HostEvent, rollout: &Rollout) -> Option<RolloutEvent>;
-    /// Sends the event to all subscribers.
-    fn tell(&self, event: Event);
-    /// Called at each heartbeat and after each change of the phase: the driver is alive.
-    fn heartbeat(&mut self, rollout: &Rollout);
-    /// The status: the generations that live, and their states.
-    fn status(&mut self, rollout: &Rollout, depth: Depth) -> Draft;
-    fn log_status(&mut self, phase: Phase);
-    /// Looks for foreign listeners in our groups. Called only while no rollout is under way.
-    fn look_for_strangers(&mut self);
-    /// Closes the host, at the end of this generation.
-    fn close(&mut self) -> impl Future<Output = ()> + Send;
-    /// The queue of inputs of this host's driver.
-    fn inputs(&self) -> &mpsc::Sender<Input>;
-
-    /// Gives the machine an event.
-    fn send(&self, event: RolloutEvent) {
-        let inputs = self.inputs().clone();
-        // Not awaited here: the caller is the driver, which alone can make room in the queue.
-        tokio::spawn(async move { inputs.send(Input::Rollout(event)).await });
-    }
-
-    /// Performs `work` in the background. Its result goes to the machine as an event.
-    fn in_background(&self, work: impl Future<Output = RolloutEvent> + Send + 'static) -> AbortHandle {
-        let inputs = self.inputs().clone();
-        let task = tokio::spawn(async move {
-            let event = work.await;
-            // If the driver is gone, the result is not needed.
-            let _ = inputs.send(Input::Rollout(event)).await;
-        });
-        task.abort_handle()
-    }
-}
+use crate::model::rollout::{Effect, Rollout};
 
 /// One generation's machine and its host.
 pub(crate) struct Driver<H: Host> {
@@ -118,16 +30,16 @@ impl<H: Host> Driver<H> {
             let (after, now) = (self.rollout.phase(), Instant::now());
             if after != before {
                 let elapsed = now.duration_since(since);
-                let (generation, pid) = self.host.who();
+                let (generation, pid) = self.host.context().who();
                 tracing::info!(%generation, %pid, from = %before, to = %after, ?elapsed, "rollout");
-                self.host.tell(Event::Phase { from: before, to: after });
+                self.host.context().tell(Event::Phase { from: before, to: after });
                 since = now;
             }
             for effect in effects {
-                if let Some(told) = rollout_steps::told(self.host.who().0, &effect) {
-                    self.host.tell(told);
+                if let Some(told) = effects::told(self.host.context().generation, &effect) {
+                    self.host.context().tell(told);
                 }
-                self.host.perform(effect);
+                effects::perform(&mut self.host, effect);
             }
             if after != before {
                 self.host.heartbeat(&self.rollout);
@@ -174,7 +86,7 @@ impl<H: Host> Driver<H> {
         // What this generation knows of itself stays true, so it still answers a scrape of its own metrics.
         let of_itself = matches!(ask, Ask::Status { depth: Depth::Own, .. });
         if let Some(next) = self.rollout.successor().filter(|_| !of_itself) {
-            let (me, pid) = self.host.who();
+            let (me, pid) = self.host.context().who();
             let why = format!("generation {me} (pid {pid}) retires, and generation {next} is live: ask again");
             match ask {
                 Ask::Status { reply, .. } => drop(reply.send(Err(Refused::Retired(why)))),

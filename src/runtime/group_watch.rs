@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::driver::Input;
+use super::input::Input;
 
 /// Interval between two looks. There is no event for a listener that joins. A foreign listener only matters when a
 /// rollout needs the slots, so the look is not urgent.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::driver::Input;
+use super::input::Input;
 use crate::model::identity::Pid;
 use crate::sys::launch::Launch;
 

@@ -2,11 +2,15 @@
 
 pub(crate) mod accept;
 pub(crate) mod connections;
+pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod driver;
+mod effects;
 pub(crate) mod group_watch;
 pub(crate) mod groups;
 pub(crate) mod heartbeat;
+pub(crate) mod host;
+pub(crate) mod input;
 pub(crate) mod instance;
 pub(crate) mod log_writer;
 pub(crate) mod notifier;
@@ -20,7 +24,6 @@ pub(crate) mod probe;
 mod probe_tls;
 pub(crate) mod retire;
 pub(crate) mod role;
-pub(crate) mod rollout_steps;
 pub(crate) mod service_manager;
 pub(crate) mod status;
 pub(crate) mod stream;

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +30,31 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The size limit for the header of an answer, in bytes.
 const HEADER_MAX: usize = 64 * 1024;
 
+/// How green is probed.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    pub(crate) target: Target,
+    pub(crate) timeout: Duration,
+    /// The addresses that are probed, one after the other.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Probe {
+    /// Probes green on each address, see [`pass`]. `steer` steers a source of connections to this address.
+    ///
+    /// # Errors
+    /// Names the address that did not pass, and why.
+    pub(crate) async fn ask<D: Future<Output = Result<(), String>> + Send + 'static>(
+        &self,
+        steer: impl Fn(SocketAddr, Option<SocketAddr>) -> D + Sync,
+    ) -> Result<(), String> {
+        for &address in &self.addresses {
+            pass(&self.target, address, self.timeout, |source| steer(address, source)).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Probes until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
 ///
 /// Each connection has its own source: before it, `steer` is called with `Some(source)`, to steer only that source to
@@ -44,14 +69,11 @@ const HEADER_MAX: usize = 64 * 1024;
 /// The failure of the last try that was not cut short by the end of `timeout`.
 ///
 /// # Cancel safety
-/// When the future is dropped, `steer` is called with `None` if a source is steered.
-pub(crate) async fn pass<S>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String>
-where
-    S: Fn(Option<SocketAddr>) -> Result<(), String>,
-{
+/// When the future is dropped, `steer` is called with `None` if a source is steered, and not waited for.
+async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String> {
     target.check().map_err(|error| error.to_string())?;
     let to = reached(listener);
-    let mut probe = Probe { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
+    let mut probe = Attempt { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
     let mut pause = FIRST_PAUSE;
     let mut met: Option<(Scheme, Miss)> = None;
     loop {
@@ -114,7 +136,7 @@ fn shown(duration: Duration) -> String {
     format!("{rounded:?}")
 }
 
-struct Probe<'a, S> {
+struct Attempt<'a, S> {
     target: &'a Target,
     to: SocketAddr,
     steer: S,
@@ -124,7 +146,7 @@ struct Probe<'a, S> {
     timeout: Duration,
 }
 
-impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
+impl<S: Steer> Attempt<'_, S> {
     fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.started.elapsed())
     }
@@ -176,12 +198,10 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
         source.set_port(0);
         let socket = bound(source).map_err(Miss::Unreachable)?;
         let source = socket.local_addr().map_err(Miss::Unreachable)?;
-        // The port must be ours for as long as it is steered. This copy is closed after steering has ended, also when
-        // the future is dropped, because the variable that is declared first is dropped last.
-        let _held = socket.as_fd().try_clone_to_owned().map_err(Miss::Unreachable)?;
-        let steered = Steered::to(source, &self.steer).map_err(Miss::Steering)?;
+        let held = socket.as_fd().try_clone_to_owned().map_err(Miss::Unreachable)?;
+        let steered = Steered::to(source, held, &self.steer).await.map_err(Miss::Steering)?;
         let answer = tokio::time::timeout(limit, self.ask(scheme, socket)).await;
-        steered.end().map_err(Miss::Doubtful)?;
+        steered.end().await.map_err(Miss::Doubtful)?;
         match answer.unwrap_or(Err(Miss::Silence(limit)))? {
             status if status.is_success() || status.is_redirection() => Ok(()),
             status => Err(Miss::Status(status)),
@@ -226,30 +246,56 @@ impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Probe<'_, S> {
     }
 }
 
-/// A source is steered to green, until [`Steered::end`] or the drop of this value.
-struct Steered<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> {
-    steer: Option<&'a S>,
+/// Steers a source to green, or ends this (`None`).
+pub(crate) trait Steer {
+    type Done: Future<Output = Result<(), String>> + Send + 'static;
+
+    /// Begins at once; the future waits for the result.
+    fn steer(&self, source: Option<SocketAddr>) -> Self::Done;
 }
 
-impl<'a, S: Fn(Option<SocketAddr>) -> Result<(), String>> Steered<'a, S> {
-    fn to(source: SocketAddr, steer: &'a S) -> Result<Steered<'a, S>, String> {
+impl<F, D> Steer for F
+where
+    F: Fn(Option<SocketAddr>) -> D,
+    D: Future<Output = Result<(), String>> + Send + 'static,
+{
+    type Done = D;
+
+    fn steer(&self, source: Option<SocketAddr>) -> D {
+        self(source)
+    }
+}
+
+/// A source is steered to green, until [`Steered::end`] or the drop of this value.
+struct Steered<'a, S: Steer> {
+    steer: &'a S,
+    /// Keeps the port of the source ours for as long as it is steered; `None` when steering has ended.
+    held: Option<OwnedFd>,
+}
+
+impl<'a, S: Steer> Steered<'a, S> {
+    async fn to(source: SocketAddr, held: OwnedFd, steer: &'a S) -> Result<Steered<'a, S>, String> {
         // Made before the call of `steer`, so that steering that fails half-way is taken back as well.
-        let steered = Steered { steer: Some(steer) };
-        steer(Some(source))?;
+        let steered = Steered { steer, held: Some(held) };
+        steer.steer(Some(source)).await?;
         Ok(steered)
     }
 
-    fn end(mut self) -> Result<(), String> {
-        self.steer.take().map_or(Ok(()), |steer| steer(None))
+    async fn end(mut self) -> Result<(), String> {
+        let (_held, ended) = (self.held.take(), self.steer.steer(None));
+        ended.await
     }
 }
 
-impl<S: Fn(Option<SocketAddr>) -> Result<(), String>> Drop for Steered<'_, S> {
+impl<S: Steer> Drop for Steered<'_, S> {
     fn drop(&mut self) {
-        if let Some(steer) = self.steer {
-            // No caller is left to get the error; the code that steers knows its own errors.
-            let _ = steer(None);
-        }
+        let Some(held) = self.held.take() else { return };
+        let ended = self.steer.steer(None);
+        // No caller is left to get the error; the code that steers knows its own errors.
+        tokio::spawn(async move {
+            let _ = ended.await;
+            drop(held);
+        });
     }
 }
 
@@ -329,5 +375,4 @@ fn no_handshake(error: &io::Error) -> Miss {
 }
 
 #[cfg(test)]
-#[path = "probe_tests.rs"]
 mod tests;

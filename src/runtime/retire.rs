@@ -6,14 +6,14 @@
 //! accept queue, close.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::accept::{AcceptingListener, Acceptors};
-use super::groups::{Groups, lock};
+use super::groups::Groups;
 use super::offload;
 use crate::model::steering::SteeringMode;
 use crate::sys::sock_diag::{self, PendingHandshake};
@@ -36,7 +36,7 @@ pub(crate) enum Close {
 
 /// The end of the listeners of one generation.
 pub(crate) struct Retirement {
-    pub(crate) groups: Arc<Mutex<Groups>>,
+    pub(crate) groups: Groups,
     pub(crate) acceptors: Acceptors,
     /// How long to wait for handshakes in flight. Zero: close at once, even if connections wait in the accept queue.
     pub(crate) linger: Duration,
@@ -49,7 +49,7 @@ impl Retirement {
     /// have been accepted, unless `linger` is zero or there was no more time, which is logged.
     pub(crate) async fn close(mut self, why: Close) {
         let deadline = Instant::now() + self.linger;
-        let tier = lock(&self.groups).tier();
+        let tier = self.groups.tier();
         let waits = match (why, tier) {
             _ if self.linger.is_zero() => false,
             (Close::ForGood, _) | (_, SteeringMode::Migrating) => false,
@@ -61,7 +61,10 @@ impl Retirement {
         // Whether new handshakes still come to these listeners during the wait.
         let still_hit = match tier {
             SteeringMode::Steered | SteeringMode::Migrating => false,
-            SteeringMode::BestEffort => !(waits && lock(&self.groups).ignore_syns()),
+            SteeringMode::BestEffort if waits => {
+                !self.groups.run(|table| table.ignore_syns()).await.unwrap_or_default()
+            }
+            SteeringMode::BestEffort => true,
         };
         if waits {
             let left = in_flight(&self.groups, still_hit, deadline, &self.now).await;
@@ -84,24 +87,27 @@ impl Retirement {
     /// Returns whether no program was right throughout the close, so that the kernel chose the listener for a moment.
     async fn close_one(&mut self, door: AcceptingListener, deadline: Instant) -> bool {
         let Ok(inode) = socket::inode(&door.listener) else { return false };
-        let right_throughout = lock(&self.groups).before_close(inode);
+        let right_throughout = self.groups.run(move |table| table.before_close(inode)).await.unwrap_or_default();
         if !self.linger.is_zero() {
             self.empty(&door, deadline).await;
         }
         // The groups drop their reference first, so that dropping `door` below is what closes the listener.
         let shared = Arc::downgrade(&door.listener);
-        lock(&self.groups).let_go(inode);
+        let elsewhere = self.groups.run(move |table| {
+            table.let_go(inode);
+            table.are_steered_elsewhere()
+        });
+        let is_steered_elsewhere = elsewhere.await.unwrap_or_default();
         // A forked process has the listener too, until it calls exec(2) at least, and the slots move only when no
         // process has it. A supervisor keeps copies in order to choose the moment of the close itself, and waits for
         // all processes that have the listener.
-        if !lock(&self.groups).are_steered_elsewhere()
-            && let Err(error) = socket::stop_listening(&door.listener)
-        {
+        if !is_steered_elsewhere && let Err(error) = socket::stop_listening(&door.listener) {
             tracing::debug!(%error, "closed only by this process");
         }
         drop(door);
         debug_assert_eq!(shared.strong_count(), 0, "somebody else holds the listener");
-        lock(&self.groups).after_close(inode);
+        // A panic is logged, and leaves the steering as it was, which is right for this close.
+        let _ = self.groups.run(move |table| table.after_close(inode)).await;
         !right_throughout
     }
 
@@ -123,7 +129,7 @@ impl Retirement {
 ///
 /// `still_hit`: whether new handshakes still come to the listeners that are about to be closed.
 pub(crate) async fn in_flight(
-    groups: &Mutex<Groups>,
+    groups: &Groups,
     still_hit: bool,
     deadline: Instant,
     at_once: &watch::Receiver<bool>,
@@ -152,8 +158,8 @@ async fn settle() {
 }
 
 /// The handshakes in flight at all our ports; an empty set if sock_diag fails.
-async fn knocks(groups: &Mutex<Groups>) -> BTreeSet<PendingHandshake> {
-    let ports: BTreeSet<u16> = lock(groups).addresses().iter().map(std::net::SocketAddr::port).collect();
+async fn knocks(groups: &Groups) -> BTreeSet<PendingHandshake> {
+    let ports: BTreeSet<u16> = groups.addresses().iter().map(std::net::SocketAddr::port).collect();
     let dump = move || {
         ports
             .into_iter()

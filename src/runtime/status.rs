@@ -1,14 +1,19 @@
 //! A status in two steps: first what the driver knows, at once; then what only the kernel knows, on another thread.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::model::event::Phase;
+use crate::model::handover::History;
 use crate::model::identity::{Generation, Inode, Pid};
+use crate::model::rollout::Rollout;
 use crate::model::share::Share;
-use crate::model::status::{GenerationStatus, Status};
+use crate::model::status::{ConnectionKinds, GenerationStatus, Status};
+use crate::model::steering::SteeringMode;
 use crate::sys::{process_age, sock_diag, socket_owner};
 
 /// Which data a status includes.
@@ -36,7 +41,54 @@ pub(crate) trait Processes: Debug + Send + Sync {
     fn living(&self) -> BTreeSet<Pid>;
 }
 
+/// What a host knows of the generations of its instance.
+pub(crate) struct Known {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) steering: SteeringMode,
+    pub(crate) own: (Generation, Pid),
+    pub(crate) connections: Option<usize>,
+    pub(crate) kinds: Option<ConnectionKinds>,
+    /// The next generation, if it has a process.
+    pub(crate) green: Option<(Generation, Pid)>,
+    pub(crate) draining: Vec<(Generation, Pid)>,
+    pub(crate) history: History,
+    pub(crate) supervisor: Option<Pid>,
+    pub(crate) processes: BTreeMap<Generation, Arc<dyn Processes>>,
+}
+
 impl Draft {
+    /// The status of an instance, as the generation sees it that runs `rollout`.
+    pub(crate) fn new(known: Known, rollout: &Rollout, depth: Depth) -> Draft {
+        let under_way = rollout.status(Instant::now());
+        let mut generations = Vec::new();
+        if let (Some(under_way), Some((green, pid))) = (&under_way, known.green) {
+            let phase = if under_way.phase == Phase::Starting { Phase::Starting } else { Phase::Standby };
+            generations.push(generation(green, pid, phase, under_way.share));
+        }
+        let (me, pid) = known.own;
+        generations.push(GenerationStatus {
+            connections: known.connections.map(count),
+            kinds: known.kinds,
+            ..generation(me, pid, rollout.phase(), rollout.own_share())
+        });
+        generations.extend(known.draining.iter().map(|&(me, pid)| generation(me, pid, Phase::Draining, Share::NONE)));
+        generations.sort_by_key(|generation| Reverse(generation.generation));
+        let status = Status {
+            name: known.name,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: known.addresses,
+            steering: known.steering,
+            rollout: under_way,
+            generations,
+            last_reload: known.history.last,
+            reloads_done: known.history.done,
+            reloads_rolled_back: known.history.rolled_back,
+            supervisor: known.supervisor,
+        };
+        Draft { status, depth, processes: known.processes }
+    }
+
     /// Completes the status with what only the kernel knows. Blocks.
     pub(crate) fn finish(mut self) -> Status {
         let ports: BTreeSet<u16> = self.status.addresses.iter().map(SocketAddr::port).collect();
@@ -56,11 +108,11 @@ impl Draft {
 }
 
 /// One generation of a status, whose connections are not known yet.
-pub(crate) fn generation(generation: Generation, pid: Pid, phase: Phase, share: Share) -> GenerationStatus {
+fn generation(generation: Generation, pid: Pid, phase: Phase, share: Share) -> GenerationStatus {
     GenerationStatus { generation, pid, phase, age: None, share, connections: None, kinds: None }
 }
 
-pub(crate) fn count(connections: usize) -> u64 {
+fn count(connections: usize) -> u64 {
     u64::try_from(connections).unwrap_or(u64::MAX)
 }
 

@@ -18,7 +18,7 @@ use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 use crate::runtime::offload::Lane;
 use crate::runtime::role::{NOTIFY, OWN, SPAWN_INFO};
 use crate::sys::launch::Launch;
@@ -92,9 +92,9 @@ impl SpawnedGreen {
 }
 
 impl Green {
-    /// Kills the process. Its end is reported as an event.
-    pub(crate) fn kill(&self) {
-        self.process.kill();
+    /// The process. Its end is reported as an event.
+    pub(crate) fn process(&self) -> Arc<Process> {
+        self.process.clone()
     }
 
     /// Holds the process as that of a draining generation.

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 
 use crate::model::rollout::RolloutEvent;
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 
 /// Sends a server the same requests as signals and the control socket. Cheap to clone.
 ///

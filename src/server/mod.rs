@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
 use crate::runtime::connections::{Connections, Stage};
-use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::input::{Input, QUEUE};
 use crate::sys::launch::Launch;
 use crate::sys::limits;
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
 use crate::model::rollout::RolloutEvent;
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 use crate::sys::{during, spawn};
 
 /// Remembers a SIGHUP that arrives before the server can handle it.

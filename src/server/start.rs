@@ -1,7 +1,7 @@
 //! Starts one generation: binds, listens, reports that it is ready, and starts the driver.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -18,16 +18,17 @@ use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::Rollout;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::connections::Connections;
+use crate::runtime::context::{Context, Parts};
 use crate::runtime::control::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
-use crate::runtime::driver::{Driver, QUEUE};
-use crate::runtime::groups::lock;
-use crate::runtime::groups::{GroupListener, Groups, Steering};
+use crate::runtime::driver::Driver;
+use crate::runtime::groups::{GroupListener, Groups, Steering, Table};
+use crate::runtime::input::QUEUE;
 use crate::runtime::notifier::{Notifier, NotifyState};
 use crate::runtime::offload::attempts;
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
+use crate::runtime::probe::Probe;
 use crate::runtime::role::{NOTIFY, Role};
-use crate::runtime::rollout_steps::Probe;
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan};
 
@@ -105,7 +106,7 @@ impl Server {
         let generation = role.generation();
         let acceptors =
             self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &control_target);
-        let groups = self.groups(listeners, &role);
+        let table = self.table(listeners, &role);
         let (inputs, received) = self.inputs;
         let (host_events, arriving) = mpsc::channel(QUEUE);
         signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
@@ -126,14 +127,17 @@ impl Server {
             Role::Green { spawn_info, blue } => {
                 let to_blue = ToBlue::start(blue, &spawn_info, host_events.clone());
                 let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
-                to_blue.listening(groups.joined());
+                to_blue.listening(table.joined());
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
         };
+        let groups = Groups::new(table);
+        let (events, attempts) = (self.events, attempts());
+        let parts = Parts { generation, pid, groups, needs_steering, attempts, inputs, events, passed_on };
+        let context = Context::new(parts);
         let mut host = Host {
+            context,
             name,
-            generation,
-            pid,
             parent,
             launch: self.launch,
             addresses,
@@ -141,19 +145,13 @@ impl Server {
             linger: self.config.linger,
             idle_grace: self.config.idle_grace,
             release,
-            needs_steering,
             supervised,
             probe: target.map(|target| Probe { target, timeout, addresses: asked }),
-            probing: None,
-            checking: None,
-            attempts: attempts(),
             pid_file: self.config.pid_file.map(PidFile::new),
             control,
             before_reload: self.before_reload,
-            groups: Arc::new(Mutex::new(groups)),
             connections: connections.clone(),
             acceptors: Some(acceptors),
-            inputs,
             host_events,
             green: None,
             to_blue,
@@ -161,19 +159,16 @@ impl Server {
             history: History::default(),
             leadership: Leadership::Never,
             service_manager: ServiceManager::new(manager, watchdog),
-            failed: None,
-            events: self.events,
-            close_now: watch::Sender::new(false),
-            passed_on,
             passing_on: None,
         };
         match host.to_blue {
             Some(_) => blue_hears.send(&[NotifyState::Ready]),
             None => {
-                lock(&host.groups).steer_here();
+                // A panic is logged, and leaves the groups to the kernel.
+                let _ = host.context.groups.run(Table::steer_here).await;
                 // Before READY=1 is sent: a process that waits for READY=1 may look for the files.
                 host.take_files().await;
-                host.become_live();
+                host.take_leadership();
                 host.has_files();
             }
         }
@@ -245,17 +240,17 @@ impl Server {
         acceptors
     }
 
-    fn groups(&self, listeners: Vec<(SocketAddr, Vec<GroupListener>)>, role: &Role) -> Groups {
+    fn table(&self, listeners: Vec<(SocketAddr, Vec<GroupListener>)>, role: &Role) -> Table {
         let steering = match role {
             Role::Supervised { .. } => Steering::Elsewhere,
             Role::First | Role::Orphan { .. } | Role::Green { .. } => Steering::of(&self.launch),
         };
-        let mut groups = Groups::new(listeners, steering);
+        let mut table = Table::new(listeners, steering);
         match role {
             Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {}
-            Role::Green { .. } => groups.forget_order(),
+            Role::Green { .. } => table.forget_order(),
         }
-        groups
+        table
     }
 }
 

@@ -1,5 +1,6 @@
 //! The first generation: its start, the wait until it is ready, and its end if it never was.
 
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use super::{notifications, readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::identity::Generation;
 use crate::model::rollout::RolloutEvent;
-use crate::runtime::driver::{Input, QUEUE};
+use crate::runtime::input::{Input, QUEUE};
 use crate::runtime::offload;
-use crate::runtime::probe;
+use crate::runtime::probe::Probe;
 use crate::sys::reaper::Ended;
 
 /// How the first generation began.
@@ -135,14 +136,9 @@ type Probing = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 /// Probes the first generation on each address; `None` if no probe is configured.
 fn probe(instance: &Instance) -> Option<Probing> {
     let (target, timeout) = (instance.settings.target.clone()?, instance.settings.plan.probe?);
-    let addresses = instance.addresses();
-    Some(Box::pin(async move {
-        for address in addresses {
-            // No other generation listens, so nothing needs to be steered.
-            probe::pass(&target, address, timeout, |_| Ok(())).await?;
-        }
-        Ok(())
-    }))
+    let probe = Probe { target, timeout, addresses: instance.addresses() };
+    // No other generation listens, so nothing needs to be steered.
+    Some(Box::pin(async move { probe.ask(|_, _| ready(Ok(()))).await }))
 }
 
 /// Waits for the result of the probe; never completes if there is no probe. Cancel safe.

@@ -16,8 +16,8 @@ use crate::model::handover::History;
 use crate::model::identity::Generation;
 use crate::model::rollout::RolloutEvent;
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
-use crate::runtime::driver::Input;
 use crate::runtime::groups::Groups;
+use crate::runtime::input::Input;
 use crate::runtime::offload::{Lane, attempts};
 use crate::runtime::predecessors::MAX;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
@@ -36,7 +36,7 @@ pub(super) struct Instance {
     pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
-    pub(super) groups: Arc<Mutex<Groups>>,
+    pub(super) groups: Groups,
     /// The addresses on which the program listens, as far as they are known.
     pub(super) addresses: Mutex<Vec<SocketAddr>>,
     pub(super) service_manager: Mutex<ServiceManager>,
@@ -93,7 +93,7 @@ impl Instance {
             program: parts.program,
             reaper: parts.reaper,
             terminal: Terminal::ours(),
-            groups: Arc::new(Mutex::new(parts.groups)),
+            groups: parts.groups,
             addresses: Mutex::new(parts.addresses),
             service_manager: Mutex::new(parts.service_manager),
             history: Mutex::default(),

@@ -14,7 +14,7 @@ use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
 use crate::model::rollout::RolloutEvent;
 use crate::model::sd_notify::{self, Notification};
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 use crate::runtime::notifier::NotifyState;
 use crate::runtime::offload::LOOK_MAX;
 use crate::sys::notify_socket;

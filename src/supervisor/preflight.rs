@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Pid;
-use crate::runtime::groups::lock;
 use crate::runtime::offload;
 use crate::runtime::role::SUPERVISED;
 use crate::sys::process::Process;
@@ -44,8 +43,8 @@ fn find_addresses(instance: &Instance, child: &Child) {
         return;
     }
     let found: Vec<SocketAddr> = child.addresses().into_iter().collect();
-    lock(&instance.groups).listen_on(&found);
-    instance.set_addresses(found);
+    instance.set_addresses(found.clone());
+    instance.groups.post(move |table| table.listen_on(&found));
 }
 
 /// Whether another socket can be bound beside the program's. The kernel begins no handshake for a bound socket before

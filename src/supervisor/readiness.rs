@@ -12,7 +12,7 @@ use super::preflight::HOW;
 use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
 use crate::model::rollout::RolloutEvent;
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::sys::reaper::Ended;
 use crate::sys::sock_diag;

@@ -18,7 +18,7 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Inode;
 use crate::model::steering::SteeringMode;
-use crate::runtime::groups::{KeptListener, lock};
+use crate::runtime::groups::KeptListener;
 use crate::runtime::offload::{self, LOOK_MAX, Stalled};
 use crate::runtime::retire::{LOOK, in_flight};
 use crate::sys::sock_diag;
@@ -35,7 +35,7 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
     renew(instance).await;
     let linger = instance.settings.plan.linger;
     let deadline = Instant::now() + linger;
-    let tier = lock(&instance.groups).tier();
+    let tier = instance.groups.tier();
     if !linger.is_zero() && child.has_ended().is_none() {
         if tier != SteeringMode::Migrating {
             let left = in_flight(&instance.groups, tier == SteeringMode::BestEffort, deadline, &at_once).await;
@@ -62,14 +62,10 @@ pub(super) fn tell(child: &Child, signal: Signal) {
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn renew(instance: &Arc<Instance>) {
     let Some(live) = instance.live() else { return };
-    let groups = instance.groups.clone();
-    let look = move || {
-        if let Some(holders) = live.child.holders() {
-            lock(&groups).renew(&holders);
-        }
-    };
     // If the look fails, the previous state remains.
-    let _ = offload::run_within(LOOK_MAX, look).await;
+    if let Ok(Some(holders)) = offload::run_within(LOOK_MAX, move || live.child.holders()).await {
+        let _ = instance.groups.run(move |table| table.renew(&holders)).await;
+    }
 }
 
 /// Waits until the generation has accepted all waiting connections, and a first byte has come on each connection.
@@ -120,7 +116,7 @@ async fn keep(
     at_once: &watch::Receiver<bool>,
 ) -> Vec<KeptListener> {
     loop {
-        let (groups, looked) = (instance.groups.clone(), child.clone());
+        let looked = child.clone();
         let is_over = Instant::now() >= deadline || *at_once.borrow();
         let holders = match offload::run_within(LOOK_MAX, move || looked.holders().unwrap_or_default()).await {
             Ok(holders) => holders,
@@ -129,11 +125,8 @@ async fn keep(
                 return vec![];
             }
         };
-        // Not limited: only the kernel is asked, and what was kept by a late call would be dropped, and closed so.
-        let placed = offload::run(move || {
-            let mut groups = lock(&groups);
-            (groups.place(&holders) || is_over).then(|| groups.keep(&holders))
-        });
+        // Not limited: only the kernel is asked, and listeners that a late call has kept would be closed with its result.
+        let placed = instance.groups.run(move |table| (table.place(&holders) || is_over).then(|| table.keep(&holders)));
         match placed.await {
             Ok(Some(kept)) => return kept,
             Ok(None) => tokio::time::sleep(LOOK_AT_ALL).await,
@@ -148,17 +141,16 @@ async fn keep(
 
 /// Closes one kept listener, and waits until no process has it any more: before that, no other listener may be closed.
 async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
-    let (groups, inode) = (instance.groups.clone(), kept.inode);
+    let inode = kept.inode;
     let mut kept = Some(kept);
     loop {
-        let (groups, last) = (groups.clone(), kept.take());
-        let look = offload::run(move || {
-            let mut groups = lock(&groups);
+        let last = kept.take();
+        let look = instance.groups.run(move |table| {
             if let Some(kept) = last {
-                groups.before_kept_closes(&kept);
+                table.before_kept_closes(&kept);
                 drop(kept);
             }
-            groups.has_closed(inode)
+            table.has_closed(inode)
         });
         if !matches!(look.await, Ok(false)) {
             return;
@@ -173,10 +165,10 @@ async fn close_one(instance: &Arc<Instance>, kept: KeptListener) {
 async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptListener>) {
     let told = Instant::now();
     loop {
-        let (looked, groups) = (child.clone(), instance.groups.clone());
+        let looked = child.clone();
         let soon = told.elapsed() < AT_ONCE;
         // A panic leaves the steering program as it was, which is right for any number of closes.
-        let _ = offload::run(move || lock(&groups).expect_closes(soon)).await;
+        let _ = instance.groups.run(move |table| table.expect_closes(soon)).await;
         let look = offload::run_within(LOOK_MAX, move || (looked.holders(), !looked.members().is_empty()));
         let Ok((holders, lives)) = look.await else {
             // The look does not show what the program has closed, so the kept listeners are closed when the program has
@@ -187,15 +179,15 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptL
             }
             break;
         };
-        let (groups, asked) = (instance.groups.clone(), holders.clone());
-        let leaves = offload::run(move || lock(&groups).are_leaving(asked.as_ref())).await.unwrap_or_default() && lives;
+        let asked = holders.clone();
+        let leaves = instance.groups.run(move |table| table.are_leaving(asked.as_ref())).await.unwrap_or_default();
         let is_held = |inode: &Inode| holders.as_ref().is_some_and(|holders| holders.contains_key(inode));
         let (still, ours): (Vec<_>, Vec<_>) = kept.into_iter().partition(|kept| is_held(&kept.inode));
         for one in ours {
             close_one(instance, one).await;
         }
         kept = still;
-        if kept.is_empty() && !leaves {
+        if kept.is_empty() && !(leaves && lives) {
             break;
         }
         tokio::time::sleep(LOOK_AT_ALL).await;
@@ -207,11 +199,9 @@ async fn close(instance: &Arc<Instance>, child: &Arc<Child>, mut kept: Vec<KeptL
 
 /// Leaves the groups to the kernel where only the live generation listens.
 async fn rest(instance: &Arc<Instance>) {
-    let groups = instance.groups.clone();
-    let rested = offload::run(move || {
-        let mut groups = lock(&groups);
-        if groups.have_left() {
-            groups.rest();
+    let rested = instance.groups.run(|table| {
+        if table.have_left() {
+            table.rest();
         }
     });
     // A panic leaves the steering program attached, which is right for the generation that listens now.

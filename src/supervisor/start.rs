@@ -18,8 +18,8 @@ use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
 use crate::model::identity::Pid;
 use crate::runtime::control::{Control, ControlTarget};
-use crate::runtime::driver::Input;
-use crate::runtime::groups::{Groups, Steering};
+use crate::runtime::groups::{Groups, Steering, Table};
+use crate::runtime::input::Input;
 use crate::runtime::instance::{self, Naming};
 use crate::runtime::notifier::Notifier;
 use crate::runtime::offload::{self, LOOK_MAX};
@@ -66,7 +66,7 @@ impl Supervisor {
         let pid = Pid::new(std::process::id());
         let watchdog = heartbeat::watchdog(&self.launch, pid);
         let service_manager = ServiceManager::new(Notifier::new(self.launch.variable("NOTIFY_SOCKET")), watchdog);
-        let groups = Groups::watching(&addresses, Steering::of(&self.launch));
+        let groups = Groups::new(Table::watching(&addresses, Steering::of(&self.launch)));
         let parts = Parts { name, settings, program, reaper, groups, addresses, service_manager, live_endpoint };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = pidfd_getfd::try_copy() {

@@ -20,7 +20,7 @@ use super::metrics;
 use super::target::{ControlTarget, Counts, LiveEndpoint};
 use crate::model::rollout::RolloutEvent;
 use crate::model::status::{Refusal, RolloutStatus, Status};
-use crate::runtime::driver::{Ask, Input, Refused};
+use crate::runtime::input::{Ask, Input, Refused};
 use crate::runtime::offload::LOOK_MAX;
 use crate::runtime::status::Depth;
 

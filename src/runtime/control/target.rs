@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::model::event::Event;
 use crate::runtime::connections::Connections;
-use crate::runtime::driver::Input;
+use crate::runtime::input::Input;
 use crate::runtime::offload::Lane;
 
 /// How the control socket asks the driver, and what it may read without the driver.

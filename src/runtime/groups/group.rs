@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::{GroupListener, Holders, Steering, migrates};
+use super::listener::GroupListener;
+use super::steering_setting::Steering;
+use super::view::Holders;
 use crate::model::handover::GroupOrder;
 use crate::model::identity::Inode;
 use crate::model::share::Share;
@@ -11,6 +13,7 @@ use crate::model::slots::Slots;
 use crate::model::steering::{Program, Split, SteeringMode};
 use crate::runtime::offload;
 use crate::sys::placeholder::Placeholder;
+use crate::sys::sysctl::migrates;
 use crate::sys::{sock_diag, socket_owner, steering};
 
 /// The group of one address.

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::group::Group;
-use super::{ActiveRollout, GroupListener, Groups, Holders, Shown, Steering};
+use super::listener::GroupListener;
+use super::steering_setting::Steering;
+use super::table::{ActiveRollout, Table};
+use super::view::{Holders, Shown};
 use crate::model::identity::{Generation, Inode};
 use crate::model::share::Share;
 use crate::model::steering::Program;
@@ -19,11 +22,11 @@ pub(crate) struct KeptListener {
     _copy: OwnedFd,
 }
 
-impl Groups {
+impl Table {
     /// Groups of these addresses, with no listeners known yet.
-    pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Groups {
+    pub(crate) fn watching(addresses: &[SocketAddr], steering: Steering) -> Table {
         let groups = addresses.iter().map(|&address| Group::new(address, vec![])).collect();
-        Groups { groups, steering, active: ActiveRollout::Over, green: None }
+        Table { groups, steering, active: ActiveRollout::Over, green: None }
     }
 
     /// Replaces the addresses. A group whose address is in both lists keeps its state.
@@ -107,7 +110,7 @@ impl Groups {
         self.groups.iter_mut().filter(move |group| is_at_rest && group.leaving.is_empty() && group.green.is_empty())
     }
 
-    /// Whether listeners have joined or left that [`Groups::follow`] would take in.
+    /// Whether listeners have joined or left that [`Table::follow`] would take in.
     pub(crate) fn have_changed(&self) -> bool {
         let mut steered = self.groups.iter().filter(|group| group.unsteered.is_none());
         steered.any(|group| {
@@ -117,7 +120,7 @@ impl Groups {
     }
 
     /// Takes in which processes of either generation have died, or begun to listen, in the middle of the rollout of
-    /// `generation`. `blue` and `green` are the sockets of the two generations: see [`with_a_look`](super::with_a_look).
+    /// `generation`. `blue` and `green` are the sockets of the two generations: see [`Groups::look`](super::Groups::look).
     /// Does nothing if the rollout is over: a look may come late.
     pub(crate) fn follow(
         &mut self,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::model::identity::Pid;
+use crate::model::identity::{Generation, Pid};
+use crate::model::rollout::Revocability;
+use crate::model::share::Share;
 use crate::sys::socket::{self, Sharing, Stack};
 
 /// Two generations in one process, on one address.
@@ -13,7 +15,7 @@ struct Two {
     address: SocketAddr,
     blue: Arc<TcpListener>,
     green: TcpListener,
-    groups: Groups,
+    groups: Table,
 }
 
 fn green() -> Generation {
@@ -29,7 +31,7 @@ impl Two {
         let listener = first.listen(128).expect("listens");
         let blue = Arc::new(TcpListener::from_std(listener).expect("in a runtime"));
         let own = GroupListener::new(blue.clone()).expect("a socket");
-        let mut groups = Groups::new(vec![(address, vec![own])], Steering::Allowed);
+        let mut groups = Table::new(vec![(address, vec![own])], Steering::Allowed);
         groups.begin(green());
         groups.gate(green()).expect("begun");
         let next = socket::bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(128).expect("listens");

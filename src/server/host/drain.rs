@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Host, Leadership};
+use super::{Host, HostEvent, Leadership};
 use crate::model::handover::FromBlue;
 use crate::model::identity::Generation;
 use crate::model::rollout::{DrainScope, RolloutEvent};
 use crate::runtime::connections::Stage;
 use crate::runtime::control::Control;
-use crate::runtime::driver::Host as _;
-use crate::runtime::groups::lock;
 use crate::runtime::offload::{self, FILES_MAX};
 use crate::runtime::retire::{Close, Retirement};
 use crate::sys::control_socket;
@@ -22,63 +20,69 @@ use crate::sys::terminal::Terminal;
 const HEARD: Duration = Duration::from_secs(5);
 
 impl Host {
-    pub(super) fn retire(&mut self) {
+    /// Closes the listeners while another generation listens.
+    pub(super) fn close_for_successor(&mut self) {
         let stage = Stage::Retiring { since: Instant::now(), grace: self.idle_grace };
         self.connections.enter_stage(stage);
         self.close_listeners(Close::ForSuccessor);
     }
 
-    pub(super) fn stop_accepting(&mut self) {
+    pub(super) fn stop(&mut self) {
         if self.leadership == Leadership::Held {
             self.service_manager.stopping();
         }
-        if self.supervised && lock(&self.groups).others_listen() {
-            return self.retire();
+        if !self.supervised {
+            return self.stop_beside(false);
+        }
+        let (others_listen, host_events) =
+            (self.context.groups.run(|table| table.others_listen()), self.host_events.clone());
+        tokio::spawn(async move {
+            let others_listen = others_listen.await.unwrap_or_default();
+            // An error means that the driver is gone, and no longer needs the event.
+            host_events.send(HostEvent::Stops { others_listen }).await
+        });
+    }
+
+    /// Under `cutover run`, another generation may listen that this one does not know.
+    pub(super) fn stop_beside(&mut self, others_listen: bool) {
+        if others_listen {
+            return self.close_for_successor();
         }
         self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
         self.close_listeners(Close::ForGood);
     }
 
     fn close_listeners(&mut self, why: Close) {
-        let Some(acceptors) = self.acceptors.take() else { return self.send(RolloutEvent::ListenersClosed) };
-        let (groups, linger, now) = (self.groups.clone(), self.linger, self.close_now.subscribe());
-        let retirement = Retirement { groups: groups.clone(), acceptors, linger, now };
+        let Some(acceptors) = self.acceptors.take() else { return self.context.send(RolloutEvent::ListenersClosed) };
+        let (groups, linger) = (self.context.groups.clone(), self.linger);
+        let retirement =
+            Retirement { groups: groups.clone(), acceptors, linger, now: self.context.close_now.subscribe() };
         let to_green = self.green.as_ref().map(|green| green.handover.clone());
-        self.in_background(async move {
+        self.context.in_background(async move {
             retirement.close(why).await;
             if let Some(to_green) = to_green {
-                to_green.send(&FromBlue::Closed { groups: lock(&groups).order() });
+                // Without an order, green finds it out by itself.
+                let groups = groups.run(|table| table.order()).await.unwrap_or_default();
+                to_green.send(&FromBlue::Closed { groups });
             }
             RolloutEvent::ListenersClosed
         });
     }
 
-    pub(super) fn await_connections(&mut self, whose: DrainScope) {
+    pub(super) fn drain(&mut self, whose: DrainScope) {
         let connections = self.connections.clone();
-        tracing::info!(generation = %self.generation, connections = connections.open(), "draining");
+        tracing::info!(generation = %self.context.generation, connections = connections.open(), "draining");
         let others = match whose {
             DrainScope::Own => None,
             DrainScope::All => Some(self.predecessors.gone()),
         };
-        self.in_background(async move {
+        self.context.in_background(async move {
             connections.gone().await;
             if let Some(others) = others {
                 others.await;
             }
             RolloutEvent::ConnectionsGone
         });
-    }
-
-    pub(super) fn close_idle(&self) {
-        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
-    }
-
-    pub(super) fn force_close(&self) {
-        let left = self.connections.open();
-        if left > 0 {
-            tracing::warn!(generation = %self.generation, connections = left, "closing the connections that are left");
-        }
-        self.connections.enter_stage(Stage::ForceClosed);
     }
 
     /// The end of this generation.
@@ -90,18 +94,18 @@ impl Host {
             // The service ends with its main process, so the service manager should know by then that the main process
             // is another one.
             if tokio::time::timeout(HEARD, self.service_manager.manager().delivered()).await.is_err() {
-                tracing::warn!(generation = %self.generation, "the service manager does not read that the main process is another one");
+                tracing::warn!(generation = %self.context.generation, "the service manager does not read that the main process is another one");
             }
         }
         if let Some(pid_file) = &self.pid_file {
-            pid_file.remove(self.pid).await;
+            pid_file.remove(self.context.pid).await;
         }
         let control = self.control.as_ref().map(Control::path);
         if let Some(control) = self.control.take() {
             control.close().await;
         }
         self.tell_terminal(control).await;
-        tracing::info!(generation = %self.generation, pid = %self.pid, connections = self.connections.open(), "gone");
+        tracing::info!(generation = %self.context.generation, pid = %self.context.pid, connections = self.connections.open(), "gone");
     }
 
     /// Logs which process continues to serve when the shell that has started this process takes its terminal back.
@@ -111,7 +115,7 @@ impl Host {
     /// a child of the shell. If a script or sudo(8) has started the first generation, the job ends when the script or
     /// sudo(8) ends.
     async fn tell_terminal(&self, control: Option<PathBuf>) {
-        let is_of_a_shell = self.leadership == Leadership::PassedOn && self.generation == Generation::FIRST;
+        let is_of_a_shell = self.leadership == Leadership::PassedOn && self.context.generation == Generation::FIRST;
         if !is_of_a_shell || Terminal::ours().is_none() {
             return;
         }

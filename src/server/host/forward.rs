@@ -1,55 +1,32 @@
-//! The way forward: green is started, verified, probed, and given its share.
+//! The way forward: green is started and looked at.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::{Host, HostEvent};
 use crate::model::handover::{PROTOCOL, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Revocability, Rollout, RolloutEvent};
-use crate::model::share::Share;
+use crate::model::rollout::Rollout;
 use crate::runtime::control::Control;
-use crate::runtime::driver::Host as _;
-use crate::runtime::groups::{Groups, Shown, lock, with_a_look};
-use crate::runtime::offload;
-use crate::runtime::rollout_steps;
+use crate::runtime::host::Look;
 use crate::server::green::{Plan, SpawnedGreen};
 use crate::sys::notify_socket::unique_name;
 use crate::sys::socket_owner;
 
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn preflight(&mut self, green: Generation) {
-        self.service_manager.reloading();
-        tracing::info!(generation = %self.generation, green = %green, "reloading");
+    pub(super) fn ask_disk_and_application(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let (launch, hook) = (self.launch.clone(), self.before_reload.clone());
-        let asked = self.attempts.run(move || {
+        let asked = self.context.attempts.run(move || {
             launch.executable()?;
             hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
         });
-        self.checking = Some(self.in_background(async move {
-            let result = asked.await.unwrap_or_else(|_| Err("was refused: the before_reload hook panicked".into()));
-            RolloutEvent::PreflightDone { green, result }
-        }));
+        async move { asked.await.unwrap_or_else(|_| Err("was refused: the before_reload hook panicked".into())) }
     }
 
-    pub(super) fn gate(&self, green: Generation) {
-        let (groups, to_blue) = (self.groups.clone(), self.to_blue.clone());
-        let needs_steering = self.needs_steering;
-        lock(&groups).begin(green);
-        self.in_background(async move {
-            if let Some(blue) = to_blue {
-                blue.closed().await;
-            }
-            let result = rollout_steps::gate(groups, green, needs_steering, async { Ok(()) }).await;
-            RolloutEvent::Gated { green, result }
-        });
-    }
-
-    pub(super) fn spawn(&self, green: Generation) {
-        let (launch, inputs, host_events) = (self.launch.clone(), self.inputs.clone(), self.host_events.clone());
-        let (blue, blue_generation, addresses) = (self.pid, self.generation, self.addresses.clone());
-        let lane = self.attempts.clone();
+    pub(super) fn spawn_green(&self, green: Generation) {
+        let (launch, host_events) = (self.launch.clone(), self.host_events.clone());
+        let (inputs, lane) = (self.context.inputs.clone(), self.context.attempts.clone());
+        let (blue, blue_generation, addresses) = (self.context.pid, self.context.generation, self.addresses.clone());
         let parent = self.parent;
         let control = self.control.as_ref().map(Control::path);
         tokio::spawn(async move {
@@ -87,62 +64,18 @@ impl Host {
         tracing::info!(generation = %green.generation, %pid, "spawned");
         match rollout.brings(green.generation) {
             true => self.green = Some(green),
-            false => green.kill(),
+            false => green.process().kill(),
         }
         pid
     }
 
-    pub(super) fn verify(&self, green: Generation) {
-        let groups = self.groups.clone();
-        let known = self.with_green(green, |process| (process.pid, process.handover.told()));
-        self.in_background(async move {
-            let result = match known {
-                Some((pid, told)) => {
-                    let told = told.await;
-                    let sockets = move || {
-                        let sockets = socket_owner::sockets_of(pid).ok()?;
-                        Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
-                    };
-                    let verify =
-                        move |groups: &mut Groups, shown: &Shown, holders| groups.verify(green, shown, holders, &told);
-                    let looked = offload::run(move || with_a_look(&groups, sockets, verify)).await;
-                    looked.unwrap_or_else(|_| Err("cannot be looked at".into()))
-                }
-                None => Err("is gone".into()),
-            };
-            RolloutEvent::Verified { green, result }
-        });
-    }
-
-    pub(super) fn probe(&mut self, green: Generation, after: Duration) {
-        let Some(probe) = self.probe.clone() else { return self.send(RolloutEvent::Probed { green, result: Ok(()) }) };
-        let groups = self.groups.clone();
-        self.probing = Some(self.in_background(async move {
-            // The model's pause between two probes, so that probes cause no load.
-            tokio::time::sleep(after).await;
-            RolloutEvent::Probed { green, result: probe.ask(&groups, green).await }
-        }));
-    }
-
-    pub(super) fn end_probing(&mut self) {
-        if let Some(probing) = self.probing.take() {
-            probing.abort();
-        }
-    }
-
-    pub(super) fn share(&self, green: Generation, share: Share) {
-        let groups = self.groups.clone();
-        self.in_background(async move {
-            let result = rollout_steps::share(groups, green, share, async { Ok(()) }).await;
-            RolloutEvent::Shared { green, result }
-        });
-    }
-
-    pub(super) fn cut_over(&self, green: Generation, turn: Revocability) {
-        let groups = self.groups.clone();
-        self.in_background(async move {
-            let result = rollout_steps::cut_over(groups, green, turn, async { Ok(()) }).await;
-            RolloutEvent::CutOver { green, result }
-        });
+    /// A look at the sockets of green's process.
+    pub(super) fn look_at(&self, generation: Generation) -> Option<Look> {
+        let (pid, told) = self.with_green(generation, |green| (green.pid, green.handover.told()))?;
+        let holders = move || {
+            let sockets = socket_owner::sockets_of(pid).ok()?;
+            Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
+        };
+        Some(Look { told: Box::pin(told), holders: Box::new(holders), lane: self.context.attempts.clone() })
     }
 }

@@ -6,29 +6,29 @@ mod service_manager;
 mod status;
 mod succession;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::green::{Green, SpawnedGreen};
 use super::handover::{BlueEvent, Inheritance, ToBlue};
 use crate::model::addresses::Bound;
-use crate::model::event::{Event, Phase};
+use crate::model::event::{Outcome, Phase};
 use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
 use crate::runtime::accept::Acceptors;
-use crate::runtime::connections::Connections;
+use crate::runtime::connections::{Connections, Stage};
+use crate::runtime::context::{Context, now};
 use crate::runtime::control::{Control, Taken};
-use crate::runtime::driver::{self, Input};
-use crate::runtime::groups::Groups;
-use crate::runtime::groups::lock;
-use crate::runtime::offload::Lane;
+use crate::runtime::groups::Table;
+use crate::runtime::host::Look;
+use crate::runtime::offload::Stalled;
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::predecessors::Predecessors;
-use crate::runtime::rollout_steps::Probe;
+use crate::runtime::probe::Probe;
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::status::{Depth, Draft};
 use crate::sys::launch::Launch;
@@ -46,9 +46,8 @@ pub(crate) enum Leadership {
 
 /// The state that the effects need.
 pub(crate) struct Host {
+    pub(crate) context: Context,
     pub(crate) name: String,
-    pub(crate) generation: Generation,
-    pub(crate) pid: Pid,
     /// The service manager, if this process is its child: the next generation is then to be its child as well.
     pub(crate) parent: Option<Pid>,
     pub(crate) launch: Arc<Launch>,
@@ -59,22 +58,14 @@ pub(crate) struct Host {
     pub(crate) idle_grace: Duration,
     /// How long a green that was sent away may take to end before it is killed.
     pub(crate) release: Duration,
-    pub(crate) needs_steering: bool,
     /// Whether `cutover run` starts the next generation beside this one.
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
-    pub(crate) probing: Option<AbortHandle>,
-    /// The task that waits for the preflight of a rollout.
-    pub(crate) checking: Option<AbortHandle>,
-    /// The lane for the work of a rollout that may wait for a disk or for the application: its preflight and its exec.
-    pub(crate) attempts: Lane,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Control>,
     pub(crate) before_reload: Option<BeforeReload>,
-    pub(crate) groups: Arc<Mutex<Groups>>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) acceptors: Option<Acceptors>,
-    pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) host_events: mpsc::Sender<HostEvent>,
     pub(crate) green: Option<Green>,
     pub(crate) to_blue: Option<ToBlue>,
@@ -82,12 +73,6 @@ pub(crate) struct Host {
     pub(crate) history: History,
     pub(crate) leadership: Leadership,
     pub(crate) service_manager: ServiceManager,
-    /// The failure of the last rollout, if it was rolled back.
-    pub(crate) failed: Option<String>,
-    pub(crate) events: broadcast::Sender<Event>,
-    pub(crate) close_now: watch::Sender<bool>,
-    /// Becomes true when the next generation has taken the leadership.
-    pub(crate) passed_on: watch::Sender<bool>,
     /// The task that passes the leadership on, once this has begun. It ends after `passed_on` has become true.
     pub(crate) passing_on: Option<JoinHandle<()>>,
 }
@@ -103,6 +88,8 @@ pub(crate) enum HostEvent {
     Files,
     /// The previous generation has sent a message, or is gone.
     Blue(BlueEvent),
+    /// This generation stops, and other listeners are in the group of each address, or not.
+    Stops { others_listen: bool },
 }
 
 impl From<BlueEvent> for HostEvent {
@@ -111,16 +98,15 @@ impl From<BlueEvent> for HostEvent {
     }
 }
 
-impl driver::Host for Host {
+impl crate::runtime::host::Host for Host {
     type HostEvent = HostEvent;
 
-    fn who(&self) -> (Generation, Pid) {
-        (self.generation, self.pid)
+    fn context(&self) -> &Context {
+        &self.context
     }
 
-    /// An error means that there are no subscribers, and is ignored.
-    fn tell(&self, event: Event) {
-        let _ = self.events.send(event);
+    fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
     }
 
     fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
@@ -144,13 +130,11 @@ impl driver::Host for Host {
             HostEvent::Files => self.has_files(),
             HostEvent::Blue(BlueEvent::TakenBack { by }) => return Some(RolloutEvent::TakenBack { by }),
             HostEvent::Blue(BlueEvent::Closed(groups)) => {
-                tracing::debug!(generation = %self.generation, "the generation before has closed its listeners");
+                tracing::debug!(generation = %self.context.generation, "the generation before has closed its listeners");
                 // A generation that was sent away no longer steers, whatever happens to blue.
-                if !rollout.is_leaving() {
-                    self.take_over_groups(&groups);
-                }
-                self.to_blue.iter().for_each(ToBlue::mark_taken_over);
+                self.take_over_groups(if rollout.is_leaving() { None } else { Some(groups) });
             }
+            HostEvent::Stops { others_listen } => self.stop_beside(others_listen),
         }
         None
     }
@@ -170,7 +154,7 @@ impl driver::Host for Host {
     /// The listeners of the generation before would look foreign until that generation has closed them.
     fn look_for_strangers(&mut self) {
         if self.to_blue.as_ref().is_none_or(ToBlue::is_closed) {
-            lock(&self.groups).name_strangers();
+            self.context.groups.post(Table::name_strangers);
         }
     }
 
@@ -178,53 +162,104 @@ impl driver::Host for Host {
         self.end().await;
     }
 
-    fn inputs(&self) -> &mpsc::Sender<Input> {
-        &self.inputs
+    fn tell_reloading(&mut self) {
+        self.service_manager.reloading();
     }
 
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Preflight { green } => self.preflight(green),
-            Effect::Gate { green } => self.gate(green),
-            Effect::Spawn { green } => self.spawn(green),
-            Effect::Verify { green } => self.verify(green),
-            Effect::Probe { green, after } => self.probe(green, after),
-            Effect::Share { green, share } => self.share(green, share),
-            Effect::CutOver { green, turn } => self.cut_over(green, turn),
-            Effect::SteerBack => {
-                self.end_probing();
-                lock(&self.groups).steer_back();
+    fn tell_ready(&mut self) {
+        self.tell_serving();
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        self.history.add(outcome, now());
+    }
+
+    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        self.ask_disk_and_application()
+    }
+
+    /// The order of the slots is known when the generation before has closed its listeners.
+    fn before_gate(&self) -> impl Future<Output = Result<(), Stalled>> + Send + 'static {
+        let to_blue = self.to_blue.clone();
+        async move {
+            if let Some(blue) = to_blue {
+                blue.closed().await;
             }
-            Effect::Kill { green } => {
-                self.with_green(green, Green::kill);
-            }
-            Effect::Release { green } => self.release(green),
-            Effect::HandOver { green, took } => self.hand_over(green, took),
-            Effect::Retire => self.retire(),
-            Effect::StopAccepting => self.stop_accepting(),
-            Effect::CloseNow => {
-                self.close_now.send_replace(true);
-            }
-            Effect::AwaitConnections(whose) => self.await_connections(whose),
-            Effect::CloseIdle => self.close_idle(),
-            Effect::ForceClose => self.force_close(),
-            Effect::ForceClosePredecessors => self.predecessors.force_close(),
-            Effect::BecomeLive => {
-                self.become_live();
-                let (files, host_events) = (self.take_files(), self.host_events.clone());
-                // An error means that the driver is gone, and no longer needs the event.
-                tokio::spawn(async move {
-                    files.await;
-                    host_events.send(HostEvent::Files).await
-                });
-            }
-            Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
-            Effect::GreenLost { green, how } => {
-                tracing::error!(generation = %green, "the live generation {how}; generation {} has retired and cannot serve again", self.generation);
-            }
-            // The driver reports these, except for the last.
-            Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } | Effect::Finish => {}
+            Ok(())
         }
+    }
+
+    fn spawn(&self, green: Generation) {
+        self.spawn_green(green);
+    }
+
+    fn look(&self, green: Generation) -> Option<Look> {
+        self.look_at(green)
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        self.probe.clone()
+    }
+
+    fn kill(&self, green: Generation) {
+        if let Some(process) = self.with_green(green, Green::process) {
+            self.context.groups.post(move |_| process.kill());
+        }
+    }
+
+    fn release(&mut self, green: Generation) {
+        self.send_away(green);
+    }
+
+    fn forget_green(&mut self) {
+        self.green = None;
+    }
+
+    fn hand_over(&mut self, green: Generation, took: Duration) {
+        self.pass_on(green, took);
+    }
+
+    fn become_live(&mut self) {
+        self.take_leadership();
+        let (files, host_events) = (self.take_files(), self.host_events.clone());
+        // An error means that the driver is gone, and no longer needs the event.
+        tokio::spawn(async move {
+            files.await;
+            host_events.send(HostEvent::Files).await
+        });
+    }
+
+    fn green_lost(&self, green: Generation, how: &str) {
+        let me = self.context.generation;
+        tracing::error!(generation = %green, "the live generation {how}; generation {me} has retired and cannot serve again");
+    }
+
+    fn retire(&mut self) {
+        self.close_for_successor();
+    }
+
+    fn stop_accepting(&mut self) {
+        self.stop();
+    }
+
+    fn await_connections(&mut self, whose: DrainScope) {
+        self.drain(whose);
+    }
+
+    fn close_idle(&self) {
+        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
+    }
+
+    fn force_close(&self) {
+        let left = self.connections.open();
+        if left > 0 {
+            tracing::warn!(generation = %self.context.generation, connections = left, "closing the connections that are left");
+        }
+        self.connections.enter_stage(Stage::ForceClosed);
+    }
+
+    fn force_close_predecessors(&mut self) {
+        self.predecessors.force_close();
     }
 }
 

@@ -23,20 +23,20 @@ impl Host {
             tokio::spawn(self.take_control());
         }
         if let Some(pid_file) = self.pid_file.clone().filter(PidFile::is_due) {
-            let pid = self.pid;
+            let pid = self.context.pid;
             tokio::spawn(async move { pid_file.write(pid).await });
         }
     }
 
-    pub(super) fn tell_ready(&mut self) {
+    pub(super) fn tell_serving(&mut self) {
         self.with_service_status(ServiceManager::ready);
     }
 
     fn with_service_status(&mut self, tell: impl FnOnce(&mut ServiceManager, &ServiceStatus<'_>)) {
         let draining = self.predecessors.draining().iter().map(|drainer| drainer.generation).collect();
-        let (generation, connections) = (self.generation, self.connections.open());
+        let (generation, connections) = (self.context.generation, self.connections.open());
         let service_status =
-            ServiceStatus { generation, connections, draining, failed: self.failed.as_deref(), says: None };
+            ServiceStatus { generation, connections, draining, failed: self.context.failed.as_deref(), says: None };
         tell(&mut self.service_manager, &service_status);
     }
 }

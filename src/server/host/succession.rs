@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::{Host, HostEvent, Leadership};
-use crate::model::event::{Event, Outcome};
+use crate::model::event::Outcome;
 use crate::model::handover::{Drainer, FromBlue, GroupOrder, History};
 use crate::model::identity::Generation;
+use crate::runtime::context::now;
 use crate::runtime::control::Control;
-use crate::runtime::driver::Host as _;
-use crate::runtime::groups::lock;
-use crate::runtime::rollout_steps;
+use crate::runtime::groups::Table;
 use crate::server::handover::ToBlue;
 
 /// How long green waits for its leadership if the service manager does not read that green is the main process. A
@@ -20,16 +19,15 @@ impl Host {
     /// Passes the leadership on. The PID file and the service manager come first, so that green's own notifications
     /// count as soon as green sends them. If the disk or the service manager does not answer, green gets the leadership
     /// all the same.
-    pub(super) fn hand_over(&mut self, green: Generation, took: Duration) {
+    pub(super) fn pass_on(&mut self, green: Generation, took: Duration) {
         let Some(pid) = self.with_green(green, |process| process.pid) else { return };
-        self.end_probing();
-        lock(&self.groups).begin_to_retire();
+        self.context.groups.post(Table::begin_to_retire);
         self.leadership = Leadership::PassedOn;
-        let draining = self.predecessors.join(self.generation, self.pid);
+        let draining = self.predecessors.join(self.context.generation, self.context.pid);
         let mut history = self.history.clone();
-        history.add(Outcome::Done { generation: green, pid, took }, rollout_steps::now());
+        history.add(Outcome::Done { generation: green, pid, took }, now());
         let (passed_on, pid_file, manager) =
-            (self.passed_on.clone(), self.pid_file.clone(), self.service_manager.manager());
+            (self.context.passed_on.clone(), self.pid_file.clone(), self.service_manager.manager());
         self.passing_on = self.with_green(green, |process| {
             let handover = process.handover.clone();
             tokio::spawn(async move {
@@ -49,9 +47,9 @@ impl Host {
     }
 
     /// Takes the leadership: from now on this generation answers the requests to the instance.
-    pub(crate) fn become_live(&mut self) {
+    pub(crate) fn take_leadership(&mut self) {
         self.leadership = Leadership::Held;
-        self.tell_ready();
+        self.tell_serving();
         // At once, because the watchdog interval of the previous generation continues for this one.
         self.service_manager.watchdog();
     }
@@ -59,7 +57,7 @@ impl Host {
     /// Takes over the control socket ([`HostEvent::Control`]), and writes the PID file. Waits for both for
     /// [`FILES_MAX`](crate::runtime::offload::FILES_MAX) at most.
     pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (pid, pid_file) = (self.pid, self.pid_file.clone());
+        let (pid, pid_file) = (self.context.pid, self.pid_file.clone());
         let taken = self.take_control();
         async move {
             let written = async {
@@ -86,7 +84,7 @@ impl Host {
 
     /// Tells the previous generation that it no longer needs its own files.
     pub(crate) fn has_files(&self) {
-        tracing::info!(generation = %self.generation, pid = %self.pid, "live");
+        tracing::info!(generation = %self.context.generation, pid = %self.context.pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }
 
@@ -96,36 +94,29 @@ impl Host {
         self.history = history;
     }
 
-    /// The previous generation holds no listener any more: from now on this generation steers the groups.
-    pub(super) fn take_over_groups(&self, told: &[GroupOrder]) {
-        let mut groups = lock(&self.groups);
-        groups.learn(told);
-        groups.steer_here();
+    /// The previous generation holds no listener any more: from now on this generation steers the groups, unless it
+    /// leaves (`None`).
+    pub(super) fn take_over_groups(&self, told: Option<Vec<GroupOrder>>) {
+        let Some(to_blue) = self.to_blue.clone() else { return };
+        self.context.groups.post(move |table| {
+            if let Some(told) = told {
+                table.learn(&told);
+                table.steer_here();
+            }
+            to_blue.mark_taken_over();
+        });
     }
 
     /// Sends green away: its users are steered back, and green finishes the connections that it has.
-    pub(super) fn release(&mut self, generation: Generation) {
+    pub(super) fn send_away(&mut self, generation: Generation) {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
-        lock(&self.groups).green_leaves();
         self.predecessors.add(green.generation, green.pid, green.hold());
-        green.release(self.release);
-    }
-
-    pub(super) fn report(&mut self, outcome: Outcome, serves_on: bool) {
-        rollout_steps::end(self.generation, &outcome, serves_on);
-        if let Outcome::RolledBack { generation, reason, .. } = &outcome {
-            lock(&self.groups).green_is_gone();
-            if let Some(checking) = self.checking.take() {
-                checking.abort();
-            }
-            self.green = None;
-            self.history.add(outcome.clone(), rollout_steps::now());
-            self.failed = Some(format!("generation {generation} failed: {reason}"));
-            if serves_on {
-                self.tell_ready();
-            }
-        }
-        self.tell(Event::Reload(outcome));
+        let (steered_back, patience) = (self.context.groups.run(Table::green_leaves), self.release);
+        tokio::spawn(async move {
+            // A panic leaves the groups steered back: that was the operation before.
+            let _ = steered_back.await;
+            green.release(patience);
+        });
     }
 }

@@ -4,37 +4,15 @@ use std::time::Duration;
 
 use super::SupervisedHost;
 use crate::model::rollout::{DrainScope, RolloutEvent};
-use crate::runtime::driver::Host as _;
-use crate::runtime::groups::lock;
 use crate::runtime::offload::{self, LOOK_MAX};
 use crate::supervisor::child::KILL_MAX;
-use crate::supervisor::retire;
 
 /// Interval between counts of the open connections, a number that is only displayed.
 const COUNT: Duration = Duration::from_millis(250);
 
 impl SupervisedHost {
-    /// Ends this generation while another generation listens.
-    pub(super) fn retire(&mut self) {
-        let (instance, child, at_once) = (self.instance.clone(), self.child.clone(), self.close_now.subscribe());
-        self.in_background(async move {
-            retire::retire(&instance, child, at_once).await;
-            RolloutEvent::ListenersClosed
-        });
-    }
-
-    /// Ends this generation without a successor that listens.
-    pub(super) fn stop_accepting(&mut self) {
-        if self.instance.is_live(self.generation()) {
-            self.instance.service_manager().stopping();
-        }
-        retire::tell(&self.child, self.instance.stop_signal());
-        lock(&self.instance.groups).stand_down();
-        self.send(RolloutEvent::ListenersClosed);
-    }
-
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn await_connections(&mut self, whose: DrainScope) {
+    pub(super) fn drain(&mut self, whose: DrainScope) {
         tracing::info!(generation = %self.generation(), "draining");
         let (child, ports) = (self.child.clone(), self.instance.ports());
         let gone = self.gone();
@@ -52,7 +30,7 @@ impl SupervisedHost {
             DrainScope::All => Some(self.instance.all_gone()),
         };
         let (child, signal) = (self.child.clone(), self.instance.stop_signal());
-        self.in_background(async move {
+        self.context.in_background(async move {
             child.end().await;
             // The first process may be a shell that does not pass on the signal: its children are orphans now, and have
             // not received it.
@@ -68,7 +46,7 @@ impl SupervisedHost {
     }
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn force_close(&self) {
+    pub(super) fn kill_what_is_left(&self) {
         let child = self.child.clone();
         offload::detach(move || {
             // The first process comes first, and without a look at others: /proc may not answer.

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use super::SupervisedHost;
 use crate::model::identity::Generation;
 use crate::model::rollout::{Rollout, RolloutEvent};
-use crate::runtime::driver::{Driver, Input, QUEUE};
+use crate::runtime::driver::Driver;
+use crate::runtime::input::{Input, QUEUE};
 use crate::supervisor::child::Child;
 use crate::supervisor::instance::{Instance, Live};
 

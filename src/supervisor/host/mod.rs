@@ -3,23 +3,32 @@
 mod drain;
 mod forward;
 pub(super) mod generation;
+mod listeners;
 mod status;
 mod succession;
 
+use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use self::listeners::{follow, see};
 use super::child::{Child, SpawnedChild};
 use super::instance::{Instance, events};
-use crate::model::event::{Event, Phase};
-use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{Effect, Rollout, RolloutEvent};
+use super::{preflight, retire};
+use crate::model::event::{Outcome, Phase};
+use crate::model::identity::Generation;
+use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
+use crate::runtime::context::{Context, Parts, now};
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
-use crate::runtime::driver::{Host, Input};
-use crate::runtime::groups::lock;
-use crate::runtime::offload::Lane;
+use crate::runtime::groups::Table;
+use crate::runtime::host::{Host, Look};
+use crate::runtime::input::Input;
+use crate::runtime::offload::{self, Lane, Stalled};
+use crate::runtime::probe::Probe;
+use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::status::{Depth, Draft};
 
 /// The events that only a supervised generation receives.
@@ -31,23 +40,15 @@ pub(super) enum HostEvent {
 
 /// The state that the effects need.
 pub(super) struct SupervisedHost {
+    context: Context,
     pub(super) instance: Arc<Instance>,
     pub(super) child: Arc<Child>,
     green: Option<Arc<Child>>,
     /// The task of `follow`, which looks for listeners of either generation that have come or gone.
     following: Option<AbortHandle>,
-    checking: Option<AbortHandle>,
-    probing: Option<AbortHandle>,
-    inputs: mpsc::Sender<Input>,
     host_events: mpsc::Sender<HostEvent>,
-    events: broadcast::Sender<Event>,
-    /// The failure of the last rollout, if it was rolled back.
-    failed: Option<String>,
-    close_now: watch::Sender<bool>,
     looks: Lane,
     looks_for_strangers: Lane,
-    /// Becomes true when the next generation has the leadership.
-    passed_on: watch::Sender<bool>,
     gone: watch::Sender<bool>,
 }
 
@@ -65,21 +66,25 @@ impl SupervisedHost {
                 let _ = to.send(Input::Rollout(RolloutEvent::Died)).await;
             }
         });
+        let context = Context::new(Parts {
+            generation: child.generation,
+            pid: child.pid,
+            groups: instance.groups.clone(),
+            needs_steering: instance.settings.plan.needs_steering(),
+            attempts: instance.attempts.clone(),
+            inputs,
+            events: events(),
+            passed_on: watch::Sender::new(false),
+        });
         SupervisedHost {
+            context,
             instance,
             child,
             green: None,
             following: None,
-            checking: None,
-            probing: None,
-            inputs,
             host_events,
-            events: events(),
-            failed: None,
-            close_now: watch::Sender::new(false),
             looks: looks(),
             looks_for_strangers: Lane::new(1),
-            passed_on: watch::Sender::new(false),
             gone: watch::Sender::new(false),
         }
     }
@@ -87,10 +92,10 @@ impl SupervisedHost {
     /// The endpoint by which the control socket reaches this generation.
     pub(super) fn endpoint(&self) -> LiveEndpoint {
         LiveEndpoint {
-            inputs: self.inputs.clone(),
-            events: self.events.clone(),
+            inputs: self.context.inputs.clone(),
+            events: self.context.events.clone(),
             counts: Counts::Watched(self.child.open().clone()),
-            passed_on: self.passed_on.subscribe(),
+            passed_on: self.context.passed_on.subscribe(),
             looks: self.looks.clone(),
         }
     }
@@ -109,11 +114,17 @@ impl SupervisedHost {
     }
 }
 
+/// Idle connections are the program's own business; the program is not told that it is live; the machine of a generation
+/// itself notices that the generation has died. So the effects for these do nothing here.
 impl Host for SupervisedHost {
     type HostEvent = HostEvent;
 
-    fn who(&self) -> (Generation, Pid) {
-        (self.child.generation, self.child.pid)
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
     }
 
     fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
@@ -121,11 +132,6 @@ impl Host for SupervisedHost {
         // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
         let result = result.map(|spawned| self.adopt(*spawned, rollout));
         Some(RolloutEvent::Spawned { green, result })
-    }
-
-    /// An error means that there are no subscribers, and is ignored.
-    fn tell(&self, event: Event) {
-        let _ = self.events.send(event);
     }
 
     fn heartbeat(&mut self, rollout: &Rollout) {
@@ -145,14 +151,14 @@ impl Host for SupervisedHost {
     fn look_for_strangers(&mut self) {
         let (instance, child) = (self.instance.clone(), self.child.clone());
         self.looks_for_strangers.try_detach(move || {
-            let holders = child.holders();
-            let mut groups = lock(&instance.groups);
-            if !instance.is_live(child.generation) {
-                return;
-            }
-            groups.see(holders.as_ref());
-            groups.name_strangers();
-            groups.rest();
+            let (holders, groups) = (child.holders(), instance.groups.clone());
+            groups.post(move |table| {
+                if instance.is_live(child.generation) {
+                    table.see(holders.as_ref());
+                    table.name_strangers();
+                    table.rest();
+                }
+            });
         });
     }
 
@@ -160,41 +166,102 @@ impl Host for SupervisedHost {
         self.end().await;
     }
 
-    fn inputs(&self) -> &mpsc::Sender<Input> {
-        &self.inputs
+    fn tell_reloading(&mut self) {
+        self.instance.service_manager().reloading();
     }
 
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Preflight { green } => self.preflight(green),
-            Effect::Gate { green } => self.gate(green),
-            Effect::Spawn { green } => self.spawn(green),
-            Effect::Verify { green } => self.verify(green),
-            Effect::Probe { green, after } => self.probe(green, after),
-            Effect::Share { green, share } => self.share(green, share),
-            Effect::CutOver { green, turn } => self.cut_over(green, turn),
-            Effect::SteerBack => {
-                self.end_probing();
-                self.end_following();
-                lock(&self.instance.groups).steer_back();
-            }
-            Effect::Kill { green } => self.kill(green),
-            Effect::Release { green } => self.release(green),
-            Effect::HandOver { green, took } => self.hand_over(green, took),
-            Effect::Retire => self.retire(),
-            Effect::StopAccepting => self.stop_accepting(),
-            Effect::CloseNow => {
-                self.close_now.send_replace(true);
-            }
-            Effect::AwaitConnections(whose) => self.await_connections(whose),
-            Effect::ForceClose => self.force_close(),
-            Effect::ForceClosePredecessors => self.instance.force_close_draining(),
-            Effect::Report { outcome, serves_on } => self.report(outcome, serves_on),
-            // The driver reports these.
-            Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } => {}
-            // Idle connections are the program's own business; the program is not told that it is live; the machine of
-            // a generation itself notices that the generation has died.
-            Effect::CloseIdle | Effect::BecomeLive | Effect::GreenLost { .. } | Effect::Finish => {}
+    fn tell_ready(&mut self) {
+        self.with_service_status(ServiceManager::ready);
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        self.instance.history().add(outcome, now());
+    }
+
+    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let (instance, child) = (self.instance.clone(), self.child.clone());
+        async move { preflight::pass(&instance, child).await }
+    }
+
+    fn before_gate(&self) -> impl Future<Output = Result<(), Stalled>> + Send + 'static {
+        let (instance, child) = (self.instance.clone(), self.child.clone());
+        async move { see(&instance, child).await }
+    }
+
+    fn spawn(&self, green: Generation) {
+        self.spawn_green(green);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    fn look(&self, green: Generation) -> Option<Look> {
+        let child = self.green(green)?;
+        let lane = child.lane.clone();
+        Some(Look { told: Box::pin(ready(vec![])), holders: Box::new(move || child.holders()), lane })
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        let (target, timeout) = (self.instance.settings.target.clone()?, self.instance.settings.plan.probe?);
+        Some(Probe { target, timeout, addresses: self.instance.addresses() })
+    }
+
+    fn follow(&self, green: Generation) -> impl Future<Output = Result<(), Stalled>> + Send + 'static {
+        follow(self.instance.clone(), green, self.child.clone(), self.green.clone())
+    }
+
+    fn end_following(&mut self) {
+        if let Some(following) = self.following.take() {
+            following.abort();
         }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    fn kill(&self, green: Generation) {
+        if let Some(child) = self.green(green) {
+            self.context.groups.post(|_| offload::detach(move || child.kill()));
+        }
+    }
+
+    fn release(&mut self, green: Generation) {
+        self.send_away(green);
+    }
+
+    fn forget_green(&mut self) {
+        self.leave_green_behind();
+    }
+
+    fn hand_over(&mut self, green: Generation, took: Duration) {
+        self.pass_on(green, took);
+    }
+
+    /// Ends this generation while another generation listens.
+    fn retire(&mut self) {
+        let (instance, child, at_once) =
+            (self.instance.clone(), self.child.clone(), self.context.close_now.subscribe());
+        self.context.in_background(async move {
+            retire::retire(&instance, child, at_once).await;
+            RolloutEvent::ListenersClosed
+        });
+    }
+
+    /// Ends this generation without a successor that listens.
+    fn stop_accepting(&mut self) {
+        if self.instance.is_live(self.generation()) {
+            self.instance.service_manager().stopping();
+        }
+        retire::tell(&self.child, self.instance.stop_signal());
+        self.context.groups.post(Table::stand_down);
+        self.context.send(RolloutEvent::ListenersClosed);
+    }
+
+    fn await_connections(&mut self, whose: DrainScope) {
+        self.drain(whose);
+    }
+
+    fn force_close(&self) {
+        self.kill_what_is_left();
+    }
+
+    fn force_close_predecessors(&mut self) {
+        self.instance.force_close_draining();
     }
 }

@@ -117,7 +117,13 @@ fn import(engine: &Engine) -> Result<(), String> {
 pub(super) fn static_program() -> PathBuf {
     let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/static");
     // Small and soon built: little is optimised, and nobody debugs it.
-    let profile = [("OPT_LEVEL", "1"), ("DEBUG", "false"), ("STRIP", "true")];
+    let profile = [
+        ("OPT_LEVEL", "1"),
+        ("DEBUG", "false"),
+        ("STRIP", "true"),
+        ("DEBUG_ASSERTIONS", "false"),
+        ("CODEGEN_UNITS", "16"),
+    ];
     let words = BUILD.into_iter().filter(|word| *word != "--release").map(|word| match word {
         "rustc" => vec!["rustc", "--quiet", "--target-dir", folder],
         word => vec![word],

@@ -1,10 +1,12 @@
 //! The probe on real sockets: which answers pass, which errors are reported, and when the source is steered.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use super::*;
 
@@ -54,7 +56,7 @@ impl Bench {
     }
 
     async fn probe(&self, target: &str, timeout: Duration) -> Result<(), String> {
-        pass(&self::target(target), self.address, timeout, |_| Ok(())).await
+        pass(&self::target(target), self.address, timeout, |_| ready(Ok(()))).await
     }
 
     fn url(&self, path: &str) -> String {
@@ -129,7 +131,7 @@ async fn a_server_that_becomes_well_passes() {
     let bench = Bench::start(|nth| Answer::Say(if nth < 5 { UNAVAILABLE } else { OK })).await;
     let steering = Steering::default();
     let started = Instant::now();
-    let passed = pass(&target("/healthz?full"), bench.address, SOON, |source| steering.note(source)).await;
+    let passed = pass(&target("/healthz?full"), bench.address, SOON, |source| ready(steering.note(source))).await;
     assert_eq!(passed, Ok(()));
     assert!(started.elapsed() < SOON / 2, "{:?}", started.elapsed());
     assert_eq!(steering.sources(), *bench.peers.lock().expect("sound"), "each source is what the server sees");
@@ -190,7 +192,8 @@ async fn each_way_to_fail_has_its_words() {
 async fn a_port_that_nobody_listens_on_is_refused() {
     let address = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
     let steering = Steering::default();
-    let said = pass(&target("/x"), address, SHORT, |source| steering.note(source)).await.expect_err("nobody is there");
+    let said =
+        pass(&target("/x"), address, SHORT, |source| ready(steering.note(source))).await.expect_err("nobody is there");
     assert_eq!(said, format!("did not pass the probe http://{address}/x in 500ms: connection refused"));
     assert!(steering.sources().len() > 1);
 }
@@ -224,7 +227,7 @@ async fn a_listener_on_all_addresses_is_reached_by_loopback() {
     for (on, source) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1"), ("127.0.0.3:0", "127.0.0.3")] {
         let bench = Bench::on(on, |_| Answer::Say(OK)).await;
         let steering = Steering::default();
-        assert_eq!(pass(&target("/"), bench.address, SOON, |source| steering.note(source)).await, Ok(()));
+        assert_eq!(pass(&target("/"), bench.address, SOON, |source| ready(steering.note(source))).await, Ok(()));
         assert_eq!(steering.sources(), *bench.peers.lock().expect("sound"));
         assert_eq!(steering.sources()[0].ip().to_string(), source);
     }
@@ -235,7 +238,7 @@ async fn a_probe_that_is_dropped_steers_back() {
     let bench = Bench::start(|_| Answer::Never).await;
     let steering = Steering::default();
     let (steer, asked) = (steering.clone(), target("/"));
-    let probing = spawnable(pass(&asked, bench.address, SOON, |source| steer.note(source)));
+    let probing = spawnable(pass(&asked, bench.address, SOON, |source| ready(steer.note(source))));
     tokio::time::timeout(SHORT, probing).await.expect_err("no answer comes");
     assert_eq!(steering.sources(), *bench.peers.lock().expect("sound"));
     assert_eq!(steering.sources().len(), 1);
@@ -257,15 +260,27 @@ async fn the_port_is_its_own_until_it_is_steered_back() {
         queued.push(client.expect("connected"));
     }
     let steering = Steering::default();
-    let (steer, asked) = (steering.clone(), target("/"));
+    let (steer, asked, ended) = (steering.clone(), target("/"), Arc::new(Notify::new()));
     let probing = pass(&asked, address, SOON, |source| {
-        if let (None, Some(Some(before))) = (source, steer.0.lock().expect("sound").last()) {
-            assert!(bound(*before).is_err(), "somebody else can have the port");
+        let (noted, ended) = (steer.note(source), ended.clone());
+        async move {
+            if source.is_none() {
+                ended.notified().await;
+            }
+            noted
         }
-        steer.note(source)
     });
     tokio::time::timeout(SHORT, probing).await.expect_err("there is no room for it");
-    assert!(bound(steering.sources()[0]).is_ok());
+    let source = steering.sources()[0];
+    tokio::task::yield_now().await;
+    assert!(bound(source).is_err(), "somebody else can have the port");
+    ended.notify_one();
+    let is_free = async {
+        while bound(source).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, is_free).await.expect("the port is kept");
 }
 
 #[tokio::test]
@@ -274,7 +289,7 @@ async fn an_error_of_steering_is_final() {
     let calls = AtomicUsize::new(0);
     let steer = |source: Option<SocketAddr>| {
         calls.fetch_add(1, Ordering::Relaxed);
-        if source.is_some() { Err("the kernel has its reasons".to_owned()) } else { Ok(()) }
+        ready(if source.is_some() { Err("the kernel has its reasons".to_owned()) } else { Ok(()) })
     };
     let said = pass(&target("/"), bench.address, SOON, steer).await.expect_err("it cannot be steered");
     assert_eq!(said, format!("the probe {} cannot be steered: the kernel has its reasons", bench.url("/")));
@@ -286,9 +301,9 @@ async fn an_error_of_steering_is_final() {
 async fn an_answer_of_nobody_knows_whom_counts_for_nothing() {
     let bench = Bench::start(|_| Answer::Say(OK)).await;
     let ends = AtomicUsize::new(0);
-    let steer = |source: Option<SocketAddr>| match source {
-        None if ends.fetch_add(1, Ordering::Relaxed) == 0 => Err("listeners were closed meanwhile".to_owned()),
-        _ => Ok(()),
+    let steer = |source: Option<SocketAddr>| {
+        let is_first_end = source.is_none() && ends.fetch_add(1, Ordering::Relaxed) == 0;
+        ready(if is_first_end { Err("listeners were closed meanwhile".to_owned()) } else { Ok(()) })
     };
     pass(&target("/"), bench.address, SOON, steer).await.expect("the second answer counts");
     assert_eq!((ends.into_inner(), bench.peers.lock().expect("sound").len()), (2, 2));
@@ -311,6 +326,7 @@ async fn the_probe_alone_comes_to_green() {
             crate::sys::steering::attach(&blue, &program).map_err(|error| error.to_string())
         };
         steer(None).expect("steered");
+        let steer = |source| ready(steer(source));
         let green = TcpListener::from_std(green).expect("registered");
         let served = tokio::spawn(async move {
             let (stream, _) = green.accept().await.expect("accepts");
@@ -395,10 +411,10 @@ mod tls {
     async fn tls_is_found_out_whoever_signed_the_certificate() {
         let (address, told) = start(b"http/1.1", OK).await;
         let steering = Steering::default();
-        assert_eq!(pass(&target("/"), address, SOON, |source| steering.note(source)).await, Ok(()));
+        assert_eq!(pass(&target("/"), address, SOON, |source| ready(steering.note(source))).await, Ok(()));
         assert_eq!(steering.sources().len(), 2, "plain first");
         for text in ["https:/", "https://name/", "https://[::1]/"] {
-            assert_eq!(pass(&target(text), address, SOON, |_| Ok(())).await, Ok(()));
+            assert_eq!(pass(&target(text), address, SOON, |_| ready(Ok(()))).await, Ok(()));
         }
         assert_eq!(*told.names.lock().expect("sound"), [None, None, Some("name".to_owned()), None]);
     }
@@ -406,7 +422,7 @@ mod tls {
     #[tokio::test]
     async fn once_found_out_it_is_not_asked_in_plain_again() {
         let (address, told) = start(b"http/1.1", UNAVAILABLE).await;
-        let probed = pass(&target("/"), address, Duration::from_secs(1), |_| Ok(())).await;
+        let probed = pass(&target("/"), address, Duration::from_secs(1), |_| ready(Ok(()))).await;
         let said = probed.expect_err("it is unavailable");
         assert_eq!(
             said,
@@ -430,7 +446,7 @@ mod tls {
     #[tokio::test]
     async fn a_handshake_that_fails_is_more_telling_than_plain_http() {
         let (address, _) = start(b"h2", OK).await;
-        let said = pass(&target("/"), address, SHORT, |_| Ok(())).await.expect_err("it wants HTTP/2");
+        let said = pass(&target("/"), address, SHORT, |_| ready(Ok(()))).await.expect_err("it wants HTTP/2");
         let begin = format!("did not pass the probe https://{address}/ in 500ms: the TLS handshake failed: ");
         assert!(said.starts_with(&begin), "{said}");
     }
