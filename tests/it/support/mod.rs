@@ -21,6 +21,7 @@ pub mod seccomp;
 pub mod slow;
 pub mod stall;
 mod start;
+pub mod status;
 pub mod stranger;
 pub mod systemd;
 pub mod terminal;

@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use crate::support::deployed::{Deployed, GREEN};
 use crate::support::kept_alive;
 use crate::support::process::{Instance, Start};
+use crate::support::status::{is_serving, status, wait_phase};
 use crate::support::terminal::{Shown, Terminal, without_spinner};
 use crate::support::verb::Verb;
-use crate::verb_status::{is_serving, status, wait_phase};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Of SIGINT.

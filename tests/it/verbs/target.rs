@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::process::{Instance, Start};
+use crate::support::status::{is_serving, status};
 use crate::support::verb::{Verb, folder, name, socket};
-use crate::verb_status::{is_serving, status};
 
 const SOON: Duration = Duration::from_secs(10);
 const VERBS: [&str; 5] = ["status", "reload", "promote", "rollback", "stop"];

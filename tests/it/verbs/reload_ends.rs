@@ -5,9 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::process::{Instance, Start};
+use crate::support::status::{is_serving, status, wait_status};
 use crate::support::verb::{Running, Verb};
 use crate::support::{kept_alive, wait_connections};
-use crate::verb_status::{is_serving, status, wait_status};
 
 const SOON: Duration = Duration::from_secs(10);
 

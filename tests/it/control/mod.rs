@@ -2,6 +2,7 @@
 
 mod abuse;
 mod handover;
+mod metrics;
 mod names;
 mod openapi;
 mod strangers;

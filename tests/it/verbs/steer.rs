@@ -8,8 +8,8 @@ use crate::support::deployed::{Deployed, GREEN};
 use crate::support::http_get;
 use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::{Instance, Start};
+use crate::support::status::{is_serving, status, wait_phase, wait_status};
 use crate::support::verb::{Running, Verb};
-use crate::verb_status::{is_serving, status, wait_phase, wait_status};
 
 const SOON: Duration = Duration::from_secs(10);
 const BLUE_GREEN: [&str; 4] = ["--canary", "50%:1h", "--soak", "1h"];

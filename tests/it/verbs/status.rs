@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cutover::Phase;
 use cutover::control::{ConnectionKinds, Status};
@@ -14,45 +14,10 @@ use serde_json::Value;
 use crate::support::deployed::{Deployed, GARBAGE};
 use crate::support::kept_alive;
 use crate::support::process::{Instance, Start};
+use crate::support::status::wait_status;
 use crate::support::verb::{Verb, socket};
 
 const SOON: Duration = Duration::from_secs(10);
-
-/// What `cutover status --json` says.
-#[track_caller]
-pub(crate) fn status(server: &Instance) -> Status {
-    let ended = Verb::of("status", server).args(["--json"]).run().with(0);
-    assert_eq!((ended.err.as_str(), ended.out.lines().count()), ("", 1), "{ended:?}");
-    serde_json::from_str(&ended.out).expect("a status")
-}
-
-/// This generation is the live one, and no rollout is under way. Its pid.
-#[track_caller]
-pub(crate) fn is_serving(status: &Status, generation: u64) -> u32 {
-    let live = status.generations.iter().find(|live| live.phase == Phase::Serving);
-    let live = live.unwrap_or_else(|| panic!("nobody serves: {status:#?}"));
-    let number = u64::from(live.generation.number());
-    assert_eq!((number, live.share.as_percent(), &status.rollout), (generation, 100.0, &None), "{status:#?}");
-    live.pid.number()
-}
-
-/// Looks until it is so.
-#[track_caller]
-pub(crate) fn wait_status(server: &Instance, what: &str, is_it: impl Fn(&Status) -> bool) -> Status {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let status = status(server);
-        if is_it(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "not {what} in {SOON:?}: {status:#?}");
-    }
-}
-
-#[track_caller]
-pub(crate) fn wait_phase(server: &Instance, phase: Phase) -> Status {
-    wait_status(server, &phase.to_string(), |status| status.rollout.as_ref().is_some_and(|r| r.phase == phase))
-}
 
 /// The table, with one kind of gap, and without what differs from run to run.
 fn table(server: &Instance) -> String {

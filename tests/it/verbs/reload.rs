@@ -11,8 +11,8 @@ use crate::support::deployed::{Deployed, GARBAGE, GREEN};
 use crate::support::http_get;
 use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::{Instance, Start};
+use crate::support::status::{is_serving, status};
 use crate::support::verb::{Ended, Verb};
-use crate::verb_status::{is_serving, status};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -1,0 +1,6 @@
+//! The machine around a server: the service manager, the terminal, and what the first generation was started with.
+
+mod foreground;
+mod origin;
+mod service_manager;
+mod terminal;
