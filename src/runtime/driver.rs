@@ -112,3 +112,6 @@ impl<H: Host> Driver<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ pub(crate) mod connections;
 pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod driver;
-mod effects;
+pub(crate) mod effects;
 pub(crate) mod group_watch;
 pub(crate) mod groups;
 pub(crate) mod heartbeat;

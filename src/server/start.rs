@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::handover::ToBlue;
-use super::host::{Host, Leadership};
+use super::host::{Host, Settings};
 use super::sockets::Sockets;
 use super::{Server, Started, http, signals};
 use crate::config::ControlSocket;
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
-use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::Rollout;
+use crate::model::probe::Target;
+use crate::model::rollout::{Plan, Rollout};
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::connections::Connections;
 use crate::runtime::context::{Context, Parts};
@@ -26,7 +26,6 @@ use crate::runtime::input::QUEUE;
 use crate::runtime::notifier::{Notifier, NotifyState};
 use crate::runtime::offload::attempts;
 use crate::runtime::pid_file::PidFile;
-use crate::runtime::predecessors::Predecessors;
 use crate::runtime::probe::Probe;
 use crate::runtime::role::{NOTIFY, Role};
 use crate::runtime::service_manager::ServiceManager;
@@ -83,43 +82,27 @@ impl Server {
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
         let role = Role::find(&self.launch);
-        let supervised = matches!(role, Role::Supervised { .. });
-        if supervised {
+        if matches!(role, Role::Supervised { .. }) {
             self.leave_it_to_the_supervisor();
         }
         let sockets = self.bind_all(&role)?;
-        let connections = self.connections();
-        let passed_on = watch::Sender::new(false);
-        let endpoint = LiveEndpoint {
-            inputs: self.inputs.0.clone(),
-            events: self.events.clone(),
-            counts: Counts::Own(connections.clone()),
-            passed_on: passed_on.subscribe(),
-            looks: looks(),
-        };
-        let control_target = ControlTarget::of(endpoint);
+        let (connections, passed_on) = (self.connections(), watch::Sender::new(false));
+        let control_target = self.control_target(&connections, &passed_on);
         // The name is claimed before this process listens, so that a second instance with the same name takes nothing
         // from the first.
         let first = sockets.addresses.first().map(|address| address.bound);
         let (name, control) = self.control(&role, first, &control_target)?;
-        let Begun { role, addresses, offered, listeners } = self.begin_to_listen(role, sockets)?;
-        let generation = role.generation();
-        let acceptors =
-            self.accept(&listeners[..offered], &listeners[offered..], &connections, (sink, room), &control_target);
-        let table = self.table(listeners, &role);
-        let (inputs, received) = self.inputs;
-        let (host_events, arriving) = mpsc::channel(QUEUE);
-        signals::start(&early_hup, inputs.clone()).map_err(system("cannot handle signals"))?;
-        group_watch::start(inputs.clone());
-        let pid = Pid::new(std::process::id());
-        let watchdog = heartbeat::watchdog(&self.launch, pid);
-        heartbeat::start(inputs.clone(), watchdog);
-        let (release, needs_steering) = (plan.linger + plan.drain + RELEASE_MORE, plan.needs_steering());
-        let asked: Vec<SocketAddr> = addresses[..offered].iter().map(|address| address.bound).collect();
-        let timeout = self.config.probe_timeout;
-        let manager = Notifier::new(self.launch.variable(MANAGER));
+        let begun = self.begin_to_listen(role, sockets)?;
+        let acceptors = self.accept(&begun, &connections, (sink, room), &control_target);
+        signals::start(&early_hup, self.inputs.0.clone()).map_err(system("cannot handle signals"))?;
+        let service_manager = self.begin_heartbeat();
+        let settings = self.host_settings(name, &begun, &plan, target);
         let blue_hears = Notifier::new(self.launch.variable(NOTIFY));
-        let parent = role.manager(&self.launch);
+
+        let Begun { role, listeners, .. } = begun;
+        let table = self.table(listeners, &role);
+        let (host_events, arriving) = mpsc::channel(QUEUE);
+        let (generation, pid, needs_steering) = (role.generation(), own_pid(), plan.needs_steering());
         let (rollout, to_blue) = match role {
             Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {
                 (Rollout::serving(generation, pid, plan), None)
@@ -131,46 +114,15 @@ impl Server {
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
         };
-        let groups = Groups::new(table);
-        let (events, attempts) = (self.events, attempts());
+        let (inputs, received) = self.inputs;
+        let (groups, attempts, events) = (Groups::new(table), attempts(), self.events);
         let parts = Parts { generation, pid, groups, needs_steering, attempts, inputs, events, passed_on };
-        let context = Context::new(parts);
-        let mut host = Host {
-            context,
-            name,
-            parent,
-            launch: self.launch,
-            addresses,
-            offered,
-            linger: self.config.linger,
-            idle_grace: self.config.idle_grace,
-            release,
-            supervised,
-            probe: target.map(|target| Probe { target, timeout, addresses: asked }),
-            pid_file: self.config.pid_file.map(PidFile::new),
-            control,
-            before_reload: self.before_reload,
-            connections: connections.clone(),
-            acceptors: Some(acceptors),
-            host_events,
-            green: None,
-            to_blue,
-            predecessors: Predecessors::default(),
-            history: History::default(),
-            leadership: Leadership::Never,
-            service_manager: ServiceManager::new(manager, watchdog),
-            passing_on: None,
-        };
+        let mut host = Host::new(Context::new(parts), settings, connections.clone(), host_events, service_manager);
+        (host.acceptors, host.control, host.to_blue) = (Some(acceptors), control, to_blue);
+        host.pid_file = self.config.pid_file.map(PidFile::new);
         match host.to_blue {
             Some(_) => blue_hears.send(&[NotifyState::Ready]),
-            None => {
-                // A panic is logged, and leaves the groups to the kernel.
-                let _ = host.context.groups.run(Table::steer_here).await;
-                // Before READY=1 is sent: a process that waits for READY=1 may look for the files.
-                host.take_files().await;
-                host.take_leadership();
-                host.has_files();
-            }
+            None => host.begin_alone().await,
         }
         let (ended, gone) = watch::channel(false);
         tokio::spawn(async move {
@@ -178,6 +130,43 @@ impl Server {
             ended.send_replace(true);
         });
         Ok(Running { generation, connections, gone })
+    }
+
+    /// What the control socket asks.
+    fn control_target(&self, connections: &Arc<Connections>, passed_on: &watch::Sender<bool>) -> ControlTarget {
+        ControlTarget::of(LiveEndpoint {
+            inputs: self.inputs.0.clone(),
+            events: self.events.clone(),
+            counts: Counts::Own(connections.clone()),
+            passed_on: passed_on.subscribe(),
+            looks: looks(),
+        })
+    }
+
+    /// Begins the heartbeats and the looks for strangers.
+    fn begin_heartbeat(&self) -> ServiceManager {
+        let watchdog = heartbeat::watchdog(&self.launch, own_pid());
+        heartbeat::start(self.inputs.0.clone(), watchdog);
+        group_watch::start(self.inputs.0.clone());
+        ServiceManager::new(Notifier::new(self.launch.variable(MANAGER)), watchdog)
+    }
+
+    fn host_settings(&self, name: String, begun: &Begun, plan: &Plan, target: Option<Target>) -> Settings {
+        let addresses = begun.addresses[..begun.offered].iter().map(|address| address.bound).collect();
+        let timeout = self.config.probe_timeout;
+        Settings {
+            name,
+            parent: begun.role.manager(&self.launch),
+            launch: self.launch.clone(),
+            addresses: begun.addresses.clone(),
+            offered: begun.offered,
+            linger: self.config.linger,
+            idle_grace: self.config.idle_grace,
+            release: plan.linger + plan.drain + RELEASE_MORE,
+            supervised: matches!(begun.role, Role::Supervised { .. }),
+            probe: target.map(|target| Probe { target, timeout, addresses }),
+            before_reload: self.before_reload.clone(),
+        }
     }
 
     /// Leaves the control socket and the reloads to the supervisor.
@@ -200,7 +189,7 @@ impl Server {
 
     /// Calls the application's `before_begin` hook, and listens.
     fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
-        let (generation, pid) = (role.generation(), Pid::new(std::process::id()));
+        let (generation, pid) = (role.generation(), own_pid());
         let addresses = sockets.addresses.clone();
         let offered = addresses.iter().take_while(|address| address.offer == Offer::Application).count();
         let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
@@ -221,8 +210,7 @@ impl Server {
     /// Begins to accept connections.
     fn accept<R: Room>(
         &self,
-        offered: &[(SocketAddr, Vec<GroupListener>)],
-        metrics: &[(SocketAddr, Vec<GroupListener>)],
+        begun: &Begun,
         connections: &Arc<Connections>,
         (sink, room): (Sink, R),
         control_target: &ControlTarget,
@@ -230,6 +218,7 @@ impl Server {
         let all = |of: &[(SocketAddr, Vec<GroupListener>)]| -> Vec<_> {
             of.iter().flat_map(|(_, own)| own.iter().filter_map(|o| o.listener().cloned())).collect()
         };
+        let (offered, metrics) = begun.listeners.split_at(begun.offered);
         let mut acceptors = Acceptors::new(connections);
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
@@ -252,6 +241,10 @@ impl Server {
         }
         table
     }
+}
+
+fn own_pid() -> Pid {
+    Pid::new(std::process::id())
 }
 
 fn resolved(address: &std::io::Result<Vec<SocketAddr>>) -> Result<&[SocketAddr], Error> {

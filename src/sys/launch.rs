@@ -38,6 +38,13 @@ impl Launch {
         self.candidates(directory, name).iter().any(|candidate| candidate.exists())
     }
 
+    /// A launch with these words, an empty environment, and the root directory.
+    #[cfg(test)]
+    pub(crate) fn of<const N: usize>(words: [&str; N]) -> Launch {
+        let arguments = words.map(OsString::from).into();
+        Launch { arguments, environment: vec![], directory: Some("/".into()) }
+    }
+
     pub(crate) fn arguments(&self) -> &[OsString] {
         &self.arguments
     }

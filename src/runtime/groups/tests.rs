@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
 
@@ -121,4 +122,64 @@ async fn a_look_that_comes_late_changes_nothing() {
     assert!(!green_before.is_empty() && two.groups.groups[0].green.is_empty());
     assert_eq!(two.groups.green, None);
     assert_eq!(two.groups.groups[0].own.len(), 1);
+}
+
+#[tokio::test]
+async fn operations_run_in_the_order_of_the_calls_and_none_ends_another() {
+    let groups = Groups::new(Two::verified().groups);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    groups.post(move |_| {
+        // An error means that the test lets it go.
+        let _ = wait.recv();
+    });
+    let panics = groups.run(|_| panic!("on purpose"));
+    for number in 0..10 {
+        let order = order.clone();
+        groups.post(move |_| order.lock().expect("no panic").push(number));
+    }
+    // A future that is dropped has begun its operation all the same.
+    let dropped = order.clone();
+    drop(groups.run(move |_| dropped.lock().expect("no panic").push(10)));
+    let last = groups.run(|table| table.addresses());
+    assert_eq!(groups.tier(), SteeringMode::Steered, "the summary needs no operation");
+    drop(go);
+    assert_eq!(panics.await, Err::<(), _>(Stalled::Panicked));
+    assert_eq!(last.await, Ok(groups.addresses()));
+    assert_eq!(*order.lock().expect("no panic"), (0..=10).collect::<Vec<_>>());
+}
+
+/// A caller that has the result of an operation finds it in the summary.
+#[tokio::test]
+async fn the_summary_is_not_older_than_a_result() {
+    let groups = Groups::new(Table::watching(&[], Steering::Off));
+    for port in 1..100 {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        groups.run(move |table| table.listen_on(&[address])).await.expect("no panic");
+        assert_eq!(groups.addresses(), [address]);
+    }
+}
+
+/// A listener that joins during a look is looked at again.
+#[tokio::test]
+async fn a_look_is_repeated_when_a_listener_has_joined() {
+    let two = Two::verified();
+    let (address, groups) = (two.address, Groups::new(two.groups));
+    let (looks, joined) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let look = {
+        let looks = looks.clone();
+        move || {
+            // Three listeners join, one during each of the first looks.
+            let look = looks.fetch_add(1, Ordering::Relaxed);
+            if look < 3 {
+                let late =
+                    socket::bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(1).expect("listens");
+                joined.lock().expect("no panic").push(late);
+            }
+            look
+        }
+    };
+    let lane = Lane::new(1);
+    let seen = groups.look(&lane, look, move |_, shown, look| (shown.of(address).expect("shown").len(), look));
+    assert_eq!(seen.await, Ok((5, 3)), "with all listeners, and what the last look has found");
 }

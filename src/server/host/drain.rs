@@ -22,7 +22,7 @@ const HEARD: Duration = Duration::from_secs(5);
 impl Host {
     /// Closes the listeners while another generation listens.
     pub(super) fn close_for_successor(&mut self) {
-        let stage = Stage::Retiring { since: Instant::now(), grace: self.idle_grace };
+        let stage = Stage::Retiring { since: Instant::now(), grace: self.settings.idle_grace };
         self.connections.enter_stage(stage);
         self.close_listeners(Close::ForSuccessor);
     }
@@ -31,7 +31,7 @@ impl Host {
         if self.leadership == Leadership::Held {
             self.service_manager.stopping();
         }
-        if !self.supervised {
+        if !self.settings.supervised {
             return self.stop_beside(false);
         }
         let (others_listen, host_events) =
@@ -48,13 +48,13 @@ impl Host {
         if others_listen {
             return self.close_for_successor();
         }
-        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
+        self.connections.enter_stage(Stage::Stopping { grace: self.settings.idle_grace });
         self.close_listeners(Close::ForGood);
     }
 
     fn close_listeners(&mut self, why: Close) {
         let Some(acceptors) = self.acceptors.take() else { return self.context.send(RolloutEvent::ListenersClosed) };
-        let (groups, linger) = (self.context.groups.clone(), self.linger);
+        let (groups, linger) = (self.context.groups.clone(), self.settings.linger);
         let retirement =
             Retirement { groups: groups.clone(), acceptors, linger, now: self.context.close_now.subscribe() };
         let to_green = self.green.as_ref().map(|green| green.handover.clone());
@@ -129,7 +129,7 @@ impl Host {
             Some(green) => format!("generation {} (pid {live})", green.generation),
             None => format!("the live generation (pid {live})"),
         };
-        let or_ask = by_socket.map(|_| format!(" or `cutover stop --name {}`", self.name)).unwrap_or_default();
+        let or_ask = by_socket.map(|_| format!(" or `cutover stop --name {}`", self.settings.name)).unwrap_or_default();
         tracing::warn!(
             "this process was the foreground job of a terminal: when its shell takes the terminal back, Ctrl-C does not reach \
              {who}; stop that one by `kill {live}`{or_ask}; `cutover run` keeps a server in the foreground"

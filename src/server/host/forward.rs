@@ -15,7 +15,7 @@ use crate::sys::socket_owner;
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) fn ask_disk_and_application(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let (launch, hook) = (self.launch.clone(), self.before_reload.clone());
+        let (launch, hook) = (self.settings.launch.clone(), self.settings.before_reload.clone());
         let asked = self.context.attempts.run(move || {
             launch.executable()?;
             hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
@@ -24,10 +24,11 @@ impl Host {
     }
 
     pub(super) fn spawn_green(&self, green: Generation) {
-        let (launch, host_events) = (self.launch.clone(), self.host_events.clone());
+        let (launch, host_events) = (self.settings.launch.clone(), self.host_events.clone());
         let (inputs, lane) = (self.context.inputs.clone(), self.context.attempts.clone());
-        let (blue, blue_generation, addresses) = (self.context.pid, self.context.generation, self.addresses.clone());
-        let parent = self.parent;
+        let (blue, blue_generation, addresses) =
+            (self.context.pid, self.context.generation, self.settings.addresses.clone());
+        let parent = self.settings.parent;
         let control = self.control.as_ref().map(Control::path);
         tokio::spawn(async move {
             let spawned = async {

@@ -44,9 +44,8 @@ pub(crate) enum Leadership {
     PassedOn,
 }
 
-/// The state that the effects need.
-pub(crate) struct Host {
-    pub(crate) context: Context,
+/// What does not change in the life of a generation.
+pub(crate) struct Settings {
     pub(crate) name: String,
     /// The service manager, if this process is its child: the next generation is then to be its child as well.
     pub(crate) parent: Option<Pid>,
@@ -61,20 +60,27 @@ pub(crate) struct Host {
     /// Whether `cutover run` starts the next generation beside this one.
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
+    pub(crate) before_reload: Option<BeforeReload>,
+}
+
+/// The state that the effects need.
+pub(crate) struct Host {
+    pub(crate) context: Context,
+    pub(crate) settings: Settings,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) host_events: mpsc::Sender<HostEvent>,
+    pub(crate) service_manager: ServiceManager,
+    /// `None` once the listeners are being closed.
+    pub(crate) acceptors: Option<Acceptors>,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Control>,
-    pub(crate) before_reload: Option<BeforeReload>,
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) acceptors: Option<Acceptors>,
-    pub(crate) host_events: mpsc::Sender<HostEvent>,
-    pub(crate) green: Option<Green>,
     pub(crate) to_blue: Option<ToBlue>,
-    pub(crate) predecessors: Predecessors,
-    pub(crate) history: History,
-    pub(crate) leadership: Leadership,
-    pub(crate) service_manager: ServiceManager,
+    green: Option<Green>,
+    predecessors: Predecessors,
+    history: History,
+    leadership: Leadership,
     /// The task that passes the leadership on, once this has begun. It ends after `passed_on` has become true.
-    pub(crate) passing_on: Option<JoinHandle<()>>,
+    passing_on: Option<JoinHandle<()>>,
 }
 
 /// The events that reach a server that restarts itself from its generations.
@@ -198,7 +204,7 @@ impl crate::runtime::host::Host for Host {
     }
 
     fn probe(&self) -> Option<Probe> {
-        self.probe.clone()
+        self.settings.probe.clone()
     }
 
     fn kill(&self, green: Generation) {
@@ -247,7 +253,7 @@ impl crate::runtime::host::Host for Host {
     }
 
     fn close_idle(&self) {
-        self.connections.enter_stage(Stage::Stopping { grace: self.idle_grace });
+        self.connections.enter_stage(Stage::Stopping { grace: self.settings.idle_grace });
     }
 
     fn force_close(&self) {
@@ -264,7 +270,36 @@ impl crate::runtime::host::Host for Host {
 }
 
 impl Host {
+    /// A generation without a generation before it, without files, and without listeners.
+    pub(crate) fn new(
+        context: Context,
+        settings: Settings,
+        connections: Arc<Connections>,
+        host_events: mpsc::Sender<HostEvent>,
+        service_manager: ServiceManager,
+    ) -> Host {
+        Host {
+            context,
+            settings,
+            connections,
+            host_events,
+            service_manager,
+            acceptors: None,
+            pid_file: None,
+            control: None,
+            to_blue: None,
+            green: None,
+            predecessors: Predecessors::default(),
+            history: History::default(),
+            leadership: Leadership::Never,
+            passing_on: None,
+        }
+    }
+
     fn with_green<T>(&self, generation: Generation, act: impl FnOnce(&Green) -> T) -> Option<T> {
         self.green.as_ref().filter(|green| green.generation == generation).map(act)
     }
 }
+
+#[cfg(test)]
+mod tests;

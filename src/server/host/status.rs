@@ -12,8 +12,8 @@ impl Host {
     pub(super) fn draft(&mut self, rollout: &Rollout, depth: Depth) -> Draft {
         let draining = self.predecessors.draining();
         let known = Known {
-            name: self.name.clone(),
-            addresses: self.addresses[..self.offered].iter().map(|address| address.bound).collect(),
+            name: self.settings.name.clone(),
+            addresses: self.settings.addresses[..self.settings.offered].iter().map(|address| address.bound).collect(),
             steering: self.context.groups.tier(),
             own: self.context.who(),
             connections: Some(self.connections.open()),

@@ -46,8 +46,18 @@ impl Host {
         });
     }
 
+    /// Begins without a generation before this one. The files come before READY=1: a process that waits for READY=1
+    /// may look for them.
+    pub(crate) async fn begin_alone(&mut self) {
+        // A panic is logged, and leaves the groups to the kernel.
+        let _ = self.context.groups.run(Table::steer_here).await;
+        self.take_files().await;
+        self.take_leadership();
+        self.has_files();
+    }
+
     /// Takes the leadership: from now on this generation answers the requests to the instance.
-    pub(crate) fn take_leadership(&mut self) {
+    pub(super) fn take_leadership(&mut self) {
         self.leadership = Leadership::Held;
         self.tell_serving();
         // At once, because the watchdog interval of the previous generation continues for this one.
@@ -56,7 +66,7 @@ impl Host {
 
     /// Takes over the control socket ([`HostEvent::Control`]), and writes the PID file. Waits for both for
     /// [`FILES_MAX`](crate::runtime::offload::FILES_MAX) at most.
-    pub(crate) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(super) fn take_files(&self) -> impl Future<Output = ()> + Send + use<> {
         let (pid, pid_file) = (self.context.pid, self.pid_file.clone());
         let taken = self.take_control();
         async move {
@@ -83,7 +93,7 @@ impl Host {
     }
 
     /// Tells the previous generation that it no longer needs its own files.
-    pub(crate) fn has_files(&self) {
+    pub(super) fn has_files(&self) {
         tracing::info!(generation = %self.context.generation, pid = %self.context.pid, "live");
         self.to_blue.iter().for_each(ToBlue::live);
     }
@@ -112,7 +122,7 @@ impl Host {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
         self.predecessors.add(green.generation, green.pid, green.hold());
-        let (steered_back, patience) = (self.context.groups.run(Table::green_leaves), self.release);
+        let (steered_back, patience) = (self.context.groups.run(Table::green_leaves), self.settings.release);
         tokio::spawn(async move {
             // A panic leaves the groups steered back: that was the operation before.
             let _ = steered_back.await;
