@@ -13,6 +13,9 @@ impl Generation {
     /// The generation that was started from outside, not by another generation.
     pub const FIRST: Generation = Generation(1);
 
+    /// The place before the first generation, where no process is.
+    pub(crate) const NONE: Generation = Generation(0);
+
     /// Names the generation with this number; 0 is taken for 1.
     pub fn new(number: u32) -> Generation {
         Generation(number.max(1))

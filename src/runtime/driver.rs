@@ -28,7 +28,7 @@ impl<H: Host> Driver<H> {
             let before = self.rollout.phase();
             let effects = self.next().await;
             let (after, now) = (self.rollout.phase(), Instant::now());
-            if after != before {
+            if after != before && !self.rollout.is_launch() {
                 let elapsed = now.duration_since(since);
                 let (generation, pid) = self.host.context().who();
                 tracing::info!(%generation, %pid, from = %before, to = %after, ?elapsed, "rollout");
@@ -47,7 +47,11 @@ impl<H: Host> Driver<H> {
         }
         // From here on no question is answered, and a process that is still being spawned is ended by the code that
         // spawns it.
-        drop((self.inputs, self.host_events));
+        drop(self.host_events);
+        self.inputs.close();
+        while let Ok(input) = self.inputs.try_recv() {
+            self.host.hand_on(input);
+        }
         self.host.close().await;
     }
 

@@ -1,5 +1,6 @@
 //! Performs the effects of a machine, as far as all hosts do the same.
 
+use std::future::ready;
 use std::time::Duration;
 
 use super::groups::{Groups, Table};
@@ -47,6 +48,7 @@ pub(crate) fn perform<H: Host>(host: &mut H, effect: Effect) {
         Effect::ForceClose => host.force_close(),
         Effect::ForceClosePredecessors => host.force_close_predecessors(),
         Effect::BecomeLive => host.become_live(),
+        Effect::LaunchFailed { reason } => host.launch_failed(reason),
         Effect::GreenLost { green, how } => host.green_lost(green, &how),
         // The driver reports these, except for the last, after which the driver ends.
         Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } | Effect::Finish => {}
@@ -122,12 +124,19 @@ fn probe<H: Host>(host: &mut H, green: Generation, after: Duration) {
     let probe = host.probe();
     let context = host.context_mut();
     let Some(probe) = probe else { return context.send(RolloutEvent::Probed { green, result: Ok(()) }) };
-    let groups = context.groups.clone();
+    let (groups, is_launch) = (context.groups.clone(), context.generation == Generation::NONE);
     context.probing = Some(context.in_background(async move {
         // The model's pause between two probes, so that probes cause no load.
         tokio::time::sleep(after).await;
-        let steer = |address, source| groups.attempt(move |table| table.probe(green, address, source));
-        RolloutEvent::Probed { green, result: probe.ask(steer).await }
+        let result = match is_launch {
+            // No other generation listens, so that no connection must be steered.
+            true => probe.ask(|_, _| ready(Ok(()))).await,
+            false => {
+                let steer = |address, source| groups.attempt(move |table| table.probe(green, address, source));
+                probe.ask(steer).await
+            }
+        };
+        RolloutEvent::Probed { green, result }
     }));
 }
 

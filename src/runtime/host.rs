@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::groups::Holders;
+use super::input::Input;
 use super::offload::{Lane, Stalled};
 use super::probe::Probe;
+
 use super::status::{Depth, Draft};
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::GroupOrder;
@@ -34,6 +36,8 @@ pub(crate) trait Host: Send {
     fn log_status(&mut self, phase: Phase);
     /// Looks for foreign listeners in our groups. Called only while no rollout is under way.
     fn look_for_strangers(&mut self);
+    /// Takes an input that came when the machine had ended.
+    fn hand_on(&mut self, _input: Input) {}
     /// Closes the host, at the end of this generation.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -70,6 +74,8 @@ pub(crate) trait Host: Send {
     fn hand_over(&mut self, green: Generation, took: Duration);
     /// This generation has become the live one.
     fn become_live(&mut self) {}
+    /// The first generation could not be launched.
+    fn launch_failed(&mut self, _reason: String) {}
     /// The live generation that followed this one has ended.
     fn green_lost(&self, _green: Generation, _how: &str) {}
 

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::model::identity::{Generation, Pid};
 use crate::runtime::groups::Holders;
-use crate::runtime::offload::{LOOK_MAX, Lane, Stalled};
+use crate::runtime::offload::{self, LOOK_MAX, Lane, Stalled};
 use crate::runtime::role::{OWN, SUPERVISED};
 use crate::runtime::status::Processes;
 use crate::sys::launch::Launch;
@@ -239,6 +239,27 @@ impl Child {
     pub(super) fn kill(&self) {
         self.kill_first();
         process_tree::kill(|| self.members());
+    }
+
+    /// Kills all processes of the generation, which has not ended in its time. Does not block.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(super) fn kill_in_background(self: Arc<Child>) {
+        offload::detach(move || {
+            // The first process comes first, and without a look at others: /proc may not answer.
+            if self.kill_first() || !self.members().is_empty() {
+                tracing::warn!(generation = %self.generation, pid = %self.pid, "has not ended in its time, killing it");
+                self.kill();
+            }
+        });
+    }
+
+    /// Kills all processes of the generation, and waits until that is done, for [`KILL_MAX`] at most: a process that
+    /// cannot be killed in that time hangs in the kernel, and is left to the service manager or container engine that
+    /// ends this process.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(super) async fn killed(self: &Arc<Child>) {
+        let child = self.clone();
+        let _ = offload::run_within(KILL_MAX, move || child.kill()).await;
     }
 
     /// How the first process has ended; `None` if it has not.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -20,8 +20,9 @@ use crate::runtime::groups::Groups;
 use crate::runtime::input::Input;
 use crate::runtime::offload::{Lane, attempts};
 use crate::runtime::predecessors::MAX;
+use crate::runtime::probe::Probe;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
-use crate::sys::launch::Launch;
+use crate::sys::launch;
 use crate::sys::reaper::Reaper;
 use crate::sys::terminal::Terminal;
 
@@ -33,7 +34,7 @@ pub(super) struct Instance {
     pub(super) name: String,
     pub(super) settings: Settings,
     /// The program, and what it is started with.
-    pub(super) program: Launch,
+    pub(super) program: launch::Launch,
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
     pub(super) groups: Groups,
@@ -43,6 +44,8 @@ pub(super) struct Instance {
     pub(super) history: Mutex<History>,
     /// The signal that ends the live generation, if it differs from the configured stop signal.
     pub(super) stop_with: Mutex<Option<Signal>>,
+    /// Whether a signal has stopped the program.
+    is_stopped: AtomicBool,
     /// The endpoint that answers requests to the control socket.
     pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
     /// The lane for the looks at processes during a rollout.
@@ -50,6 +53,8 @@ pub(super) struct Instance {
     /// See [`attempts`].
     pub(super) attempts: Lane,
     live: Mutex<Option<Live>>,
+    /// The launch of the first generation, until that generation is live.
+    launch: Mutex<Option<Launch>>,
     leaving: Mutex<Vec<Leaving>>,
     /// The exit code, once the supervisor is to end.
     pub(super) over: watch::Sender<Option<u8>>,
@@ -60,6 +65,14 @@ pub(super) struct Instance {
 pub(super) struct Live {
     pub(super) child: Arc<Child>,
     pub(super) inputs: mpsc::Sender<Input>,
+}
+
+/// A first generation that is being launched.
+#[derive(Clone)]
+pub(super) struct Launch {
+    pub(super) inputs: mpsc::Sender<Input>,
+    /// `None` until the process was spawned.
+    pub(super) child: Option<Arc<Child>>,
 }
 
 /// A generation that is leaving, and finishes its connections.
@@ -77,7 +90,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) settings: Settings,
-    pub(super) program: Launch,
+    pub(super) program: launch::Launch,
     pub(super) reaper: Reaper,
     pub(super) groups: Groups,
     pub(super) addresses: Vec<SocketAddr>,
@@ -98,10 +111,12 @@ impl Instance {
             service_manager: Mutex::new(parts.service_manager),
             history: Mutex::default(),
             stop_with: Mutex::new(None),
+            is_stopped: AtomicBool::new(false),
             live_endpoint: parts.live_endpoint,
             looks: Lane::new(2),
             attempts: attempts(),
             live: Mutex::new(None),
+            launch: Mutex::new(None),
             leaving: Mutex::default(),
             over: watch::Sender::new(None),
         }
@@ -174,20 +189,60 @@ impl Instance {
         if let Some(with) = with {
             *lock(&self.stop_with) = Some(with);
         }
+        self.is_stopped.store(true, Ordering::Relaxed);
         self.ask(RolloutEvent::StopRequested).await;
     }
 
-    /// Sends an event to the machine of the live generation.
+    /// The signal that has stopped the program, if one has.
+    pub(super) fn stopped_by(&self) -> Option<Signal> {
+        let is_stopped = self.is_stopped.load(Ordering::Relaxed);
+        is_stopped.then(|| lock(&self.stop_with).unwrap_or(Signal::TERM))
+    }
+
+    /// Sends an event to the machine of the live generation, or of the launch.
     pub(super) async fn ask(&self, event: RolloutEvent) {
-        if let Some(live) = self.live() {
-            // An error means that the generation is gone, and needs no event.
-            let _ = live.inputs.send(Input::Rollout(event)).await;
+        self.hand_on(Input::Rollout(event)).await;
+    }
+
+    /// Sends an input to the machine of the live generation, or of the launch. A machine that has ended meanwhile has
+    /// made another generation live, or nothing lives that needs the input.
+    pub(super) async fn hand_on(&self, mut input: Input) {
+        while let Some(inputs) = self.inputs() {
+            match inputs.send(input).await {
+                Ok(()) => return,
+                Err(_) if self.inputs().is_none_or(|now| now.same_channel(&inputs)) => return,
+                Err(back) => input = back.0,
+            }
         }
+    }
+
+    fn inputs(&self) -> Option<mpsc::Sender<Input>> {
+        self.live().map(|live| live.inputs).or_else(|| lock(&self.launch).clone().map(|launch| launch.inputs))
+    }
+
+    /// Sends a signal to the first process of the live generation, or of the one that is being launched.
+    pub(super) fn signal(&self, signal: Signal) {
+        let launched = || lock(&self.launch).clone().and_then(|launch| launch.child);
+        if let Some(child) = self.live().map(|live| live.child).or_else(launched) {
+            child.signal(signal);
+        }
+    }
+
+    /// The launch of the first generation is under way.
+    pub(super) fn set_launch(&self, launch: Launch) {
+        *lock(&self.launch) = Some(launch);
+    }
+
+    /// How this generation is probed; `None` if no probe is configured.
+    pub(super) fn probe(&self) -> Option<Probe> {
+        let (target, timeout) = (self.settings.target.clone()?, self.settings.plan.probe?);
+        Some(Probe { target, timeout, addresses: self.addresses() })
     }
 
     /// Makes this generation the live one.
     pub(super) fn set_live(&self, live: Live, endpoint: LiveEndpoint) {
         *lock(&self.live) = Some(live);
+        *lock(&self.launch) = None;
         self.live_endpoint.send_replace(endpoint);
     }
 

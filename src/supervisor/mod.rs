@@ -1,10 +1,11 @@
 //! The public type of the supervisor: runs any program, generation after generation.
 
 mod child;
-mod first;
 mod host;
 mod instance;
+mod launch;
 mod metrics;
+mod next;
 mod notifications;
 mod options;
 mod preflight;

@@ -27,6 +27,8 @@ pub(super) async fn watch(instance: Arc<Instance>, child: Weak<Child>, inputs: m
     match &instance.settings.ready {
         // The generation reports its readiness itself.
         ReadyWhen::Notify => return,
+        // Nothing is known yet that could be waited for, whatever the program is and wherever it will listen.
+        ReadyWhen::Listening if instance.settings.addresses.is_none() && instance.live().is_none() => {}
         ReadyWhen::Listening | ReadyWhen::Http(_) => {
             if !listens(&instance, &child).await {
                 return;

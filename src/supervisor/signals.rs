@@ -47,8 +47,8 @@ pub(super) async fn pass_on(mut signals: Signals, instance: Arc<Instance>) {
             SIGINT => instance.stop(Some(Signal::INT)).await,
             SIGQUIT => instance.stop(Some(Signal::QUIT)).await,
             other => {
-                if let (Some(live), Some(signal)) = (instance.live(), Signal::from_named_raw(other)) {
-                    live.child.signal(signal);
+                if let Some(signal) = Signal::from_named_raw(other) {
+                    instance.signal(signal);
                 }
             }
         }

@@ -9,9 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::child::Child;
-use super::first::{First, begin, kill};
-use super::host::generation;
 use super::instance::{Instance, Parts, nobody};
+use super::launch::{Launched, launch};
 use super::settings::{ReadyWhen, Settings};
 use super::{Supervisor, metrics, signals};
 use crate::error::{Error, ErrorKind};
@@ -92,22 +91,20 @@ impl Supervisor {
     async fn run_all(
         &self,
         instance: &Arc<Instance>,
-        mut signals: Signals,
+        signals: Signals,
         watchdog: Option<std::time::Duration>,
         pid_file: Option<&PidFile>,
     ) -> Result<u8, Error> {
-        let child = match begin(instance, &mut signals).await? {
-            First::Ready(child) => child,
-            First::Over(code) => return Ok(code),
-        };
+        let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
         let mut over = instance.over.subscribe();
-        generation::enter(instance, child);
+        if let Launched::Over(code) = launch(instance).await? {
+            return Ok(code);
+        }
         if let Some(pid_file) = pid_file {
             pid_file.write(Pid::new(std::process::id())).await;
         }
         instance.is_ready();
         instance.heartbeat(watchdog, pid_file.cloned());
-        let passing = tokio::spawn(signals::pass_on(signals, instance.clone()));
         // Cannot fail: the sender lives in the instance.
         let code = over.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         passing.abort();
@@ -158,7 +155,7 @@ impl Instance {
         for child in self.draining() {
             let (generation, pid) = (child.generation, child.pid);
             tracing::warn!(%generation, %pid, "ended while it drained, for no generation is left that serves");
-            kill(&child).await;
+            child.killed().await;
         }
     }
 

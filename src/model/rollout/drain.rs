@@ -77,8 +77,11 @@ impl Rollout {
         if self.stops > 1 {
             return self.stop_at_once(now);
         }
+        let is_launch = self.is_launch();
         match &mut self.state {
             State::Standby { .. } | State::Serving => self.stop_accepting(now),
+            // The first generation may be at work already, and is told to stop as if it were live.
+            State::Rolling { attempt, .. } if is_launch && attempt.pid.is_some() => self.stop_accepting(now),
             State::Rolling { .. } => self.roll_back("was given up: a stop was asked for".into(), Then::Stop, now),
             State::RollingBack { then, .. } => {
                 *then = Then::Stop;
@@ -93,11 +96,15 @@ impl Rollout {
 
     pub(super) fn stop_at_once(&mut self, now: Instant) -> Vec<Effect> {
         const REASON: &str = "was given up: a stop at once was asked for";
+        let is_launch = self.is_launch();
         let mut effects = match &mut self.state {
             // Green is being spawned: unless the result is waited for, its process would be left behind.
             State::RollingBack { attempt, then, .. } if attempt.pid.is_none() => {
                 *then = Then::Finish;
                 return vec![];
+            }
+            State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } if is_launch => {
+                vec![Effect::Kill { green: attempt.green }, Effect::LaunchFailed { reason: REASON.into() }]
             }
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
                 let (generation, took) = (attempt.green, now.duration_since(attempt.began));

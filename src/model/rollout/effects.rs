@@ -147,6 +147,8 @@ pub(crate) enum Effect {
     Report { outcome: Outcome, serves_on: bool },
     /// A request came at the wrong time.
     Refuse { asked: UserRequest, reason: String },
+    /// The first generation could not be launched, and has no process.
+    LaunchFailed { reason: String },
     /// Green died after it had become the live generation: nothing can be taken back.
     GreenLost { green: Generation, how: String },
     /// The end of this generation.

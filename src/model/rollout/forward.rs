@@ -106,9 +106,12 @@ impl Rollout {
     }
 
     pub(super) fn exited(&mut self, green: Generation, how: String, now: Instant) -> Vec<Effect> {
+        let is_launch = self.is_launch();
         match &mut self.state {
             State::Rolling { attempt, step } if attempt.green == green => {
                 let when = match step {
+                    // The probe is what makes the first generation ready.
+                    Step::Probe if is_launch => "before it was ready",
                     Step::Preflight | Step::Gate | Step::Spawn | Step::Ready => "before it was ready",
                     Step::Verify => "as soon as it was ready",
                     Step::Probe => "while it was probed",
@@ -138,12 +141,23 @@ impl Rollout {
             return vec![];
         }
         match (result, self.plan.probe) {
-            (Ok(()), Some(patience)) => {
-                self.enter(Step::Probe, now + patience + STEP);
-                self.probe_after(Duration::ZERO)
-            }
+            (Ok(()), Some(patience)) => self.begin_probe(patience, now),
             (Ok(()), None) => self.begin_canary(0, now),
             (Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+        }
+    }
+
+    fn begin_probe(&mut self, patience: Duration, now: Instant) -> Vec<Effect> {
+        self.enter(Step::Probe, now + patience + STEP);
+        self.probe_after(Duration::ZERO)
+    }
+
+    /// The first generation is ready. There is no generation before it, from which its listeners would have to be told
+    /// apart.
+    pub(super) fn ready_to_launch(&mut self, now: Instant) -> Vec<Effect> {
+        match self.plan.probe {
+            Some(patience) => self.begin_probe(patience, now),
+            None => self.launched(now),
         }
     }
 
@@ -156,6 +170,7 @@ impl Rollout {
         attempt.probing = false;
         match (result, *step) {
             (Err(reason), _) => self.roll_back(reason, Then::Serve, now),
+            (Ok(()), Step::Probe) if self.is_launch() => self.launched(now),
             (Ok(()), Step::Probe) => self.begin_canary(0, now),
             (Ok(()), Step::Canary { .. } | Step::CutOver | Step::Soak) => self.probe_after(PROBE_PAUSE),
             (Ok(()), Step::Preflight | Step::Gate | Step::Spawn | Step::Ready | Step::Verify) => vec![],
@@ -224,6 +239,15 @@ impl Rollout {
         let took = now.duration_since(began);
         let outcome = Outcome::Done { generation: green, pid, took };
         vec![Effect::HandOver { green, took }, Effect::Report { outcome, serves_on: false }, Effect::Retire]
+    }
+
+    /// The first generation has passed all steps of its launch.
+    fn launched(&mut self, now: Instant) -> Vec<Effect> {
+        let State::Rolling { attempt, .. } = &self.state else { return vec![] };
+        let (green, took) = (attempt.green, now.duration_since(attempt.began));
+        let mut effects = vec![Effect::HandOver { green, took }];
+        effects.extend(self.finish());
+        effects
     }
 
     fn enter(&mut self, to: Step, until: Instant) {

@@ -52,6 +52,16 @@ impl Rollout {
         Rollout { me, pid, last: me, plan, state: State::Standby { reload: false }, stops: 0 }
     }
 
+    /// A launch: the rollout of the first generation, with no generation before it. `pid` is the process that launches.
+    pub(crate) fn launching(pid: Pid, plan: Plan) -> Rollout {
+        Rollout::serving(Generation::NONE, pid, plan)
+    }
+
+    /// Whether this is a launch.
+    pub(crate) fn is_launch(&self) -> bool {
+        self.me == Generation::NONE
+    }
+
     /// When [`Rollout::handle_timeout`] has to be called, if no event comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
@@ -79,9 +89,10 @@ impl Rollout {
                 None => vec![],
             },
             RolloutEvent::Spawned { green, result } => self.spawned(green, result, now),
-            RolloutEvent::GreenReady { green } => match self.attempt_at(green, Step::Ready) {
-                Some(_) => self.advance(Step::Verify, Effect::Verify { green }, Ok(()), now),
-                None => vec![],
+            RolloutEvent::GreenReady { green } => match self.attempt_at(green, Step::Ready).is_some() {
+                true if self.is_launch() => self.ready_to_launch(now),
+                true => self.advance(Step::Verify, Effect::Verify { green }, Ok(()), now),
+                false => vec![],
             },
             RolloutEvent::GreenExtends { green, by } => self.extended(green, by, now),
             RolloutEvent::GreenFailed { green, reason } => self.failed(green, reason, now),

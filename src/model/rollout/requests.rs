@@ -3,12 +3,20 @@
 use std::time::Instant;
 
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, Rollout, UserRequest};
+use super::{Effect, Rollout, STEP, UserRequest};
 use crate::model::identity::Generation;
 
 impl Rollout {
     pub(super) fn reload_requested(&mut self, now: Instant) -> Vec<Effect> {
+        let is_launch = self.is_launch();
         match &mut self.state {
+            // Nothing is there yet that could be checked, or steered to.
+            State::Serving if is_launch => {
+                let (green, deadline) = (Generation::FIRST, now + STEP);
+                let attempt = Attempt { green, pid: None, began: now, deadline, probing: false };
+                self.state = State::Rolling { attempt, step: Step::Spawn };
+                vec![Effect::Spawn { green }]
+            }
             State::Serving => {
                 let green = self.last.next();
                 self.last = green;
@@ -61,6 +69,7 @@ impl Rollout {
     fn refuse(&self, asked: UserRequest) -> Vec<Effect> {
         let (me, pid) = (self.me, self.pid);
         let reason = match (&self.state, asked) {
+            _ if self.is_launch() => "the first generation is not ready".to_owned(),
             (State::Rolling { attempt, .. } | State::RollingBack { attempt, .. }, UserRequest::Reload) => {
                 format!("the rollout of generation {} is under way in generation {me} (pid {pid})", attempt.green)
             }

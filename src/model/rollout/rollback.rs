@@ -63,6 +63,11 @@ impl Rollout {
 
     pub(super) fn rolled_back(&mut self, now: Instant) -> Vec<Effect> {
         let State::RollingBack { attempt, reason, then } = &self.state else { return vec![] };
+        if self.is_launch() {
+            let mut effects = vec![Effect::LaunchFailed { reason: reason.clone() }];
+            effects.extend(self.finish());
+            return effects;
+        }
         let outcome = Outcome::RolledBack {
             generation: attempt.green,
             reason: reason.clone(),

@@ -45,18 +45,6 @@ impl SupervisedHost {
         });
     }
 
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn kill_what_is_left(&self) {
-        let child = self.child.clone();
-        offload::detach(move || {
-            // The first process comes first, and without a look at others: /proc may not answer.
-            if child.kill_first() || !child.members().is_empty() {
-                tracing::warn!(generation = %child.generation, pid = %child.pid, "has not ended in its time, killing it");
-                child.kill();
-            }
-        });
-    }
-
     /// Kills all processes of this generation that are left.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(super) async fn end(&mut self) {

@@ -45,7 +45,7 @@ fn driver(
     rollout: Rollout,
 ) -> (mpsc::Sender<Input>, Driver<SupervisedHost>) {
     let (inputs, received) = mpsc::channel(QUEUE);
-    let (host_events, arriving) = mpsc::channel(QUEUE);
-    let host = SupervisedHost::new(instance.clone(), child, inputs.clone(), host_events);
+    let (spawned, arriving) = mpsc::channel(QUEUE);
+    let host = SupervisedHost::new(instance.clone(), child, inputs.clone(), spawned);
     (inputs, Driver { rollout, host, inputs: received, host_events: arriving })
 }

@@ -7,7 +7,6 @@ mod listeners;
 mod status;
 mod succession;
 
-use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::listeners::{follow, see};
-use super::child::{Child, SpawnedChild};
+use super::child::Child;
 use super::instance::{Instance, events};
+use super::next::{Next, Spawned};
 use super::{preflight, retire};
 use crate::model::event::{Outcome, Phase};
 use crate::model::identity::Generation;
@@ -31,22 +31,14 @@ use crate::runtime::probe::Probe;
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::status::{Depth, Draft};
 
-/// The events that only a supervised generation receives.
-#[derive(Debug)]
-pub(super) enum HostEvent {
-    /// The process of the next generation was spawned, or could not be spawned.
-    Spawned { green: Generation, result: Result<Box<SpawnedChild>, String> },
-}
-
 /// The state that the effects need.
 pub(super) struct SupervisedHost {
     context: Context,
     pub(super) instance: Arc<Instance>,
     pub(super) child: Arc<Child>,
-    green: Option<Arc<Child>>,
+    next: Next,
     /// The task of `follow`, which looks for listeners of either generation that have come or gone.
     following: Option<AbortHandle>,
-    host_events: mpsc::Sender<HostEvent>,
     looks: Lane,
     looks_for_strangers: Lane,
     gone: watch::Sender<bool>,
@@ -57,7 +49,7 @@ impl SupervisedHost {
         instance: Arc<Instance>,
         child: Arc<Child>,
         inputs: mpsc::Sender<Input>,
-        host_events: mpsc::Sender<HostEvent>,
+        spawned: mpsc::Sender<Spawned>,
     ) -> SupervisedHost {
         let (end, to) = (child.end(), inputs.clone());
         tokio::spawn(async move {
@@ -66,6 +58,7 @@ impl SupervisedHost {
                 let _ = to.send(Input::Rollout(RolloutEvent::Died)).await;
             }
         });
+        let next = Next::new(instance.clone(), inputs.clone(), spawned);
         let context = Context::new(Parts {
             generation: child.generation,
             pid: child.pid,
@@ -80,9 +73,8 @@ impl SupervisedHost {
             context,
             instance,
             child,
-            green: None,
+            next,
             following: None,
-            host_events,
             looks: looks(),
             looks_for_strangers: Lane::new(1),
             gone: watch::Sender::new(false),
@@ -108,16 +100,12 @@ impl SupervisedHost {
     fn generation(&self) -> Generation {
         self.child.generation
     }
-
-    fn green(&self, generation: Generation) -> Option<Arc<Child>> {
-        self.green.clone().filter(|green| green.generation == generation)
-    }
 }
 
 /// Idle connections are the program's own business; the program is not told that it is live; the machine of a generation
 /// itself notices that the generation has died. So the effects for these do nothing here.
 impl Host for SupervisedHost {
-    type HostEvent = HostEvent;
+    type HostEvent = Spawned;
 
     fn context(&self) -> &Context {
         &self.context
@@ -127,11 +115,14 @@ impl Host for SupervisedHost {
         &mut self.context
     }
 
-    fn take(&mut self, host_event: HostEvent, rollout: &Rollout) -> Option<RolloutEvent> {
-        let HostEvent::Spawned { green, result } = host_event;
+    fn take(&mut self, spawned: Spawned, rollout: &Rollout) -> Option<RolloutEvent> {
+        let Spawned { green, result } = spawned;
         // Its notifications are read only from here on, so that none of them precedes the event of the spawn.
-        let result = result.map(|spawned| self.adopt(*spawned, rollout));
-        Some(RolloutEvent::Spawned { green, result })
+        let result = result.map(|spawned| self.next.take(*spawned, rollout));
+        if self.next.of(green).is_some() {
+            self.begin_to_follow(green);
+        }
+        Some(RolloutEvent::Spawned { green, result: result.map_err(|error| format!("cannot be spawned: {error}")) })
     }
 
     fn heartbeat(&mut self, rollout: &Rollout) {
@@ -189,23 +180,19 @@ impl Host for SupervisedHost {
     }
 
     fn spawn(&self, green: Generation) {
-        self.spawn_green(green);
+        self.next.spawn(green);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn look(&self, green: Generation) -> Option<Look> {
-        let child = self.green(green)?;
-        let lane = child.lane.clone();
-        Some(Look { told: Box::pin(ready(vec![])), holders: Box::new(move || child.holders()), lane })
+        self.next.look(green)
     }
 
     fn probe(&self) -> Option<Probe> {
-        let (target, timeout) = (self.instance.settings.target.clone()?, self.instance.settings.plan.probe?);
-        Some(Probe { target, timeout, addresses: self.instance.addresses() })
+        self.instance.probe()
     }
 
     fn follow(&self, green: Generation) -> impl Future<Output = Result<(), Stalled>> + Send + 'static {
-        follow(self.instance.clone(), green, self.child.clone(), self.green.clone())
+        follow(self.instance.clone(), green, self.child.clone(), self.next.of(green).cloned())
     }
 
     fn end_following(&mut self) {
@@ -216,7 +203,7 @@ impl Host for SupervisedHost {
 
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     fn kill(&self, green: Generation) {
-        if let Some(child) = self.green(green) {
+        if let Some(child) = self.next.of(green).cloned() {
             self.context.groups.post(|_| offload::detach(move || child.kill()));
         }
     }
@@ -226,7 +213,8 @@ impl Host for SupervisedHost {
     }
 
     fn forget_green(&mut self) {
-        self.leave_green_behind();
+        self.context.groups.post(Table::rest);
+        self.next.forget();
     }
 
     fn hand_over(&mut self, green: Generation, took: Duration) {
@@ -258,7 +246,7 @@ impl Host for SupervisedHost {
     }
 
     fn force_close(&self) {
-        self.kill_what_is_left();
+        self.child.clone().kill_in_background();
     }
 
     fn force_close_predecessors(&mut self) {

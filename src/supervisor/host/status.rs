@@ -10,7 +10,7 @@ use crate::runtime::status::{Depth, Draft, Known, Processes};
 impl SupervisedHost {
     pub(super) fn draft(&self, rollout: &Rollout, depth: Depth) -> Draft {
         let draining = self.instance.draining();
-        let all = draining.iter().chain([&self.child]).chain(&self.green).cloned();
+        let all = draining.iter().chain([&self.child]).chain(self.next.green()).cloned();
         let processes = all.map(|child| (child.generation, child as Arc<dyn Processes>)).collect();
         let known = Known {
             name: self.instance.name.clone(),
@@ -19,7 +19,7 @@ impl SupervisedHost {
             own: self.context.who(),
             connections: None,
             kinds: None,
-            green: self.green.as_ref().map(|green| (green.generation, green.pid)),
+            green: self.next.green().map(|green| (green.generation, green.pid)),
             draining: draining.iter().map(|child| (child.generation, child.pid)).collect(),
             history: self.instance.history().clone(),
             supervisor: Some(Pid::new(std::process::id())),

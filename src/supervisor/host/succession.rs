@@ -9,13 +9,12 @@ use crate::model::rollout::Rollout;
 use crate::runtime::context::now;
 use crate::runtime::groups::Table;
 use crate::runtime::host::Host as _;
-use crate::runtime::offload;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
 
 impl SupervisedHost {
     /// Gives green the leadership: from now on green's machine answers requests.
     pub(super) fn pass_on(&mut self, green: Generation, took: Duration) {
-        let Some(child) = self.green(green) else { return };
+        let Some(child) = self.next.of(green).cloned() else { return };
         self.instance.history().add(Outcome::Done { generation: green, pid: child.pid, took }, now());
         // This must precede any steering by green's own machine.
         self.context.groups.post(Table::pass_on);
@@ -33,7 +32,7 @@ impl SupervisedHost {
 
     /// Sends green away: its users are steered back, and green finishes the connections that it has.
     pub(super) fn send_away(&mut self, generation: Generation) {
-        let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
+        let Some(green) = self.next.remove(generation) else { return };
         tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
         let steered_back = self.context.groups.run(Table::green_leaves);
         let (instance, by) = (self.instance.clone(), self.generation());
@@ -42,16 +41,6 @@ impl SupervisedHost {
             let _ = steered_back.await;
             generation::send_away(&instance, green, by).await;
         });
-    }
-
-    /// Leaves the groups to the kernel where only this generation listens, and kills what green has left behind: its
-    /// first process has ended.
-    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn leave_green_behind(&mut self) {
-        self.context.groups.post(Table::rest);
-        if let Some(green) = self.green.take() {
-            offload::detach(move || green.kill());
-        }
     }
 
     pub(super) fn tell_manager(&mut self, rollout: &Rollout) {

@@ -2,6 +2,7 @@
 
 mod blue_green;
 mod edges;
+mod launch;
 mod walk;
 
 use super::*;

@@ -107,6 +107,7 @@ impl World {
                         matches!(outcome, Outcome::RolledBack { .. }) && !self.stopping && !self.died
                     );
                 }
+                Effect::LaunchFailed { reason } => panic!("this is no launch: {reason}"),
                 Effect::HandOver { .. } => {
                     assert!(self.steered_to_green || self.died, "handed over before it was steered to")
                 }
