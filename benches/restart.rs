@@ -1,13 +1,15 @@
-//! What a server costs that can restart itself, and what a restart costs: `cargo bench --features cli`, in some eight minutes, or
-//! `cargo bench --features cli -- --quick`, in less than one. Words such as `throughput` or `handover` choose among the measurements.
+//! Measures the cost of a server that can restart itself, and the cost of a restart. `cargo bench --features cli` takes
+//! about eight minutes, `cargo bench --features cli -- --quick` less than one. Arguments such as `throughput` or
+//! `handover` select measurements.
 //!
-//! No number makes it fail; a lost request does. Builds and others share the machine, so runs of what is compared are
-//! interleaved, and what counts are the ratios within a run.
+//! No figure makes the benchmark fail, but a lost request does. Builds and other programs share the machine, so the
+//! runs of compared servers are interleaved, and the ratios within a run are the result.
 
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
-/// The folder of the same name: this file is the root of a crate, so it is not found without saying so.
+/// The folder `restart/`. This file is the root of a crate, so the compiler does not look for modules in the folder of
+/// the same name.
 mod restart {
     pub(crate) mod figures;
     pub(crate) mod handover;
@@ -22,7 +24,7 @@ use restart::{handover, latency, memory, process, servers, throughput};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
     Full,
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
     let (mut extent, mut chosen) = (Extent::Full, Vec::new());
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
-            // Cargo passes it.
+            // Cargo passes this argument.
             "--bench" => {}
             "--quick" => extent = Extent::Quick,
             word if SECTIONS.iter().any(|(name, _)| *name == word) => chosen.push(argument),

@@ -1,6 +1,7 @@
 //! An axum application that restarts without losing a request.
 //!
-//! `cargo run --example axum`, then `curl http://127.0.0.1:3000`, then `kill -HUP` the process that it names.
+//! `cargo run --example axum`, then `curl http://127.0.0.1:3000`, then `kill -HUP` the process whose pid the response
+//! names.
 
 use axum::Router;
 use axum::routing::get;

@@ -1,8 +1,8 @@
-//! A rollout that can be taken back: the next generation is asked before any user gets to it, gets a part of the new
-//! connections, then all of them while the old generation still stands by.
+//! A rollout that can be taken back: the next generation is probed before any user reaches it, gets a share of the new
+//! connections, then all of them, while the old generation can still get them back.
 //!
-//! `cargo run --example bluegreen -- 127.0.0.1:3000`, and in another terminal `cutover reload`, `cutover status --watch`,
-//! `cutover promote`, `cutover rollback`.
+//! `cargo run --example bluegreen -- 127.0.0.1:3000`, and in another terminal `cutover reload`,
+//! `cutover status --watch`, `cutover promote`, `cutover rollback`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Plain TCP: an echo server that restarts without losing a connection.
 //!
-//! `cargo run --example echo`, then `nc 127.0.0.1 7000`, then `kill -HUP` the server: what is connected stays with the old
-//! process until it is done, what is new comes to the new one.
+//! `cargo run --example echo`, then `nc 127.0.0.1 7000`, then `kill -HUP` the server: an open connection stays with the
+//! old process until its end, and a new connection goes to the new process.
 
 use tokio::io::{AsyncWriteExt as _, copy, split};
 
@@ -14,13 +14,13 @@ async fn main() -> Result<(), cutover::Error> {
         .await?;
     while let Some(stream) = listener.accept().await {
         tokio::spawn(async move {
-            // The stream counts until both halves are dropped.
+            // The stream counts as open until both halves are dropped.
             let (mut read, mut write) = split(stream);
             copy(&mut read, &mut write).await?;
             write.shutdown().await
         });
     }
-    // Retired: another process accepts now. This one ends when its last stream does.
+    // The listener has retired, and another process accepts now. This process ends when its last stream ends.
     listener.drained().await;
     Ok(())
 }

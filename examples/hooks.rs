@@ -1,7 +1,7 @@
-//! An application that has a say in its reloads, and hears what becomes of them.
+//! An application that can refuse a reload, and receives the events of its reloads.
 //!
-//! `cargo run --example hooks -- 127.0.0.1:3000 settings.txt`: a reload is refused while the first line of the file is not
-//! `ok`, as one would check a configuration.
+//! `cargo run --example hooks -- 127.0.0.1:3000 settings.txt`: the hook refuses a reload while the file does not begin
+//! with `ok`, as an application would check its configuration.
 
 use cutover::{Event, Server};
 

@@ -1,7 +1,8 @@
-//! WebSockets that say goodbye when their generation drains: 1001, going away (RFC 6455, 7.4.1). A client then comes back,
-//! to the next generation.
+//! WebSockets that send a close frame when their generation drains: 1001, going away (RFC 6455, 7.4.1). A client then
+//! reconnects to the next generation.
 //!
-//! `cargo run --example websocket`, connect to `ws://127.0.0.1:3000/` or `/stay`, then `kill -HUP` the process that it names.
+//! `cargo run --example websocket`, connect to `ws://127.0.0.1:3000/` or `/stay`, then `kill -HUP` the process whose
+//! pid the example prints.
 
 use std::time::Duration;
 
@@ -24,17 +25,17 @@ async fn main() -> Result<(), cutover::Error> {
     server.serve(app).await
 }
 
-/// Leaves as soon as the drain begins.
+/// Closes the WebSocket as soon as the drain begins.
 async fn leave(upgrade: WebSocketUpgrade, State(drain): State<Drain>) -> Response {
     upgrade.on_upgrade(|socket| async move { talk(socket, drain.started()).await })
 }
 
-/// Stays for as long as the drain lasts.
+/// Keeps the WebSocket open for as long as the drain lasts.
 async fn stay(upgrade: WebSocketUpgrade, State(drain): State<Drain>) -> Response {
     upgrade.on_upgrade(|socket| async move { talk(socket, drain.ended()).await })
 }
 
-/// Gives back what comes, until it is time to go.
+/// Echoes messages until `time_to_go` is ready, then closes the WebSocket.
 async fn talk(mut socket: WebSocket, time_to_go: impl Future<Output = ()>) {
     let mut time_to_go = std::pin::pin!(time_to_go);
     loop {
@@ -44,7 +45,7 @@ async fn talk(mut socket: WebSocket, time_to_go: impl Future<Output = ()>) {
         };
         match message {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                // A client that does not read must not keep the handler from its goodbye.
+                // A client that does not read must not keep the handler from sending the close frame.
                 let sent = tokio::select! {
                     sent = socket.send(message) => sent,
                     () = time_to_go.as_mut() => break,
@@ -53,14 +54,14 @@ async fn talk(mut socket: WebSocket, time_to_go: impl Future<Output = ()>) {
                     return;
                 }
             }
-            // Answered by axum itself.
+            // axum itself answers these messages.
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
             Some(Err(_)) | None => return,
         }
     }
     let goodbye = CloseFrame { code: close_code::AWAY, reason: "restarting".into() };
     if socket.send(Message::Close(Some(goodbye))).await.is_ok() {
-        // To the client's own goodbye, or the end of the process.
+        // Reads until the client's own close frame, or the end of the process.
         while let Some(Ok(_)) = socket.recv().await {}
     }
 }

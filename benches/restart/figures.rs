@@ -1,15 +1,15 @@
-//! Many measurements as one figure: the median, and how far they lie apart.
+//! Many measurements as one figure: the median and the spread.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Measurements of one thing.
+/// Measurements of one quantity.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures(Vec<f64>);
 
 impl Figures {
     /// # Panics
-    /// If there is none.
+    /// If there is no measurement.
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
@@ -23,12 +23,12 @@ impl Figures {
         below + (above - below) * place.fract()
     }
 
-    /// Median and quartiles, with so many digits after the point.
+    /// Median and quartiles, with `digits` decimal places.
     pub(crate) fn quartiles(&self, digits: usize) -> String {
         self.show(digits, 0.25, 0.75)
     }
 
-    /// Median, least and most.
+    /// Median, minimum and maximum, with `digits` decimal places.
     pub(crate) fn range(&self, digits: usize) -> String {
         self.show(digits, 0.0, 1.0)
     }
@@ -38,7 +38,7 @@ impl Figures {
         format!("{middle} ({from}..{to})")
     }
 
-    /// What was measured in the same round of both, the one by the other.
+    /// The ratio of each measurement to the one in `to` of the same round.
     pub(crate) fn ratios(&self, to: &Figures) -> Figures {
         self.0.iter().zip(&to.0).map(|(this, other)| this / other).collect()
     }
@@ -50,14 +50,14 @@ impl FromIterator<f64> for Figures {
     }
 }
 
-/// As milliseconds.
+/// Converts each duration to milliseconds.
 impl FromIterator<Duration> for Figures {
     fn from_iter<T: IntoIterator<Item = Duration>>(durations: T) -> Figures {
         durations.into_iter().map(|duration| duration.as_secs_f64() * 1e3).collect()
     }
 }
 
-/// With a comma for the thousands.
+/// The number as text, with a comma as thousands separator.
 pub(crate) fn grouped(number: f64, digits: usize) -> String {
     let text = format!("{number:.digits$}");
     let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -71,7 +71,7 @@ pub(crate) fn grouped(number: f64, digits: usize) -> String {
     grouped + fraction
 }
 
-/// Prints rows with their columns aligned: the first to the left, the others to the right. The first row is the head.
+/// Prints rows with aligned columns: the first to the left, the others to the right. The first row is the header.
 pub(crate) fn print_table<const N: usize>(rows: &[[String; N]]) {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     for row in rows {

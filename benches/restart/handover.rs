@@ -1,5 +1,5 @@
-//! From SIGHUP to the moment when every new connection goes to green, step by step, as blue's log has it and as
-//! a client sees it. The program is `cutover serve` as it is released.
+//! The time from SIGHUP to the moment when every new connection goes to green, step by step, in blue's log and as a
+//! client sees it. The program is `cutover serve`, built as for a release.
 
 use super::figures::{Figures, print_table, row};
 use crate::Extent;
@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 const WITHIN: Duration = Duration::from_secs(20);
-/// How long the client asks before the signal and after the cut over.
+/// The time for which the client sends requests before the signal and after the cut-over.
 const AROUND: Duration = Duration::from_millis(30);
-/// What the reload may take beside green's own start.
+/// The target for the duration of a reload without green's own start, in milliseconds.
 const TARGET_MS: f64 = 5.0;
 
-/// The steps, and the log lines that end them.
+/// The steps of a reload, and the log lines that end them.
 const STEPS: [(&str, &str); 6] = [
     ("signal", "from=serving to=preflight"),
     ("preflight, gate", "from=preflight to=starting"),
@@ -29,28 +29,28 @@ const STEPS: [(&str, &str); 6] = [
 const FORK_EXEC: usize = 2;
 const OWN_START: usize = 3;
 
-/// One reload.
+/// The measurements of one reload.
 #[derive(Debug)]
 struct Reload {
     steps: [Duration; STEPS.len()],
     seen: Option<Seen>,
 }
 
-/// What a client saw of it, counted from the signal.
+/// The times at which a client received two answers, counted from the signal.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     last_of_blue: Duration,
     first_of_green: Duration,
 }
 
-/// Whether somebody asks during the reload.
+/// Whether a client sends requests during the reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     None,
     Loop,
 }
 
-/// A start of the program on its own.
+/// The measurements of a start without a reload.
 #[derive(Debug)]
 struct Alone {
     exec: Duration,
@@ -64,7 +64,8 @@ pub(crate) fn measure(extent: Extent) {
     );
     let server = Start::serve().ready();
     let (mut quiet, mut busy, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-    // The first reload of an instance finds a page cache and a steering program that the others do not.
+    // The first reload of an instance is not measured: its page cache and steering program differ from those of later
+    // reloads.
     reload(&server, Client::None);
     for _ in 0..times {
         quiet.push(reload(&server, Client::None));
@@ -82,7 +83,7 @@ fn reload(server: &Instance, client: Client) -> Reload {
     let stop = AtomicBool::new(false);
     let (signalled, signalled_at, answers) = std::thread::scope(|scope| {
         let asking = (client == Client::Loop).then(|| scope.spawn(|| ask_in_a_loop(address, &stop)));
-        // Also when something here panics: the scope waits for the thread.
+        // Stops the thread after a panic too, because the scope waits for the thread.
         let _stopped = StopOnDrop(&stop);
         std::thread::sleep(AROUND);
         let (signalled, signalled_at) = (SystemTime::now(), Instant::now());
@@ -98,7 +99,7 @@ fn reload(server: &Instance, client: Client) -> Reload {
     let steps = STEPS.map(|(_, needle)| {
         let line = server.wait_log_after(mark, needle, WITHIN);
         let until = time_of(&line);
-        // An error is a clock that was set back meanwhile.
+        // An error means that the clock was set back meanwhile.
         let step = until.duration_since(since).unwrap_or_default();
         since = until;
         step
@@ -122,7 +123,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// When each answer came, and which generation gave it.
+/// Sends requests until `stop` is set. Returns the time of each answer, and the generation that gave it.
 fn ask_in_a_loop(address: SocketAddr, stop: &AtomicBool) -> Vec<(Instant, u64)> {
     let mut answers = Vec::new();
     while !stop.load(Relaxed) {
@@ -132,7 +133,7 @@ fn ask_in_a_loop(address: SocketAddr, stop: &AtomicBool) -> Vec<(Instant, u64)> 
     answers
 }
 
-/// Which generation answers on a new connection.
+/// The generation that answers on a new connection.
 fn generation(address: SocketAddr) -> u64 {
     let page = http_get(address, "/").unwrap_or_else(|error| panic!("a request was lost: {error}"));
     let mut lines = page.lines();
@@ -145,7 +146,7 @@ fn time_of(line: &str) -> SystemTime {
     humantime::parse_rfc3339(stamp).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-/// The same program, started by nobody's reload.
+/// Starts the same program without a reload, and measures the start.
 fn start_alone() -> Alone {
     let directory = tempfile::tempdir().expect("make a temporary directory");
     let path = directory.path().join("notify");
@@ -156,7 +157,7 @@ fn start_alone() -> Alone {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
     let mut child = command.spawn().expect("start the program");
-    // std returns when exec has succeeded.
+    // `spawn` returns when exec has succeeded.
     let spawned = Instant::now();
     let ready = wait_ready(&socket, &mut child);
     let _ = child.kill();

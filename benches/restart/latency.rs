@@ -1,4 +1,4 @@
-//! Latency at rest and while reloading, in turn, at a load that leaves the server room.
+//! Latency at rest and during a reload, in alternating windows, at a load below the server's capacity.
 
 use super::figures::{Figures, grouped, print_table, row};
 use crate::Extent;
@@ -10,27 +10,28 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(1);
-/// Into the window, so that it has a before and an after.
+/// The time from the start of a window to the reload, so that the window has a part before and a part after the reload.
 const RELOAD_AT: Duration = Duration::from_millis(300);
 const WITHIN: Duration = Duration::from_secs(20);
 const TARGET: f64 = 1.1;
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1.0)];
 
-/// The windows of one kind.
+/// The latencies of the windows of one kind: at rest, or with a reload.
 struct Windows {
     all: Histogram<u64>,
     each: Vec<Histogram<u64>>,
 }
 
-/// What happens in a window.
+/// Whether a window contains a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum During {
     Rest,
     Reload,
 }
 
-/// So many windows of this length of either kind. In one second a restart of some milliseconds is more than a thousandth,
-/// and p99.9 is just it; in ten it is less.
+/// The number of windows of each kind, and their length. A restart takes some milliseconds. That is more than a
+/// thousandth of a window of one second, so p99.9 measures the restart itself, and less than a thousandth of a window
+/// of ten seconds.
 #[derive(Clone, Copy, Debug)]
 struct Turns {
     length: Duration,
@@ -56,7 +57,7 @@ fn compare(what: &str, mode: Mode, turns: Turns) {
     let server = Start::serve().ready();
     let (mut rest, mut reload) = (Windows::new(), Windows::new());
     for pair in 0..turns.pairs {
-        // A B, B A, …
+        // The order alternates: A B, B A, …
         let order = if pair % 2 == 0 { [During::Rest, During::Reload] } else { [During::Reload, During::Rest] };
         for during in order {
             let latency = window(&server, mode, during, turns.length);
@@ -100,7 +101,7 @@ fn window(server: &Instance, mode: Mode, during: During, length: Duration) -> Hi
     report.assert_nothing_lost();
     if during == During::Reload {
         assert_eq!(report.generations.len(), 2, "{report}");
-        // What it still has to do is no part of the next window.
+        // The remaining work of blue must not be part of the next window.
         server.wait_gone(blue, WITHIN);
     }
     report.latency

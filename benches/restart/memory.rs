@@ -1,4 +1,4 @@
-//! Resident memory: of an idle `cutover serve` as it is released, and of each idle connection.
+//! The resident memory of an idle `cutover serve`, built as for a release, and of each idle connection.
 
 use super::figures::{Figures, print_table, row};
 use super::process::Memory;
@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const CONNECTIONS: usize = 2000;
-/// Until what a server begins with is done.
+/// The time that a server needs to finish its initial work.
 const SETTLE: Duration = Duration::from_millis(200);
 const MEGABYTE: f64 = 1e6;
 const TARGET_MB: f64 = 10.0;
@@ -47,7 +47,7 @@ pub(crate) fn measure(extent: Extent) {
     print_table(&rows);
 }
 
-/// After the start, and after one request.
+/// The memory after the start, and after one request.
 fn idle() -> (Memory, Memory) {
     let server = Start::serve().ready();
     sleep(SETTLE);
@@ -57,10 +57,10 @@ fn idle() -> (Memory, Memory) {
     (started, Memory::of(server.first_pid()))
 }
 
-/// In user space; what the kernel needs for a socket is not in it.
+/// The memory of a connection in user space, in bytes. The memory of the socket in the kernel is not included.
 fn of_a_connection(kind: Kind) -> f64 {
     let server = Serving::start(kind);
-    // What the first request brings belongs to the process, not to a connection.
+    // The memory that the first request allocates belongs to the process, not to a connection.
     let first = ask(server.address);
     sleep(SETTLE);
     let before = Memory::of(server.pid());
@@ -71,7 +71,7 @@ fn of_a_connection(kind: Kind) -> f64 {
     (after.resident - before.resident) / CONNECTIONS as f64
 }
 
-/// A connection that has had its answer.
+/// Opens a connection on which one request has been answered.
 fn ask(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("connect");
     let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n");

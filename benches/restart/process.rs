@@ -1,18 +1,19 @@
-//! What the kernel says of a process, and of the machine.
+//! Figures of the kernel about a process, and about the machine.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{read_dir, read_to_string};
 use std::time::Duration;
 
-/// The CPU time of all threads that live. /proc/PID/stat counts in 10 ms; this one in nanoseconds.
+/// The CPU time of all living threads, from /proc/PID/task/TID/schedstat, which counts in nanoseconds. /proc/PID/stat
+/// counts in units of 10 ms.
 ///
 /// # Panics
-/// If the process is gone, or the kernel does not tell (CONFIG_SCHED_INFO).
+/// If the process has ended, or the kernel does not report the time (CONFIG_SCHED_INFO).
 pub(crate) fn cpu_time(pid: u32) -> Duration {
     let threads = read_dir(format!("/proc/{pid}/task")).expect("list the threads of a server");
     let nanoseconds = threads.map(|thread| {
         let path = thread.expect("list the threads of a server").path().join("schedstat");
-        // A thread that ends now has no time to tell.
+        // A thread that has just ended has no file, and counts as 0.
         let text = read_to_string(path).unwrap_or_default();
         text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0)
     });
@@ -29,11 +30,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// VmRSS and RssAnon of /proc/PID/status, as smaps_rollup counts them: the former are sums that lag behind by up to
-    /// dozens of pages for each CPU (proc_pid_status(5)).
+    /// VmRSS and RssAnon of /proc/PID/status, as smaps_rollup counts them. The values in /proc/PID/status lag behind by
+    /// up to dozens of pages for each CPU (proc_pid_status(5)).
     ///
     /// # Panics
-    /// If the process is gone.
+    /// If the process has ended.
     pub(crate) fn of(pid: u32) -> Memory {
         let text = read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read the memory of a server");
         let kilobytes = |name: &str| {
@@ -45,17 +46,19 @@ impl Memory {
     }
 }
 
-/// Thousands of connections are open at once, in this process and in its children, which inherit the limit.
+/// Raises the limit of descriptors, because thousands of connections are open at once, in this process and in its
+/// children, which inherit the limit.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // Not beyond what is needed: a failure would only be told by the section that needs it.
+    // The limit is raised only as far as needed. An error is ignored, because the section that needs the descriptors
+    // reports it.
     let enough = limit.maximum.map_or(16_384, |most| most.min(16_384));
     if limit.current.is_some_and(|now| now < enough) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(enough), maximum: limit.maximum });
     }
 }
 
-/// What the figures depend on.
+/// The conditions on which the figures depend.
 pub(crate) fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path: &str| read_to_string(path).unwrap_or_default().trim().to_owned();

@@ -1,4 +1,4 @@
-//! The servers that are compared, each in a process of its own: this binary, started once more with a variable set.
+//! The compared servers. Each runs in its own process: this binary, started again with an environment variable set.
 
 use super::process;
 use http_body_util::Full;
@@ -15,20 +15,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
-/// The variable that makes this binary a server.
+/// The environment variable that makes this binary a server.
 const ROLE: &str = "CUTOVER_BENCH_SERVER";
 
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// What each of them answers.
+/// The body of each server's responses.
 pub(crate) const BODY: &[u8] = b"hello from a small fixed text\n";
 
-/// What serves.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// hyper's HTTP/1 alone, in the accept loop that everybody writes.
+    /// hyper's HTTP/1 alone, in a common accept loop.
     Bare,
-    /// The same loop with what a server on the internet needs: HTTP/2 as well, upgrades, and a timeout for headers.
+    /// The same loop with the features that a server on the internet needs: HTTP/2, upgrades, and a timeout for
+    /// headers.
     Auto,
     /// `cutover::Server`.
     Cutover,
@@ -53,14 +54,14 @@ impl Kind {
         }
     }
 
-    /// What this process was started as, if not as the benchmark itself.
+    /// The kind of server that this process must run. `None` if the process is the benchmark itself.
     pub(crate) fn asked_for() -> Option<Kind> {
         let role = std::env::var(ROLE).ok()?;
         Kind::ALL.into_iter().find(|kind| kind.role() == role)
     }
 }
 
-/// Serves until the process is killed, and prints the address first.
+/// Prints the address, and serves until the process is killed.
 pub(crate) fn run(kind: Kind) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("build the runtime");
     runtime.block_on(async {
@@ -103,7 +104,8 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     println!("{}", listener.local_addr().expect("a bound socket has an address"));
-    // On a worker: from the thread of `block_on` each spawn would have to wake one, and the comparison would flatter us.
+    // The loop runs on a worker thread. On the thread of `block_on`, each spawn would have to wake a worker, and the
+    // comparison would favour cutover.
     let accepting = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.expect("accept");
@@ -114,7 +116,7 @@ where
     accepting.await.expect("the accept loop does not end");
 }
 
-/// One of them that runs. It is killed with this.
+/// A running server, which is killed on drop.
 pub(crate) struct Serving {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
@@ -122,7 +124,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Starts it, and waits for its address.
+    /// Starts a server, and waits until it listens.
     pub(crate) fn start(kind: Kind) -> Serving {
         let binary = std::env::current_exe().expect("find the benchmark's own binary");
         let mut command = Command::new(binary);
@@ -137,7 +139,7 @@ impl Serving {
         serving
     }
 
-    /// The hook `before_begin`, which knows the address, comes before listen(2).
+    /// Waits until the server listens. The hook `before_begin`, which prints the address, runs before listen(2).
     fn wait_listening(&self) {
         let deadline = Instant::now() + WITHIN;
         while let Err(error) = TcpStream::connect(self.address) {

@@ -1,7 +1,7 @@
-//! Requests per second, and the server's CPU time for one, beside hyper without us.
+//! Requests per second, and the server's CPU time per request, compared with hyper without cutover.
 //!
-//! Client and server share the CPUs, so the rate says what both can do together; the CPU time of the server for
-//! a request is the steadier measure of the two.
+//! Client and server share the CPUs, so the rate depends on both. The server's CPU time per request is the more stable
+//! measure.
 
 use super::figures::{Figures, grouped, print_table, row};
 use super::servers::{BODY, Kind, Serving};
@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 32;
 const LOAD_THREADS: usize = 1;
-/// Until the connections are made and the server is warm.
+/// The time after which the connections are established and the server is warm.
 const WARM_UP: Duration = Duration::from_millis(40);
 
-/// Whoever disturbs can only make a request more expensive, so the cheapest windows are those that nobody disturbed.
+/// The quantile of the undisturbed windows. Other programs can only make a request more expensive, so the cheapest
+/// windows are the undisturbed ones.
 const UNDISTURBED: f64 = 0.1;
 
-/// One server for a moment.
+/// The measurements of one server in one window.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     /// Requests per second.
     rate: f64,
-    /// Microseconds of the server's CPU time for a request.
+    /// The server's CPU time per request, in microseconds.
     cpu: f64,
 }
 
@@ -44,7 +45,7 @@ fn compare(what: &str, mode: Mode, target: f64, rounds: usize, length: Duration)
     let servers = Kind::ALL.map(Serving::start);
     let mut windows: [Vec<Window>; 3] = Default::default();
     for round in 0..rounds {
-        // A B C, C B A, …: a machine that becomes slower or faster does so for all of them.
+        // The order alternates (A B C, C B A, …), so that a change in the machine's speed affects all servers alike.
         for place in 0..servers.len() {
             let place = if round % 2 == 0 { place } else { servers.len() - 1 - place };
             windows[place].push(window(&servers[place], mode, length));

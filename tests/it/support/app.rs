@@ -1,7 +1,8 @@
-//! A server made with the library, which the test binary plays itself: the test decides what it does while it runs.
+//! A server built with the library. The test binary runs as this server, and the test controls the server while it
+//! runs.
 //!
-//! `/healthz` answers what the test has written down; `/slow` begins an answer and ends it when the test says so; every
-//! other path is a page that tells who answers.
+//! `/healthz` answers with the status that the test has set. `/slow` begins a response, and ends it when the test
+//! decides. Every other path is a page with the pid and the generation of the answering process.
 
 use std::convert::Infallible;
 use std::fs;
@@ -26,21 +27,22 @@ use super::process::{Instance, Start};
 use super::tls;
 
 const OPTIONS: &str = "CUTOVER_TEST_APP";
-/// For steps that the test ends itself.
+/// The duration of steps that the test ends itself.
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is asked for when an event comes.
+/// The request that the server makes at an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reaction {
     Promote,
     Rollback,
 }
 
-/// How the server is built.
+/// The settings with which the server is built.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
     pub listen: Vec<String>,
-    /// Those of the addresses, by number, on which TLS is spoken. If there are any it is a server of plain TCP.
+    /// The indexes of the addresses that use TLS. If there are any, the server uses the plain TCP interface of the
+    /// library.
     pub tls: Vec<usize>,
     pub probe: Option<String>,
     pub probe_timeout: Duration,
@@ -53,7 +55,7 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     pub ready_timeout: Duration,
     pub drain_timeout: Duration,
-    /// The hook that is asked before each reload never returns.
+    /// If true, the hook `before_reload` never returns.
     pub hook_hangs: bool,
 }
 
@@ -78,7 +80,7 @@ impl Default for Options {
     }
 }
 
-/// The server as the test has it.
+/// The folder and the options by which the test controls the server.
 pub struct App {
     folder: TempDir,
     pub options: Options,
@@ -93,19 +95,19 @@ impl App {
         App { folder, options }
     }
 
-    /// The page, as a user gets it by TLS.
+    /// The response to a GET of `/` over TLS.
     #[track_caller]
     pub fn page_by_tls(&self, address: SocketAddr) -> String {
         tls::get(self.folder.path(), address)
     }
 
-    /// Starts it, and waits until it is ready.
+    /// Starts the server, and waits for READY=1.
     #[track_caller]
     pub fn start(&self) -> Instance {
         self.prepare().ready()
     }
 
-    /// How it is started.
+    /// The command that starts the server: the test binary, which runs only `plays_the_server`.
     pub fn prepare(&self) -> Start {
         let told = (&self.options, self.folder.path());
         Start::program(std::env::current_exe().expect("this binary"))
@@ -114,22 +116,22 @@ impl App {
             .listens(self.options.listen.len())
     }
 
-    /// What `/healthz` does from now on, in every generation: answer this status, `hang`, or `die`.
+    /// Sets the behaviour of `/healthz` from now on, in every generation: a status to answer with, `hang`, or `die`.
     pub fn healthz(&self, does: &str) {
         self.write(HEALTHZ, does);
     }
 
-    /// The next generations hang before they listen.
+    /// Makes the next generations hang before they listen.
     pub fn next_hangs(&self) {
         self.write(HANG, "");
     }
 
-    /// The next generations do not hang.
+    /// Makes the next generations start normally again.
     pub fn next_starts(&self) {
         let _ = fs::remove_file(self.folder.path().join(HANG));
     }
 
-    /// The slow answers come to their end.
+    /// Ends the responses of `/slow`.
     pub fn slow_ones_end(&self) {
         self.write(END, "");
     }
@@ -145,7 +147,7 @@ const HEALTHZ: &str = "healthz";
 const HANG: &str = "hang";
 const END: &str = "end";
 
-/// Does nothing in a normal run of the tests: it is the entry of the server's processes.
+/// The entry point of the server's processes. In a normal test run this test does nothing.
 #[test]
 fn plays_the_server() {
     let Ok(told) = std::env::var(OPTIONS) else { return };
@@ -208,7 +210,7 @@ async fn serve(server: Server, options: Options, folder: PathBuf) {
     }
 }
 
-/// Logs every event, and asks from within for what the test wants.
+/// Logs every event, and makes the request that the options name for the event.
 async fn react(mut events: cutover::Events, handle: Handle, options: Options) {
     while let Some(event) = events.next().await {
         tracing::info!("event {event:?}");
@@ -236,7 +238,7 @@ async fn serve_tls(server: Server, tls: &[usize], page: Page) {
         tokio::spawn(async move {
             let service = service_fn(move |request| page.clone().answer(request));
             let http = hyper::server::conn::http1::Builder::new();
-            // What goes wrong on a connection is for its client to tell.
+            // An error of a connection is ignored here, because its client reports the failure.
             let _ = match acceptor {
                 None => http.serve_connection(TokioIo::new(stream), service).await,
                 Some(acceptor) => match acceptor.accept(stream).await {
@@ -289,7 +291,7 @@ impl Page {
         let (frames, to_send) = tokio::sync::mpsc::channel(2);
         tokio::spawn(async move {
             let _ = frames.send(Ok(Frame::data(Bytes::from(who)))).await;
-            // Between processes there is a file to look at, and no event.
+            // Polls a file, because no event comes from the process of the test.
             while !end.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

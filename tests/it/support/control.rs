@@ -1,4 +1,4 @@
-//! The control socket of an instance, asked by the public client; every wait has a deadline.
+//! The control socket of an instance, by the public client `Control`. Every wait has a deadline.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use super::process::Instance;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Asks one instance.
+/// The control client of one instance.
 pub struct Panel {
     control: Control,
     runtime: Runtime,
 }
 
 impl Panel {
-    /// The socket has the name of the first address.
+    /// Returns a client for the control socket, which has the name of the first address.
     #[track_caller]
     pub fn of(server: &Instance) -> Panel {
         let path = server.directory().join("run").join(format!("{}.sock", server.addr()));
@@ -50,14 +50,14 @@ impl Panel {
         self.wait("rollback", self.control.rollback());
     }
 
-    /// Asks for a reload, and follows it.
+    /// Requests a reload, and follows its progress.
     #[track_caller]
     pub fn reload(&self) -> Watched<'_> {
         let following = self.wait("reload", self.control.reload(FollowUntil::Outcome));
         Watched { panel: self, following, told: Vec::new() }
     }
 
-    /// The process of a generation that lives.
+    /// The pid of a living generation.
     #[track_caller]
     pub fn pid_of(&self, generation: u32) -> u32 {
         let status = self.status();
@@ -65,7 +65,7 @@ impl Panel {
         found.unwrap_or_else(|| panic!("no generation {generation} in {status:?}")).pid.number()
     }
 
-    /// How many connections a generation has.
+    /// The number of connections of a generation.
     #[track_caller]
     pub fn connections_of(&self, generation: u32) -> u64 {
         let status = self.status();
@@ -76,7 +76,7 @@ impl Panel {
     }
 }
 
-/// A reload that is followed.
+/// A reload whose progress is followed.
 pub struct Watched<'a> {
     panel: &'a Panel,
     following: ReloadProgress,
@@ -105,7 +105,7 @@ impl Watched<'_> {
         );
     }
 
-    /// A step of the canary has begun: the kernel has the share.
+    /// Waits until a canary step with this share has begun, and the kernel applies the share.
     #[track_caller]
     pub fn reaches_canary(&mut self, percent: f64) {
         let wanted = cutover::Share::try_from(percent).expect("a share");
@@ -115,7 +115,7 @@ impl Watched<'_> {
         );
     }
 
-    /// All new connections go to green.
+    /// Waits until the soak has begun: all new connections go to green.
     #[track_caller]
     pub fn reaches_soak(&mut self) {
         self.until("soak", |progress| matches!(progress, Progress::Soak { .. }));
@@ -129,7 +129,7 @@ impl Watched<'_> {
         }
     }
 
-    /// It ends well: the generation that is live.
+    /// Waits for the outcome, which must be `Done`, and returns the live generation.
     #[track_caller]
     pub fn done(mut self) -> u32 {
         match self.outcome() {
@@ -138,7 +138,7 @@ impl Watched<'_> {
         }
     }
 
-    /// It is taken back: the reason.
+    /// Waits for the outcome, which must be `RolledBack`, and returns the reason.
     #[track_caller]
     pub fn rolled_back(mut self) -> String {
         match self.outcome() {
@@ -147,7 +147,7 @@ impl Watched<'_> {
         }
     }
 
-    /// It is taken back, and these words say why.
+    /// Waits for the outcome, which must be `RolledBack` with these words in the reason.
     #[track_caller]
     pub fn rolled_back_because(self, words: &[&str]) {
         let reason = self.rolled_back();

@@ -1,4 +1,4 @@
-//! A server that runs from a path of its own, so that a test can put another file there, as a deploy does.
+//! A server that runs from its own path, so that a test can replace the file at that path as a deployment does.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,11 +10,11 @@ use tempfile::TempDir;
 use super::load::{Load, Mode, Plan};
 use super::process::{Instance, Start};
 
-/// The file that plays bad next generations.
+/// The script that acts as a faulty next generation.
 pub const GREEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/green.sh");
-/// Executable, and no program.
+/// An executable file that is not a program.
 pub const GARBAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/garbage");
-/// Not executable.
+/// A file that is not executable.
 pub const PLAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
 const REAL: &str = env!("CARGO_BIN_EXE_cutover");
@@ -36,17 +36,18 @@ impl Deployed {
         self.folder.path()
     }
 
-    /// The path that the server is started by.
+    /// The path by which the server is started.
     pub fn program(&self) -> PathBuf {
         self.folder().join("server")
     }
 
-    /// Where `green.sh` puts what it found out.
+    /// The file to which `green.sh` writes its results, or for which the script waits.
     pub fn out(&self) -> PathBuf {
         self.folder().join("out")
     }
 
-    /// Puts another file at the path, in one step. A symlink: nothing is written, so nothing can be busy.
+    /// Replaces the file at the path atomically. The new file is a symlink: no program is written, so exec cannot fail
+    /// with ETXTBSY.
     pub fn put(&self, file: &str) {
         let beside = self.folder().join("beside");
         symlink(file, &beside).expect("a symlink");
@@ -61,7 +62,8 @@ impl Deployed {
         fs::remove_file(self.program()).expect("it was there");
     }
 
-    /// `server serve --listen 127.0.0.1:0`, whose next generation plays `part` if [`GREEN`] is put in its place.
+    /// `server serve --listen 127.0.0.1:0`. If [`GREEN`] replaces the program, the next generation behaves as `part`
+    /// says.
     pub fn start(&self, part: &str) -> Start {
         Start::program(self.program())
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -72,7 +74,7 @@ impl Deployed {
     }
 }
 
-/// A server under load that must lose nothing, whatever is done to its reloads.
+/// A server under load that must lose no request, whatever happens to its reloads.
 pub struct Trial {
     pub deployed: Deployed,
     pub server: Instance,
@@ -89,7 +91,8 @@ impl Trial {
         Trial { deployed, server, load }
     }
 
-    /// Asks for a reload that must fail with these words, and for the right reason only.
+    /// Requests a reload that must fail. The log must give these words as the reason, and the old generation must serve
+    /// on alone.
     pub fn fails_with(&self, words: &[&str]) {
         let (mark, pid) = (self.server.mark(), self.server.main_pid());
         self.server.hup();
@@ -103,7 +106,7 @@ impl Trial {
         assert_eq!(self.server.pids(), [pid], "the failed generation is still there");
     }
 
-    /// With the real program back in its place the next reload works; and in all that time nothing was lost.
+    /// Restores the real program. The next reload must succeed, and no request may have been lost since the start.
     pub fn recovers(self) {
         self.deployed.put_real();
         self.server.reload();

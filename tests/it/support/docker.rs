@@ -1,7 +1,8 @@
-//! A real Docker engine in a network, with mounts and process numbers of its own, shared by all tests of this process. It is
-//! up in a second, and is gone soon after the process is, however that ends.
+//! A real Docker engine with its own network, mount and pid namespaces, shared by all tests of this process. The engine
+//! starts in about a second, and ends soon after this process, however this process ends.
 //!
-//! What a container publishes is reached from the engine's network: by [`Engine::in_network`], and by a load that runs there.
+//! The published ports of a container are reachable in the engine's network namespace: by [`Engine::in_network`], and
+//! by a load that runs there.
 
 mod container;
 mod image;
@@ -27,25 +28,25 @@ use super::verb::Verb;
 const KEEPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/docker/engine.sh");
 const COMPOSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/compose.yaml");
 const UP_WITHIN: Duration = Duration::from_secs(60);
-/// No command of a test takes longer; one that does is ended, and says 124.
+/// The time limit of a command of a test, in seconds. timeout(1) ends a command that takes longer, and exits with 124.
 const COMMAND_SECONDS: &str = "120";
-/// While an engine starts there is nothing to wait on.
+/// The polling interval for states that give no event to wait for.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running engine.
 pub struct Engine {
-    /// The engine goes when nobody has this end of the pipe any more.
+    /// The write end of a pipe. The engine ends when no process has this end open any more.
     _alive: PipeWriter,
     state: PathBuf,
-    /// A process in its mount and network namespaces, by our numbers.
+    /// The pid of a process in the engine's mount and network namespaces, in our pid namespace.
     leader: u32,
     network: File,
     images: image::Built,
 }
 
 impl Engine {
-    /// The one of this process, which is started for the first who asks. `None` where none can be had, which is said; CI
-    /// must not skip it.
+    /// The engine of this process, which the first call starts. `None` if no engine can be started; the test then
+    /// reports that it is skipped, which is a failure in CI.
     #[track_caller]
     pub fn running() -> Option<&'static Engine> {
         static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
@@ -67,12 +68,12 @@ impl Engine {
         let mut command = Command::new("sh");
         command.arg(KEEPER).arg(state.path()).arg(format!("cutover-it-docker-{}", std::process::id()));
         command.stdin(stdin).stdout(output()?).stderr(output()?);
-        // Not in our group: a Ctrl-C ends us, and our end ends the engine.
+        // The script has its own process group, so that Ctrl-C ends only this process, whose end then ends the engine.
         command.process_group(0);
         let mut keeper = command.spawn().map_err(|error| format!("cannot run {command:?}: {error}"))?;
-        // Removed by the script, which may outlive us.
+        // The script removes the folder, because the script may outlive this process.
         let state = state.keep();
-        // Its end of the pipe goes with it.
+        // The command is dropped to close its end of the pipe.
         drop(command);
         await_engine(&mut keeper, &state).map_err(|why| format!("{why}; it said: {}", read_from_start(log)))?;
         let leader = fs::read_to_string(state.join("leader")).map_err(text)?;
@@ -81,18 +82,18 @@ impl Engine {
         Ok(Engine { _alive: alive, state, leader, network, images: image::Built::default() })
     }
 
-    /// A command of the client, to be started; it has a limit of time.
+    /// A command of the Docker client, with a time limit.
     pub fn command(&self, words: &[&str]) -> Command {
         client(&self.state, COMMAND_SECONDS, words)
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs a command of the client to its end, which may be a failure.
     #[track_caller]
     pub fn docker(&self, words: &[&str]) -> Output {
         self.command(words).output().expect("run timeout(1)")
     }
 
-    /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
+    /// Runs a command of the client, which must succeed. Returns its stdout without trailing white space.
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
         succeeded(words, &self.docker(words))
@@ -104,39 +105,40 @@ impl Engine {
         Container::run(self, options, image, words)
     }
 
-    /// The image of `deploy/Dockerfile`, built as a user builds it, with this very program in it. `None` where there is
-    /// nothing to build it in, which is said.
+    /// The image of `deploy/Dockerfile`, built as a user builds it, with the program of this source. `None` if the
+    /// image to build it in is not available; the test then reports that it is skipped.
     #[track_caller]
     pub fn cutover(&self) -> Option<&str> {
         self.images.cutover(self).map_err(|why| super::skip(&why)).ok()
     }
 
-    /// An image of a user's own, on a small Debian: `/cutover`, and `/server.pl`, a server that knows nothing of it. `None`
-    /// where it cannot be had, which is said.
+    /// An image as a user builds it, on a small Debian, with `/cutover` and `/server.pl`, a server without support for
+    /// cutover. `None` if the image cannot be built; the test then reports that it is skipped.
     #[track_caller]
     pub fn perl(&self) -> Option<&str> {
         self.images.perl(self).map_err(|why| super::skip(&why)).ok()
     }
 
-    /// Builds an image of this Dockerfile, with the program as `server` beside it.
+    /// Builds an image of this Dockerfile. The build context has the program as `server`.
     #[track_caller]
     pub fn build(&self, name: &str, dockerfile: &str) {
         image::of(self, name, dockerfile);
     }
 
-    /// The program that is in the images: without a single library.
+    /// The statically linked program that the images contain.
     #[track_caller]
     pub fn program(&self) -> PathBuf {
         image::static_program()
     }
 
-    /// An image of a small Debian, with sh, bash, coreutils and perl. `None` where it cannot be had, which is said.
+    /// An image of a small Debian, with sh, bash, coreutils and perl. `None` if the image cannot be built; the test
+    /// then reports that it is skipped.
     #[track_caller]
     pub fn debian(&self) -> Option<&str> {
         self.images.debian(self).map_err(|why| super::skip(&why)).ok()
     }
 
-    /// The client on a terminal of its own.
+    /// Runs the Docker client on its own terminal.
     #[track_caller]
     pub fn on_terminal(&self, words: &[&str]) -> Terminal {
         let verb = Verb::by("docker", words[0]).args(&words[1..]);
@@ -147,7 +149,7 @@ impl Engine {
         Terminal::run(verb, 100, 40)
     }
 
-    /// A command of docker-compose(1) with `deploy/compose.yaml`, to be started; it has a limit of time.
+    /// A command of docker-compose(1) with `deploy/compose.yaml`, and with a time limit.
     pub fn compose(&self, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args([COMMAND_SECONDS, "docker-compose", "--file", COMPOSE]).args(words).stdin(Stdio::null());
@@ -155,7 +157,7 @@ impl Engine {
         command
     }
 
-    /// Waits until it is so. For what the engine tells nobody: there is nothing to wait on.
+    /// Polls until the condition holds, for changes that the engine does not announce.
     #[track_caller]
     pub fn wait(&self, what: &str, within: Duration, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + within;
@@ -165,17 +167,17 @@ impl Engine {
         }
     }
 
-    /// Starts a load whose threads are in the engine's network.
+    /// Starts a load whose threads are in the engine's network namespace.
     pub fn load(&self, plan: Plan) -> Load {
         namespace::inside(&self.network, || plan.start())
     }
 
-    /// Does something in the engine's network, and nothing else of it.
+    /// Runs `act` in the engine's network namespace, and in no other namespace of the engine.
     pub fn in_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         namespace::inside(&self.network, act)
     }
 
-    /// Its /proc, with its own numbers, which are those that it tells.
+    /// The engine's /proc, whose pids are those that the engine reports.
     fn proc(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root/proc", self.leader))
     }
@@ -188,11 +190,11 @@ fn client(state: &Path, seconds: &str, words: &[&str]) -> Command {
     command
 }
 
-/// Any client of this engine, and nothing of the user's own settings.
+/// Sets up a command of a client for this engine, without the user's own settings.
 fn let_it_ask(command: &mut Command, state: &Path) {
     command.env("DOCKER_HOST", format!("unix://{}", state.join("socket").display()));
     command.env("DOCKER_CONFIG", state.join("client")).env_remove("DOCKER_CONTEXT");
-    // The builder that needs nothing beside the engine.
+    // The classic builder, which needs nothing beside the engine.
     command.env("DOCKER_BUILDKIT", "0");
 }
 

@@ -1,13 +1,14 @@
-//! The parts of a bad next generation that the test binary plays itself, started by `green.sh`.
+//! The behaviours of a faulty next generation that the test binary implements. `green.sh` starts them.
 //!
-//! Where the script ends in exec the pid is that of the process which blue has spawned: its words count as green's.
+//! Where the script ends in exec, the process keeps the pid of the one that blue has spawned, so blue accepts its
+//! notifications as green's.
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// Does nothing in a normal run of the tests: it is the entry of the processes that `green.sh` makes.
+/// The entry point of the processes that `green.sh` starts. In a normal test run this test does nothing.
 #[test]
 fn plays_its_part() {
     let Ok(part) = std::env::var("GREEN_PART") else { return };
@@ -52,7 +53,7 @@ fn rest() -> ! {
     }
 }
 
-/// Listens where blue does, as a next generation would.
+/// Listens on blue's address, as a next generation does.
 fn listen_beside_blue() -> socket2::Socket {
     let birth = std::env::var("CUTOVER_BIRTH").expect("blue's certificate");
     let birth: serde_json::Value = serde_json::from_str(&birth).expect("JSON");
@@ -70,7 +71,7 @@ fn notify(datagram: &[u8]) {
     socket.send_to_addr(datagram, &blue()).expect("sent to blue");
 }
 
-/// A thousand datagrams a second, as long as blue lives.
+/// Sends 1000 datagrams per second to blue for this time, or until blue has ended.
 fn flood(time: Duration) {
     let (socket, blue, began) = (UnixDatagram::unbound().expect("a socket"), blue(), Instant::now());
     let mut sent = 0;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The next generation that a test wants, instead of the real one: GREEN_PART says which. The test binary plays the parts
-# that a shell cannot (support/green.rs).
+# Replaces the real next generation, and behaves as GREEN_PART says. The test binary implements the behaviours that a
+# shell cannot (support/green.rs).
 play() { "$GREEN_TEST" --exact support::green::plays_its_part --nocapture; }
 case $GREEN_PART in
 exit-1) exit 1 ;;

@@ -1,4 +1,4 @@
-//! The processes of a group: which live, and when one has ended.
+//! The processes of a process group: finding the living ones, and waiting for the end of one.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -6,7 +6,7 @@ use rustix::process::Pid;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// From /proc: there is no call that lists a process group.
+/// The living processes of the group, from /proc, because no system call lists a process group.
 pub fn living(group: Pid) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").expect("read /proc");
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -15,8 +15,9 @@ pub fn living(group: Pid) -> Vec<u32> {
     pids
 }
 
-/// `None` if it went away meanwhile. proc_pid_stat(5): after the name in parentheses, state, parent, group, and as the
-/// 18th the number of threads. The first thread is a zombie while others still end, and with them the sockets.
+/// Whether a process lives in the group. `None` if the process has ended meanwhile. proc_pid_stat(5): after the name in
+/// parentheses come state, parent, group, and as the 18th field the number of threads. A first thread that has ended is
+/// a zombie while other threads are still ending. The sockets are open until the last thread has ended.
 fn lives_in(pid: u32, group: Pid) -> Option<bool> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
@@ -26,7 +27,8 @@ fn lives_in(pid: u32, group: Pid) -> Option<bool> {
     Some(of_group && !dead)
 }
 
-/// A pidfd is readable once its process has ended, reaped or not (pidfd_open(2)).
+/// Waits for the end of a process. The pidfd is readable from then on, even before the process is reaped
+/// (pidfd_open(2)).
 pub fn has_ended(process: &OwnedFd, within: Duration) -> bool {
     let deadline = Instant::now() + within;
     loop {
@@ -50,7 +52,7 @@ pub fn number_of(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
 
-/// Whether each of its threads is stopped by a signal (proc_pid_stat(5)).
+/// Whether every thread of the process is stopped by a signal (proc_pid_stat(5)).
 pub fn is_frozen(pid: u32) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
     let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());

@@ -1,13 +1,14 @@
-//! The load client: sends requests as fast as it can and counts every way in which one can fail.
+//! The load client: sends requests as fast as it can, and counts every kind of failure.
 //!
-//! It is naive on purpose: it never retries, and it looks at a connection only while a request is on its way, so
-//! a connection that the server closed in between costs the next request. After a failure it opens a new one.
-//! It and its folder `load/` need nothing else of the tests, because a benchmark includes it too, through `#[path]`.
+//! The client is naive on purpose. It never retries, and it reads a connection only while a request is in flight, so a
+//! connection that the server has closed in between fails the next request. After a failure the client opens a new
+//! connection. This file and its folder `load/` use nothing else of the tests, because a benchmark also includes them
+//! through `#[path]`.
 
 #![allow(dead_code, reason = "each binary that includes this file uses a part of it")]
 #![allow(unreachable_pub, reason = "`pub` says here what the including binary may use")]
 
-// Named, so that the place is the same when a benchmark includes this file by its path.
+// Explicit paths, which stay valid when a benchmark includes this file by `#[path]`.
 #[path = "load/answer.rs"]
 mod answer;
 #[path = "load/client.rs"]
@@ -28,49 +29,50 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// So many failures are told in full.
+/// The number of failures that the report describes in full.
 const EXAMPLES: usize = 20;
-/// So many requests are in one write of [`Mode::Pipelined`].
+/// The number of requests in one write of [`Mode::Pipelined`].
 const PIPELINED: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A new connection for each request, which says `Connection: close`.
+    /// A new connection for each request, which has `Connection: close`.
     Close,
-    /// Request after request on one connection, and a new one only after the server announced `Connection: close`.
+    /// Consecutive requests on one connection. A new connection follows only after the server has announced
+    /// `Connection: close`.
     KeepAlive,
-    /// As [`Mode::KeepAlive`], by HTTP/1.0 and its `Connection: Keep-Alive`: the connection takes another request only if
-    /// the answer says `keep-alive` as well.
+    /// As [`Mode::KeepAlive`], with HTTP/1.0 and `Connection: Keep-Alive`. The client reuses the connection only if the
+    /// response has `keep-alive` as well.
     KeepAlive10,
-    /// As [`Mode::KeepAlive`], with [`PIPELINED`] requests in one write, and then their answers. A `Connection: close`
-    /// before the last answer loses the requests behind it.
+    /// As [`Mode::KeepAlive`], with [`PIPELINED`] requests in one write, followed by their responses. A
+    /// `Connection: close` before the last response loses the remaining requests.
     Pipelined,
 }
 
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// 200, and the body contains `pid N` and `generation N`; both are recorded.
+    /// Status 200, and a body with `pid N` and `generation N`, which are both recorded.
     CutoverPage,
-    /// 200, and the body contains `pid N`, which is recorded as the generation too.
+    /// Status 200, and a body with `pid N`, which is recorded as the generation too.
     Pid,
-    /// 200, and just this body.
+    /// Status 200, and exactly this body.
     Exact(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The clients are spread over them round robin.
+    /// The addresses of the servers. The clients are assigned to the addresses round robin.
     pub targets: Vec<SocketAddr>,
     pub clients: usize,
     pub mode: Mode,
-    /// Default `/`.
+    /// The path of each request. Default: `/`.
     pub path: String,
-    /// Between two requests of a client; default none.
+    /// The pause between two requests of a client. Default: none.
     pub pause: Duration,
-    /// For connecting, and once more for the request; default 10 s.
+    /// The time limit for the connect, and again for the request. Default: 10 s.
     pub timeout: Duration,
     pub answer: Answer,
-    /// Each has its own runtime; default 1.
+    /// The number of threads, each with its own runtime. Default: 1.
     pub threads: usize,
 }
 
@@ -124,7 +126,7 @@ fn run_clients(clients: Vec<Client>) -> Tally {
     })
 }
 
-/// A running load. Dropped without `stop`, it ends by itself soon after.
+/// A running load. A load that is dropped without `stop` ends soon after.
 pub struct Load {
     shared: Arc<Shared>,
     stop: watch::Sender<()>,
@@ -132,12 +134,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Requests answered rightly so far.
+    /// The number of requests answered correctly so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(SeqCst)
     }
 
-    /// Those that have answered so far.
+    /// The generations that have answered so far.
     pub fn generations(&self) -> BTreeSet<u64> {
         self.shared.seen().generations.clone()
     }
@@ -147,29 +149,30 @@ impl Load {
     }
 
     /// # Panics
-    /// If not that many more answers arrive in time.
+    /// If `more` further answers do not arrive in time.
     #[track_caller]
     pub fn wait_answered(&self, more: u64, within: Duration) {
         let wanted = self.answered() + more;
         self.wait(&format!("{more} more answers"), within, |_| {
-            // Armed before the look: a client counts first and reads `wanted` afterwards, so one of the two sees the other.
+            // `wanted` is set before `answered` is read. A client increments `answered` before it reads `wanted`, so
+            // one side sees the other's change.
             self.shared.wanted.fetch_min(wanted, SeqCst);
             self.answered() >= wanted
         });
     }
 
     /// # Panics
-    /// If not that many more requests fail in time.
+    /// If `more` further requests do not fail in time.
     #[track_caller]
     pub fn wait_failed(&self, more: u64, within: Duration) {
         let wanted = self.failed_so_far() + more;
         self.wait(&format!("{more} more failures"), within, |seen| seen.failures.total() >= wanted);
     }
 
-    /// Waits until some client has seen an answer of this generation.
+    /// Waits until a client has received an answer from this generation.
     ///
     /// # Panics
-    /// If none has in time.
+    /// If no client receives one in time.
     #[track_caller]
     pub fn wait_generation(&self, generation: u64, within: Duration) {
         let what = format!("an answer of generation {generation}");
@@ -202,10 +205,11 @@ impl Load {
         }
     }
 
-    /// Lets each client finish the request that it is in.
+    /// Ends the load. Each client first finishes its current request.
     ///
     /// # Panics
-    /// If the client's own side failed (no free port, no free descriptor): then the counts say nothing about the server.
+    /// If the load client itself failed (no free port, no free descriptor): the counts then say nothing about the
+    /// server.
     pub fn stop(self) -> Report {
         drop(self.stop);
         let mut tally = Tally::new();
@@ -234,7 +238,7 @@ impl Load {
     }
 }
 
-/// What a client adds up by itself, so that the clients do not fight for one lock.
+/// Counts that each client keeps by itself, so that the clients do not contend for one lock.
 struct Tally {
     latency: Histogram<u64>,
     connections: u64,
@@ -259,17 +263,17 @@ impl Tally {
     }
 }
 
-/// What the clients and the test share.
+/// The state that the clients and the test share.
 struct Shared {
     begun: Instant,
     answered: AtomicU64,
-    /// The client that makes `answered` reach this wakes the test; no other pays for a lock.
+    /// The value of `answered` at which a client wakes the test. Below this value, no client takes the lock.
     wanted: AtomicU64,
     seen: Mutex<Seen>,
     changed: Condvar,
 }
 
-/// What changes rarely.
+/// The part of the state that changes rarely.
 #[derive(Default)]
 struct Seen {
     generations: BTreeSet<u64>,
@@ -278,7 +282,7 @@ struct Seen {
     last_lost: Option<Instant>,
     lost_reused: u64,
     examples: Vec<String>,
-    /// The client's own side failed, so the counts mean nothing.
+    /// The reason if the load client itself failed. The counts are then meaningless.
     broken: Option<String>,
 }
 
@@ -301,7 +305,7 @@ impl Shared {
         let answered = self.answered.fetch_add(1, SeqCst) + 1;
         if answered >= self.wanted.load(SeqCst) {
             let _seen = self.seen();
-            // Whoever still waits for more arms it again.
+            // A thread that waits for more answers sets `wanted` again.
             self.wanted.store(u64::MAX, SeqCst);
             self.changed.notify_all();
         }

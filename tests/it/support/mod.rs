@@ -1,4 +1,4 @@
-//! What the integration tests share: the load client, the harness around processes, one small HTTP request.
+//! Helpers that the integration tests share: the load client, the process harness, and small HTTP requests.
 
 #![allow(dead_code, unused_imports, reason = "the support is whole before every test is written")]
 #![allow(unreachable_pub, reason = "`pub` says here what a test may use")]
@@ -34,19 +34,19 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Says that something is not tested, and why.
+/// Reports that a test is skipped, and the reason.
 ///
 /// # Panics
-/// In CI, where everything can be.
+/// If `CI` is set, because a CI machine provides everything that the tests need.
 #[track_caller]
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {why}");
-    // Not by a macro, whose output the test runner hides.
+    // Written to the stream directly, because the test runner captures the output of `eprintln!`.
     let _ = writeln!(io::stderr(), "skipped: {why}");
 }
 
-/// An example, which `cargo test` without `--test` has built, on a port that is free, and the address from the line that
-/// it prints.
+/// Starts an example on a free port. Returns the instance and the address from the line that the example prints.
+/// `cargo test` without `--test` builds the examples.
 #[track_caller]
 pub fn example(name: &str, args: &[&str]) -> (process::Instance, SocketAddr) {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_cutover")).with_file_name("examples").join(name);
@@ -57,7 +57,8 @@ pub fn example(name: &str, args: &[&str]) -> (process::Instance, SocketAddr) {
     (server, address.parse().expect("an address"))
 }
 
-/// A listener that joins the group of `address` by SO_REUSEPORT, as a next generation does, or a stranger.
+/// Returns a listener that joins the group of `address` by SO_REUSEPORT, as a next generation or an unrelated process
+/// does.
 pub fn join_group(address: SocketAddr) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).expect("one");
     socket.set_reuse_port(true).expect("set");
@@ -66,7 +67,8 @@ pub fn join_group(address: SocketAddr) -> socket2::Socket {
     socket
 }
 
-/// Waits until the live generation of `server` has just so many connections: it is asked by SIGUSR1, and says it.
+/// Waits until the live generation of `server` has exactly `connections` connections. The generation logs the number at
+/// SIGUSR1.
 #[track_caller]
 pub fn wait_connections(server: &process::Instance, connections: usize) {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -81,14 +83,14 @@ pub fn wait_connections(server: &process::Instance, connections: usize) {
     }
 }
 
-/// A connection whose first request was answered, and which is kept alive.
+/// Returns a keep-alive connection whose first request has been answered.
 #[track_caller]
 pub fn kept_alive(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
     let (mut answer, mut bytes) = (Vec::new(), [0; 4096]);
-    // The last words of the page.
+    // The page ends with this text.
     while !answer.ends_with(b"from another process\n") {
         let read = stream.read(&mut bytes).expect("an answer");
         assert!(read > 0, "not the whole page: {}", String::from_utf8_lossy(&answer));
@@ -97,10 +99,10 @@ pub fn kept_alive(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The whole answer of one GET with `Connection: close`, its head included, as text.
+/// Sends one GET with `Connection: close`, and returns the whole response as text, including its head.
 ///
 /// # Errors
-/// Whatever the socket says; each step has 5 s.
+/// Any error of the socket. The connect, each read and each write have a timeout of 5 s.
 pub fn http_get(addr: SocketAddr, path: &str) -> io::Result<String> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&addr, limit)?;

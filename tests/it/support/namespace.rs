@@ -1,4 +1,4 @@
-//! Acts inside another network namespace.
+//! Runs code inside another network namespace.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -6,7 +6,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// A thread of its own, because the namespace belongs to the thread, and those of the tests are used again.
+/// Runs `act` in a new thread, because a namespace belongs to a thread, and the test runner reuses its threads.
 pub fn in_fresh_thread<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     match thread::scope(|scope| scope.spawn(act).join()) {
         Ok(result) => result,
@@ -14,7 +14,7 @@ pub fn in_fresh_thread<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// In a thread in this network namespace: what it spawns is there too, processes and threads.
+/// Runs `act` in a thread in this network namespace. The processes and threads that `act` starts are there too.
 pub fn inside<T: Send>(namespace: &File, act: impl FnOnce() -> T + Send) -> T {
     in_fresh_thread(|| {
         let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));

@@ -1,9 +1,10 @@
-//! The harness around real processes: starts a program as a service manager would, watches it, ends all of it.
+//! The harness around real processes: starts a program as a service manager does, watches the program, and ends all its
+//! processes.
 //!
-//! The process gets a process group of its own, by which later generations are found: they are orphans sooner or
-//! later, but they stay in the group. They also inherit the log, which is one pipe for stdout and stderr.
-//! The log is read by a thread of its own, so a line may come after a notification that was sent later: wait for it.
-//! Every wait has a deadline and panics with what was waited for and the end of the log.
+//! The program gets its own process group, by which the harness finds later generations: they become orphans sooner or
+//! later, but stay in the group. Later generations also inherit the log, which is one pipe for stdout and stderr. A
+//! separate thread reads the log, so a log line may arrive after a notification that was sent later: a test must wait
+//! for the line. Every wait has a deadline, and panics with a description of the wait and the end of the log.
 
 pub use super::start::Start;
 pub use super::witness::Notification;
@@ -27,11 +28,11 @@ const RELOADED_WITHIN: Duration = Duration::from_secs(20);
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const LINES_TOLD: usize = 40;
 
-/// A place in the log.
+/// A position in the log: the number of lines before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
-/// A program that was started, and all processes that came of it.
+/// A started program and all processes of its process group.
 pub struct Instance {
     first: Pid,
     child: Mutex<Child>,
@@ -40,12 +41,12 @@ pub struct Instance {
     _notify: NotifySocket,
     notify_path: PathBuf,
     directory: TempDir,
-    /// A panic has brought the log already.
+    /// Whether a panic message already contains the log.
     told: AtomicBool,
 }
 
 impl Instance {
-    /// Prepares NOTIFY_SOCKET and the log, then spawns.
+    /// Prepares NOTIFY_SOCKET and the log, then spawns the program.
     pub(super) fn watch(listens: usize, spawn: impl FnOnce(&Path, io::PipeWriter) -> Child) -> Instance {
         let directory = tempfile::Builder::new().prefix("cutover-it-").tempdir();
         let directory = directory.expect("make a temporary directory");
@@ -79,7 +80,8 @@ impl Instance {
         number_of(self.first)
     }
 
-    /// The last MAINPID= that came from the main process of that moment, or the first process.
+    /// The pid in the last MAINPID= that came from the main process of that moment, or else the pid of the first
+    /// process.
     pub fn main_pid(&self) -> u32 {
         main_pid(self.first_pid(), &self.witness.seen().notifications)
     }
@@ -89,7 +91,8 @@ impl Instance {
         self.addrs()[0]
     }
 
-    /// Where the first generation listens, as its log says. Waits until it names as many as it was given.
+    /// The addresses on which the first generation listens, from its log. Waits until the log names as many addresses
+    /// as the program was given.
     #[track_caller]
     pub fn addrs(&self) -> Vec<SocketAddr> {
         let wanted = self.listens.max(1);
@@ -109,7 +112,7 @@ impl Instance {
         &self.notify_path
     }
 
-    /// A directory of this instance alone, gone with it.
+    /// The private directory of this instance, removed when the instance is dropped.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -121,7 +124,7 @@ impl Instance {
         }
     }
 
-    /// SIGSTOP, and waits until the last thread has stopped: a busy machine lets others run on for a while.
+    /// Sends SIGSTOP, and waits until every thread has stopped. On a busy machine, other threads run on for a while.
     #[track_caller]
     pub fn freeze(&self, pid: u32) {
         self.signal(pid, Signal::STOP);
@@ -132,13 +135,13 @@ impl Instance {
         }
     }
 
-    /// SIGHUP to the main process.
+    /// Sends SIGHUP to the main process.
     #[track_caller]
     pub fn hup(&self) {
         self.signal(self.main_pid(), Signal::HUP);
     }
 
-    /// SIGHUP, and wait until another process is the main one.
+    /// Sends SIGHUP, and waits until another process is the main process. Returns the pid of that process.
     #[track_caller]
     pub fn reload(&self) -> u32 {
         let before = self.main_pid();
@@ -155,7 +158,7 @@ impl Instance {
         Mark(self.witness.seen().lines.len())
     }
 
-    /// The first line with `needle` since the start.
+    /// Waits for a line with `needle`, and returns the first one since the start.
     #[track_caller]
     pub fn wait_log(&self, needle: &str, within: Duration) -> String {
         self.wait_log_after(Mark(0), needle, within)
@@ -187,7 +190,7 @@ impl Instance {
         self.witness.seen().notifications.clone()
     }
 
-    /// The first notification with `needle` since the start.
+    /// Waits for a notification with `needle`, and returns the first one since the start.
     #[track_caller]
     pub fn wait_notification(&self, needle: &str, within: Duration) -> Notification {
         self.wait(&format!("notification `{needle}`"), within, |seen| {
@@ -196,7 +199,7 @@ impl Instance {
         })
     }
 
-    /// The first notification with `needle` after so many others.
+    /// Waits for a notification with `needle` after the first `so_far` notifications, and returns it.
     #[track_caller]
     pub fn wait_notification_after(&self, so_far: usize, needle: &str, within: Duration) -> Notification {
         self.wait(&format!("notification `{needle}` after {so_far} others"), within, |seen| {
@@ -205,15 +208,15 @@ impl Instance {
         })
     }
 
-    /// The processes of the group that live; a zombie does not.
+    /// The living processes of the group, without zombies.
     pub fn pids(&self) -> Vec<u32> {
         living(self.first)
     }
 
-    /// Waits until a process of the group has ended, whoever reaps it.
+    /// Waits until a process of the group has ended, whichever process reaps it.
     #[track_caller]
     pub fn wait_gone(&self, pid: u32, within: Duration) {
-        // One outside the group is another that got the same number.
+        // A pid that is not in the group belongs to no process, or to an unrelated process that got the same number.
         if !self.pids().contains(&pid) {
             return;
         }
@@ -225,7 +228,7 @@ impl Instance {
         }
     }
 
-    /// Waits for the first process.
+    /// Waits until the first process has ended, and returns its exit status.
     #[track_caller]
     pub fn wait_exit(&self, within: Duration) -> ExitStatus {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +254,7 @@ impl Instance {
         }
     }
 
-    /// For the text of a panic.
+    /// The state for a panic message: the living processes, the notifications, and the end of the log.
     fn state(&self) -> String {
         self.told.store(true, Relaxed);
         let mut text = format!("living processes: {:?}\n", self.pids());
@@ -275,11 +278,11 @@ impl Drop for Instance {
         }
         let members = living(self.first).into_iter().map(pid_of);
         let members: Vec<OwnedFd> = members.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
-        // The number of a group is not given away while it has a member.
+        // The kernel does not reuse the number of a process group that has a member.
         if !members.is_empty() {
             let _ = kill_process_group(self.first, Signal::KILL);
         }
-        // Until all are gone: the next test may want their addresses.
+        // Waits for the end of all members, because the next test may need their addresses.
         for process in &members {
             has_ended(process, Duration::from_secs(5));
         }

@@ -1,4 +1,5 @@
-//! The servers of `examples/any-language`: their command lines, where they are to be had, and a port for several copies.
+//! The servers of `examples/any-language`: their command lines, where their programs are found, and a port that several
+//! copies can share.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,10 +13,10 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/any-language");
-/// Where `tests/run` unpacks what is not installed.
+/// The folder into which `tests/run` unpacks the programs that are not installed.
 const UNPACKED: &str = env!("CARGO_TARGET_TMPDIR");
 const SOON: Duration = Duration::from_secs(20);
-/// Between two looks at something that wakes nobody.
+/// The polling interval for states that give no event to wait for.
 const LOOK: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,20 +28,21 @@ pub enum Program {
     Nginx,
 }
 
-/// A program that is there, for one address.
+/// An available program, configured for one address.
 pub struct Served {
-    /// The program and its arguments; as often as there are to be copies.
+    /// The program and its arguments. Each copy is started with the same command.
     pub command: Vec<String>,
-    /// At which it finishes its requests.
+    /// The signal at which the program finishes its requests and ends.
     pub stop_signal: Signal,
-    /// So many processes answer.
+    /// The number of processes that answer requests.
     pub workers: usize,
-    /// Its configuration, where that names the address.
+    /// The folder of the configuration file, for a program whose configuration names the address.
     _folder: TempDir,
 }
 
 impl Program {
-    /// `None` where it is not to be had, which is said; CI must not skip it.
+    /// The program, configured for this address. `None` if the program is not available; the test then reports that it
+    /// is skipped, which is a failure in CI.
     #[track_caller]
     pub fn at(self, address: SocketAddr) -> Option<Served> {
         let program = self.found().map_err(|why| super::skip(&why)).ok()?;
@@ -62,7 +64,7 @@ impl Program {
     fn stop_signal(self) -> Signal {
         match self {
             Program::Python | Program::Gunicorn | Program::Node | Program::NodeCluster => Signal::TERM,
-            // At SIGTERM it cuts what it has.
+            // At SIGTERM nginx cuts its connections, with the requests on them.
             Program::Nginx => Signal::QUIT,
         }
     }
@@ -74,16 +76,16 @@ impl Program {
         }
     }
 
-    /// Whether its connections are kept alive, and after the stop signal get one more answer.
+    /// Whether the program keeps connections alive, and answers one more request on each after the stop signal.
     pub fn is_gentle(self) -> bool {
         match self {
             Program::Python | Program::Node | Program::NodeCluster => true,
-            // The first closes after each answer, the other cuts.
+            // gunicorn closes the connection after each response. nginx cuts the connections that are kept alive.
             Program::Gunicorn | Program::Nginx => false,
         }
     }
 
-    /// What is unpacked goes before what the machine happens to have.
+    /// Finds the program. An unpacked program has precedence over an installed one.
     fn found(self) -> Result<String, String> {
         let (unpacked, name, version) = match self {
             Program::Python => (None, "python3", "--version"),
@@ -105,7 +107,7 @@ impl Program {
     }
 }
 
-/// 22.12 or 23.1, or later; an older one ignores the option.
+/// Whether this version of Node is 22.12, 23.1 or later. An older version ignores the option `reusePort`.
 fn knows_reuse_port(version: &str) -> bool {
     let mut numbers = version.trim().trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -116,7 +118,8 @@ fn example(name: &str) -> String {
     format!("{EXAMPLES}/{name}")
 }
 
-/// The example, changed where it must be: the address, and folders that an nginx that is not installed does not have.
+/// Writes the example configuration with another address, PID file and temporary folders. An nginx that is not
+/// installed lacks the default folders.
 fn nginx_conf(address: SocketAddr, folder: &Path) -> String {
     let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let folders = folders.map(|what| format!("\n    {what}_temp_path {}/{what};", folder.display())).concat();
@@ -134,7 +137,8 @@ fn nginx_conf(address: SocketAddr, folder: &Path) -> String {
     path.display().to_string()
 }
 
-/// A port of 127.0.0.1 that nobody else gets, and that all get who share it: its socket is bound and does not listen.
+/// A port of 127.0.0.1 that only sockets with SO_REUSEPORT can share. A bound socket that does not listen reserves the
+/// port.
 pub struct Port {
     _held: Socket,
     pub address: SocketAddr,
@@ -155,11 +159,11 @@ pub fn pid_in(answer: &str) -> Option<u32> {
     answer.rsplit_once("pid ")?.1.split_whitespace().next()?.parse().ok()
 }
 
-/// A request whose end has not been sent yet, in the hands of a server.
+/// A request whose beginning a server has read, and whose end has not been sent yet.
 pub struct UnderWay(TcpStream);
 
 impl UnderWay {
-    /// Returns when the server has accepted it and read what there is of it.
+    /// Sends the beginning of a request. Returns when the server has accepted the connection and read that beginning.
     #[track_caller]
     pub fn begin(server: SocketAddr) -> UnderWay {
         let mut stream = TcpStream::connect(server).expect("connected");
@@ -173,12 +177,13 @@ impl UnderWay {
         UnderWay(stream)
     }
 
-    /// Whether the server, which has ended, has closed it without a word.
+    /// Whether the server, which has ended, has closed the connection without an answer.
     pub fn was_cut(mut self) -> bool {
         !matches!(self.0.read(&mut [0]), Ok(1..))
     }
 
-    /// The whole answer, after which the server has closed the connection.
+    /// Sends the end of the request, and returns the whole response. The server must close the connection without a
+    /// reset.
     #[track_caller]
     pub fn finish(mut self) -> String {
         self.0.write_all(b"Host: x\r\n\r\n").expect("sent");
@@ -188,8 +193,9 @@ impl UnderWay {
     }
 }
 
-/// Whether a server has accepted the connection of a client (else it has no inode yet), and has read all of it that has
-/// come. proc_pid_net(5): the 2nd and 3rd column are the addresses, the 5th the queues, the 10th the inode.
+/// Whether a server has accepted the connection of a client, and has read all bytes received on it. A connection that
+/// is not accepted has no inode. proc_pid_net(5): columns 2 and 3 are the addresses, column 5 the queues, column 10 the
+/// inode.
 fn is_read(server: SocketAddr, client: SocketAddr) -> bool {
     let hex = |address: SocketAddr| match address {
         SocketAddr::V4(v4) => format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()),

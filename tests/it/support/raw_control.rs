@@ -1,4 +1,4 @@
-//! Raw HTTP/1.1 over the control socket, so that a test can write what no client would.
+//! Raw HTTP/1.1 over the control socket, so that a test can send bytes that no client would send.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use super::process::Instance;
 
-/// For each read and each write.
+/// The timeout of each read and each write.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The control socket of one instance.
 #[derive(Clone, Debug)]
 pub struct Raw(PathBuf);
 
-/// One whole answer.
+/// One complete response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
-    /// The names in lower case.
+    /// The headers as pairs of a name, in lower case, and a value.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -36,7 +36,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// It is a refusal with this status, which says all these words.
+    /// Asserts that the response is an error with this status, and that its text contains all these words.
     #[track_caller]
     pub fn refuses(&self, status: u16, words: &[&str]) {
         assert_eq!(self.status, status, "{self:?}");
@@ -51,11 +51,11 @@ impl Answer {
     }
 }
 
-/// What became of a connection that was written to.
+/// The way in which the server has ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Closed,
-    /// Closed with something of ours unread.
+    /// The server closed the connection before it had read all our bytes.
     Reset,
 }
 
@@ -63,15 +63,15 @@ pub fn request(method: &str, target: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n")
 }
 
-/// The same, and the connection is kept.
+/// The same request without `Connection: close`.
 pub fn request_and_keep(method: &str, target: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nhost: control\r\n\r\n")
 }
 
-/// Reads one answer from a connection that may have more.
+/// Reads one response from a connection that may carry more.
 ///
 /// # Errors
-/// `UnexpectedEof` if it ends before the answer does, `InvalidData` if it is no HTTP.
+/// `UnexpectedEof` if the connection ends before the response does, `InvalidData` if the bytes are not HTTP.
 pub fn read_answer(from: &mut impl BufRead) -> io::Result<Answer> {
     let (status, headers) = read_head(from)?;
     let mut answer = Answer { status, headers, body: String::new() };
@@ -117,7 +117,7 @@ fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     }
 }
 
-/// `None` is the last one.
+/// Reads one chunk. `None` is the last chunk, which is empty.
 fn read_chunk(from: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let line = read_line(from)?;
     let length = usize::from_str_radix(&line, 16).map_err(|_| invalid(&format!("no length of a chunk: {line:?}")))?;
@@ -134,7 +134,7 @@ fn invalid(what: &str) -> io::Error {
 }
 
 impl Raw {
-    /// Of an instance without a name of its own.
+    /// The control socket of an instance that was started without `--name`.
     #[track_caller]
     pub fn of(server: &Instance) -> Raw {
         Raw::named(server, &server.addr().to_string())
@@ -153,7 +153,7 @@ impl Raw {
     }
 
     /// # Errors
-    /// Those of connect(2).
+    /// The errors of connect(2).
     pub fn connect(&self) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(&self.0)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -161,13 +161,14 @@ impl Raw {
         Ok(stream)
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     ///
     /// # Errors
-    /// `UnexpectedEof` or `ConnectionReset` if there was no whole answer.
+    /// `UnexpectedEof` or `ConnectionReset` if no complete response came.
     pub fn try_ask(&self, method: &str, target: &str) -> io::Result<Answer> {
         let mut stream = self.connect()?;
-        // A server that answers without a look at the request may be faster than it, and its answer is there (EPIPE).
+        // A server that answers without reading the request may close first. The write then fails with EPIPE, but the
+        // response has arrived.
         let written = stream.write_all(request(method, target).as_bytes());
         read_answer(&mut BufReader::new(stream)).map_err(|error| written.err().unwrap_or(error))
     }
@@ -184,7 +185,7 @@ impl Raw {
         answer.json()
     }
 
-    /// Asks for the status, with a limit of time for it.
+    /// Requests the status, which must come within this limit.
     #[track_caller]
     pub fn status_within(&self, limit: Duration) -> Value {
         let began = Instant::now();
@@ -194,22 +195,23 @@ impl Raw {
         status
     }
 
-    /// Writes as much as is taken, and reads to the end: what was said, and how many bytes were taken.
+    /// Writes as many bytes as the server accepts, and reads to the end. Returns the response and the number of bytes
+    /// written.
     ///
     /// # Panics
-    /// If there is no end.
+    /// If the server does not end the connection in time.
     #[track_caller]
     pub fn write_and_read(&self, bytes: &[u8]) -> (String, usize) {
         let mut stream = self.connect().expect("connected");
         let mut taken = 0;
-        // A server that has heard enough takes no more: ECONNRESET, EPIPE.
+        // A server that has closed the connection accepts no more bytes: ECONNRESET, EPIPE.
         while let Ok(count @ 1..) = stream.write(&bytes[taken..]) {
             taken += count;
         }
         (read_to_end(&mut stream).0, taken)
     }
 
-    /// Asks for a reload.
+    /// Requests a reload, and follows its progress.
     #[track_caller]
     pub fn reload(&self) -> Following {
         self.follow("/v1/reload")
@@ -239,17 +241,17 @@ pub fn read_to_end(stream: &mut UnixStream) -> (String, End) {
     (String::from_utf8_lossy(&said).into_owned(), end)
 }
 
-/// A reload that is followed: its lines.
+/// The stream of lines that reports the progress of a reload.
 #[derive(Debug)]
 pub struct Following {
     from: BufReader<UnixStream>,
-    /// The beginning of a line.
+    /// The received bytes that `next` has not returned yet.
     text: Vec<u8>,
     ended: bool,
 }
 
 impl Following {
-    /// Reads up to this event, which must come.
+    /// Reads up to the first line that satisfies the condition. The stream must have such a line.
     #[track_caller]
     pub fn until(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let mut seen = Vec::new();
@@ -267,7 +269,7 @@ impl Following {
         self.until(|line| line["event"] == "phase" && line["phase"] == phase)
     }
 
-    /// All the lines that are left, of which the last one is the outcome `done`: that one.
+    /// Reads all remaining lines, and returns the last one, which must be the outcome `done`.
     #[track_caller]
     pub fn done(self) -> Value {
         let lines: Vec<Value> = self.collect();

@@ -1,4 +1,4 @@
-//! `cutover run` around a program: started, watched, and ended with all that came of it.
+//! Starts `cutover run` with a program, watches the supervisor, and ends all its processes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,16 +14,16 @@ use super::process::{Instance, Start};
 use super::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(30);
-/// Between two looks at something that wakes nobody.
+/// The polling interval for states that give no event to wait for.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How to start a supervisor.
+/// The settings with which a supervisor is started.
 pub struct Run {
     start: Start,
     words: Vec<String>,
 }
 
-/// A supervisor, and all processes that came of it.
+/// A started supervisor and all processes of its program.
 pub struct Running {
     instance: Instance,
 }
@@ -35,7 +35,7 @@ impl Run {
         Run { start, words: words.into_iter().map(Into::into).collect() }
     }
 
-    /// Of a program that listens there.
+    /// The same with `--listen`, for a program that listens on this address.
     pub fn at<W: Into<String>>(address: SocketAddr, words: impl IntoIterator<Item = W>) -> Run {
         Run::new(words).args(["--listen", &address.to_string()])
     }
@@ -50,12 +50,12 @@ impl Run {
         self
     }
 
-    /// Does not wait for anything.
+    /// Spawns the supervisor, and does not wait for READY=1.
     pub fn spawn(self) -> Running {
         Running { instance: self.start.arg("--").args(self.words).spawn() }
     }
 
-    /// Waits until the first generation is ready.
+    /// Spawns the supervisor, and waits until the first generation is live.
     #[track_caller]
     pub fn ready(self) -> Running {
         let running = Running { instance: self.start.arg("--").args(self.words).ready() };
@@ -65,7 +65,7 @@ impl Run {
 }
 
 impl Running {
-    /// How it stands, as it says itself.
+    /// The status that the supervisor reports on its control socket.
     #[track_caller]
     pub fn status(&self) -> Status {
         let control = Control::at(self.directory().join("run/it.sock"));
@@ -74,19 +74,19 @@ impl Running {
         answer.expect("an answer in time").unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
-    /// Something that is said to it.
+    /// A verb for this supervisor.
     pub fn verb(&self, verb: &str) -> Verb {
         Verb::new(verb).within(&self.directory().join("run")).args(["--name", "it"])
     }
 
-    /// The first process of the live generation.
+    /// The pid of the live generation's first process.
     #[track_caller]
     pub fn live(&self) -> u32 {
         let status = self.status();
         status.generations.iter().find(|g| g.share.as_percent() > 0.0).expect("a live one").pid.number()
     }
 
-    /// SIGHUP, and waits until this generation is live.
+    /// Sends SIGHUP, and waits until this generation is live.
     #[track_caller]
     pub fn reload_to(&self, generation: u64) {
         let mark = self.mark();
@@ -94,7 +94,7 @@ impl Running {
         self.wait_log_after(mark, &format!("generation {generation} is live"), SOON);
     }
 
-    /// SIGHUP, and the line that says why it failed.
+    /// Sends SIGHUP, and returns the log line with the reason for the failure.
     #[track_caller]
     pub fn reload_fails(&self) -> String {
         let mark = self.mark();
@@ -102,7 +102,7 @@ impl Running {
         self.wait_log_after(mark, "reload failed", SOON)
     }
 
-    /// All processes of the program, of any generation: they carry the supervisor's mark.
+    /// The processes of all generations of the program. The supervisor's mark in the environment identifies them.
     pub fn members(&self) -> BTreeSet<u32> {
         let mark = format!("CUTOVER_RUN={}/", self.first_pid());
         let is_marked = |pid: &u32| {
@@ -113,36 +113,37 @@ impl Running {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
     }
 
-    /// Waits until a process of the program has ended and was reaped: each generation is a group of its own.
+    /// Waits until a process of the program has ended and was reaped. `wait_gone` does not see the process, because
+    /// each generation has its own process group.
     #[track_caller]
     pub fn wait_reaped(&self, pid: u32) {
         self.wait_until(&format!("process {pid} is gone"), || !Path::new(&format!("/proc/{pid}")).exists());
     }
 
-    /// Waits until it is so, by looking.
+    /// Polls until the condition holds.
     #[track_caller]
     pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
         wait_until(what, is_so);
     }
 
-    /// The children of the supervisor that have ended and were not waited for.
+    /// The zombies among the children of the supervisor.
     pub fn zombies(&self) -> Vec<u32> {
         zombies_of(self.first_pid())
     }
 
-    /// Waits until all that have ended were waited for: one that ends just now is a zombie for a moment.
+    /// Waits until the supervisor has no zombie. A process that has just ended is a zombie for a moment.
     #[track_caller]
     pub fn wait_no_zombies(&self) {
         self.wait_until("no zombie is left", || self.zombies().is_empty());
     }
 
-    /// The memory of the supervisor, in KiB.
+    /// The resident memory of the supervisor, in KiB.
     pub fn resident(&self) -> usize {
         resident(self.first_pid())
     }
 }
 
-/// Waits until it is so, by looking.
+/// Polls until the condition holds.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;
@@ -152,24 +153,24 @@ pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The children of a process that have ended and were not waited for.
+/// The zombies among the children of a process.
 pub fn zombies_of(parent: u32) -> Vec<u32> {
     let zombies = children(parent).into_iter().filter(|(_, state)| state == "Z");
     zombies.map(|(pid, _)| pid).collect()
 }
 
-/// The children of a process, whichever of its threads has them; zombies included.
+/// The children of a process, whichever of its threads forked them, including zombies.
 pub fn children_of(parent: u32) -> BTreeSet<u32> {
     children(parent).into_iter().map(|(pid, _)| pid).collect()
 }
 
-/// All that live below it: some write over the environment by which they are known otherwise.
+/// All living descendants of a process. Some programs overwrite the environment by which `members` finds them.
 fn descendants(pid: u32) -> BTreeSet<u32> {
     let living = children(pid).into_iter().filter(|(_, state)| state != "Z");
     living.flat_map(|(child, _)| descendants(child).into_iter().chain([child])).collect()
 }
 
-/// With the state of each (proc_pid_stat(5)).
+/// The children of a process, each with its state (proc_pid_stat(5)).
 fn children(parent: u32) -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -182,7 +183,7 @@ fn children(parent: u32) -> Vec<(u32, String)> {
     pids.filter_map(child).collect()
 }
 
-/// The memory that a process has, in KiB (proc_pid_status(5)).
+/// The resident memory of a process, in KiB (VmRSS, proc_pid_status(5)).
 #[track_caller]
 pub fn resident(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
@@ -200,7 +201,8 @@ impl Deref for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The supervisor first, so that it begins nothing anew; what it has started is in groups of its own.
+        // The supervisor is stopped first, so that it starts no new process. The processes of its program are killed
+        // here, because `Instance` ends only the supervisor's process group.
         if let Some(pid) = i32::try_from(self.first_pid()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::STOP);
         }

@@ -1,14 +1,14 @@
-//! What a person sees of the bytes that go to a terminal: as much of ECMA-48 as the program uses, and a panic for more.
+//! A terminal emulator for the part of ECMA-48 that the program uses. Any other sequence causes a panic.
 
 /// A screen of characters that are one column wide.
 pub struct Screen {
     columns: usize,
     cells: Vec<Vec<char>>,
     row: usize,
-    /// May be one past the last column: the next character is then the first of the next line.
+    /// The column of the cursor. A value past the last column makes the next character the first of the next line.
     column: usize,
     scrolled: usize,
-    /// What has come of a character or a control sequence.
+    /// The received bytes of an incomplete character or control sequence.
     pending: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ impl Screen {
         }
     }
 
-    /// Down to the last line that is not empty, without the spaces at their ends.
+    /// The lines down to the last one that is not empty, without trailing spaces.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.cells.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned()).collect();
@@ -38,7 +38,7 @@ impl Screen {
         lines
     }
 
-    /// How many lines went out at the top.
+    /// The number of lines that scrolled off the top.
     pub fn scrolled(&self) -> usize {
         self.scrolled
     }
@@ -98,7 +98,7 @@ impl Screen {
                 let below = self.row + 1;
                 self.cells[below..].iter_mut().for_each(|row| row.fill(' '));
             }
-            // Colours and weights are not seen.
+            // The screen ignores colours and weights.
             ("m", _) => {}
             _ => panic!("not known: ESC [ {sequence}"),
         }
@@ -115,7 +115,7 @@ mod tests {
 
     fn shown(bytes: &str) -> (Vec<String>, usize) {
         let mut screen = Screen::new(5, 3);
-        // One by one: they come in pieces.
+        // Byte by byte, because a sequence may arrive in pieces.
         bytes.bytes().for_each(|byte| screen.take(&[byte]));
         (screen.lines(), screen.scrolled())
     }

@@ -1,4 +1,4 @@
-//! Small programs that a test writes: Python below `script.py`, or any executable file.
+//! Small programs that a test writes: Python code appended to `script.py`, or any executable file.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const COMMON: &str = include_str!("script.py");
 
-/// A server that puts itself into the background.
+/// The code of a server that makes itself a daemon.
 pub const DAEMON: &str = "
 if os.fork():
     os._exit(0)
@@ -19,25 +19,25 @@ if os.fork():
 serve(sys.argv[1])
 ";
 
-/// A Python program in a folder of its own.
+/// A Python program in its own folder.
 pub struct Script {
     folder: TempDir,
 }
 
 impl Script {
-    /// Its first argument is a port.
+    /// Writes a program whose first argument is a port.
     pub fn new(text: &str) -> Script {
         let script = Script { folder: tempfile::tempdir().expect("a folder") };
         script.deploy(text);
         script
     }
 
-    /// The usual server.
+    /// A server that answers each request with its pid, and ends at SIGTERM.
     pub fn server() -> Script {
         Script::new("serve(sys.argv[1])")
     }
 
-    /// Replaces it by a rename, as a deployment does.
+    /// Replaces the program by a rename, as a deployment does.
     pub fn deploy(&self, text: &str) {
         let new = self.folder.path().join("new");
         std::fs::write(&new, format!("{COMMON}\n\n{text}\n")).expect("written");
@@ -52,13 +52,13 @@ impl Script {
         self.folder.path().join("program.py")
     }
 
-    /// A file beside it, by which it tells something.
+    /// The path of a file beside the program, by which the program and the test communicate.
     pub fn file(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     pub fn command(&self) -> Vec<String> {
-        // Whoever it is that must be able to execute it: one in PATH may be somebody's own, or a script around it.
+        // Python must be executable for any user. A python3 in PATH may belong to one user, or be a script around it.
         let system = Path::new("/usr/bin/python3");
         let python = if system.exists() { system } else { Path::new("python3") };
         [python, &self.path()].map(|path| path.display().to_string()).to_vec()
@@ -69,8 +69,8 @@ impl Script {
     }
 }
 
-/// Writes an executable file. By a process of its own: a file that is open for writing, in a child that another test's
-/// thread just forked too, cannot be executed.
+/// Writes an executable file in a separate process. A child that another test's thread forks meanwhile would inherit a
+/// file that this process has open for writing, and the file could not be executed (ETXTBSY).
 #[track_caller]
 pub fn executable(path: &Path, text: &str) {
     let mut command = Command::new("/bin/sh");

@@ -1,17 +1,17 @@
-//! Refuses single system calls to a program that is about to be started, as a sandbox would.
+//! Makes single system calls fail in a program that is about to be started, as a sandbox does.
 #![allow(unsafe_code, reason = "seccomp(2) has no safe interface in the standard library")]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// What is refused, with EPERM.
+/// A system call that fails with EPERM.
 #[derive(Clone, Copy, Debug)]
 pub enum Refused {
-    /// setsockopt(2) with this option of SOL_SOCKET.
+    /// setsockopt(2) with this option, at any level.
     SocketOption(i32),
     /// membarrier(2).
     Membarrier,
-    /// socket(2) of this family.
+    /// socket(2) with this address family.
     Family(i32),
     /// pidfd_getfd(2).
     PidfdGetfd,
@@ -19,7 +19,7 @@ pub enum Refused {
     Setfsuid,
 }
 
-// Offsets in struct seccomp_data (seccomp(2)), low halves on a little-endian machine.
+// Offsets in struct seccomp_data (seccomp(2)). Those of arguments are the low halves on a little-endian machine.
 const NUMBER: u32 = 0;
 const FIRST_ARGUMENT: u32 = 16;
 const THIRD_ARGUMENT: u32 = 32;
@@ -31,7 +31,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 
 impl Refused {
-    /// The number of the system call, and what an argument of it has to be.
+    /// The number of the system call, and the offset and the required value of one argument.
     fn call(self) -> (libc::c_long, Option<(u32, u32)>) {
         match self {
             Refused::SocketOption(option) => (libc::SYS_setsockopt, Some((THIRD_ARGUMENT, option.cast_unsigned()))),
@@ -42,7 +42,7 @@ impl Refused {
         }
     }
 
-    /// Instructions that return EPERM if it is this call, and fall through if not.
+    /// Instructions that return EPERM for this call, and fall through for any other.
     fn instructions(self) -> Vec<libc::sock_filter> {
         let i = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         let (number, argument) = self.call();
@@ -61,15 +61,15 @@ impl Refused {
     }
 }
 
-/// The program and all that it starts will be refused these calls.
+/// Makes these calls fail in the program and in all its descendants.
 pub fn refuse(command: &mut Command, refused: &[Refused]) {
     let mut filter: Vec<_> = refused.iter().flat_map(|one| one.instructions()).collect();
     filter.push(libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: ALLOW });
     let apply = move || {
         let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap_or(0), filter: filter.as_mut_ptr() };
-        // SAFETY: takes integers only; without it an unprivileged process may set no filter.
+        // SAFETY: the call takes integers only. Without this call an unprivileged process may set no filter.
         let allowed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: the pointer leads to a program whose instructions live in this closure.
+        // SAFETY: the pointer is valid, and the instructions live in this closure.
         let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
         if allowed == 0 && set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };

@@ -1,4 +1,4 @@
-//! A request whose answer takes as long as the test wants: `/slow` of the server in `app.rs`.
+//! A request whose response ends when the test decides: `/slow` of the server in `app.rs`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A request that is being answered.
+/// A request whose response has begun.
 pub struct Slow {
     stream: TcpStream,
     pub generation: u32,
@@ -14,7 +14,7 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// Returns when the answer has begun.
+    /// Sends the request, and returns when the response has begun.
     #[track_caller]
     pub fn begin(address: SocketAddr) -> Slow {
         let mut stream = TcpStream::connect(address).expect("connected");
@@ -35,7 +35,7 @@ impl Slow {
         }
     }
 
-    /// As many as it takes until each of these generations has one.
+    /// Sends requests until each of these generations answers at least one.
     #[track_caller]
     pub fn begin_on(address: SocketAddr, generations: &[u32]) -> Vec<Slow> {
         let mut all: Vec<Slow> = Vec::new();
@@ -46,7 +46,7 @@ impl Slow {
         all
     }
 
-    /// Reads the rest, which must be whole.
+    /// Reads the rest of the response, which must be complete.
     #[track_caller]
     pub fn finish(mut self) {
         let cut = self.stream.read_to_end(&mut self.read).err();

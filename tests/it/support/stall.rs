@@ -1,6 +1,6 @@
-//! Has system calls of a program, and of all that it starts, never return: what a hung disk does to them, or the memory of
-//! a process that hangs in the kernel. By seccomp's notifications (seccomp_unotify(2), Linux 5.5): the test is asked about
-//! each call, lets it go on, or does not answer.
+//! Makes system calls of a program and its descendants hang, as a hung disk does, or the memory of a process that is
+//! stuck in the kernel. The means is seccomp's user notification (seccomp_unotify(2), Linux 5.5): the kernel reports
+//! each call to the test, which lets the call continue or does not respond.
 #![allow(unsafe_code, reason = "seccomp(2) has no safe interface in the standard library")]
 
 use std::fs::File;
@@ -17,18 +17,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-/// What does not answer.
+/// The kind of system calls that hang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stall {
-    /// Whatever lies at this path, or below it.
+    /// Calls that name this path, or a path below it.
     Files(PathBuf),
-    /// The memory of other processes, which /proc/PID/environ and /proc/PID/cmdline show.
+    /// Calls that name /proc/PID/environ or /proc/PID/cmdline, which the kernel reads from the memory of the process.
     Memory,
-    /// execve(2), of whatever program.
+    /// execve(2) of any program.
     Exec,
 }
 
-/// The stalls of one program. None is in force before [`Stalls::begin`].
+/// The stalls of one program. No stall is in force before [`Stalls::begin`].
 #[derive(Clone, Debug, Default)]
 pub struct Stalls(Arc<Mutex<State>>);
 
@@ -36,11 +36,11 @@ pub struct Stalls(Arc<Mutex<State>>);
 struct State {
     stalled: Vec<Stall>,
     caught: Vec<String>,
-    /// The calls that wait for an answer, and where the answer goes.
+    /// The stalled calls, each with the descriptor that takes the response.
     held: Vec<(Arc<OwnedFd>, Notification)>,
 }
 
-/// The calls that name a file, and the argument that does.
+/// The system calls that name a file, and the index of the argument that names it.
 #[rustfmt::skip]
 const CALLS: &[(libc::c_long, usize)] = &[
     (libc::SYS_openat, 1), (libc::SYS_statx, 1), (libc::SYS_newfstatat, 1), (libc::SYS_readlinkat, 1),
@@ -56,16 +56,16 @@ const CALLS: &[(libc::c_long, usize)] = &[
     #[cfg(target_arch = "x86_64")] (libc::SYS_readlink, 0),
     (libc::SYS_bind, 1),
 ];
-/// In `struct sockaddr_un` the path comes after the family.
+/// The offset of the path in `struct sockaddr_un`, in bytes: the path follows the family.
 const PATH_OF_SOCKET: u64 = 2;
 
 impl Stalls {
-    /// From now on these do not answer.
+    /// Makes these calls hang from now on.
     pub fn begin(&self, stalled: impl IntoIterator<Item = Stall>) {
         self.state().stalled.extend(stalled);
     }
 
-    /// All that was stalled goes on, and nothing is stalled any more.
+    /// Lets all stalled calls continue, and removes all stalls.
     pub fn end(&self) {
         let mut state = self.state();
         state.stalled.clear();
@@ -74,7 +74,7 @@ impl Stalls {
         }
     }
 
-    /// The paths of the calls that were not answered so far.
+    /// The paths of the calls that have been stalled so far.
     pub fn caught(&self) -> Vec<String> {
         self.state().caught.clone()
     }
@@ -83,18 +83,18 @@ impl Stalls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The program that this command starts is asked about, and all that comes of it.
+    /// Installs the filter in the program that this command starts. All descendants of the program inherit the filter.
     pub fn watch(&self, command: &mut Command) {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let mut filter = filter();
         let listen = move || {
             let program =
                 libc::sock_fprog { len: u16::try_from(filter.len()).unwrap_or(0), filter: filter.as_mut_ptr() };
-            // SAFETY: takes integers only; without it an unprivileged process may set no filter.
+            // SAFETY: the call takes integers only. Without this call an unprivileged process may set no filter.
             if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // SAFETY: the pointer leads to a program whose instructions live in this closure.
+            // SAFETY: the pointer is valid, and the instructions live in this closure.
             let listener = unsafe {
                 libc::syscall(
                     libc::SYS_seccomp,
@@ -118,7 +118,7 @@ impl Stalls {
         });
     }
 
-    /// Until no process of the program is left.
+    /// Handles the reported calls until no process of the program is left.
     fn answer_all(&self, listener: &Arc<OwnedFd>) {
         loop {
             let mut ready = [PollFd::new(&**listener, PollFlags::IN)];
@@ -127,7 +127,7 @@ impl Stalls {
                 Ok(_) if ready[0].revents().contains(PollFlags::IN) => {}
                 Ok(_) | Err(_) => return,
             }
-            // The process may have ended meanwhile.
+            // An error means that the process has ended meanwhile.
             let Ok(asked) = Notification::receive(listener) else { continue };
             let path = asked.path();
             let mut state = self.state();
@@ -185,9 +185,9 @@ const SEND: libc::c_ulong = 0xc018_2101;
 impl Notification {
     fn receive(listener: &OwnedFd) -> io::Result<Notification> {
         let mut asked = MaybeUninit::<Notification>::zeroed();
-        // SAFETY: writes no more than the structure, whose size is part of the number.
+        // SAFETY: the kernel writes no more than the structure, whose size is part of the ioctl number.
         match unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, asked.as_mut_ptr()) } {
-            // SAFETY: each pattern of bits is one of its values.
+            // SAFETY: every bit pattern is a valid value of the structure.
             0 => Ok(unsafe { asked.assume_init() }),
             _ => Err(io::Error::last_os_error()),
         }
@@ -195,7 +195,8 @@ impl Notification {
 
     fn let_go_on(&self, listener: &OwnedFd) {
         let response = Response { id: self.id, value: 0, error: 0, flags: GO_ON };
-        // SAFETY: reads the structure, whose size is part of the number. An error is that the process has ended.
+        // SAFETY: the kernel reads the structure, whose size is part of the ioctl number. An error means that the
+        // process has ended.
         unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const response) };
     }
 
@@ -203,14 +204,14 @@ impl Notification {
         self.number.into()
     }
 
-    /// What the call names, if that can still be read.
+    /// The path that the call names, if the memory of the process can still be read.
     fn path(&self) -> Option<String> {
         let (_, argument) = CALLS.iter().find(|(number, _)| *number == self.call())?;
         let is_socket = self.call() == libc::SYS_bind;
         let place = self.arguments[*argument] + if is_socket { PATH_OF_SOCKET } else { 0 };
         let memory = File::open(format!("/proc/{}/mem", self.pid)).ok()?;
         let mut text = Vec::new();
-        // By pieces: the page behind the text may not be there.
+        // The text is read in pieces, because the page after it may not be mapped.
         while !text.contains(&0) && text.len() < 4096 {
             let mut piece = [0; 64];
             let count = memory.read_at(&mut piece, place + text.len() as u64).ok().filter(|count| *count > 0)?;
@@ -223,7 +224,7 @@ impl Notification {
 
 fn filter() -> Vec<libc::sock_filter> {
     let i = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // The number of the system call, the first word of struct seccomp_data (seccomp(2)).
+    // Loads the number of the system call, the first word of struct seccomp_data (seccomp(2)).
     let mut filter = vec![i(0x20, 0, 0, 0)];
     for (number, _) in CALLS {
         filter.push(i(0x15, 0, 1, u32::try_from(*number).expect("a small number")));
@@ -233,7 +234,7 @@ fn filter() -> Vec<libc::sock_filter> {
     filter
 }
 
-/// Sends a descriptor. Allocates nothing: it is called between fork and exec.
+/// Sends a descriptor. This function must not allocate, because it runs between fork and exec.
 fn send(through: i32, descriptor: i32) -> io::Result<()> {
     #[repr(C)]
     struct Control {
@@ -245,20 +246,20 @@ fn send(through: i32, descriptor: i32) -> io::Result<()> {
     let mut control = Control { header, descriptor };
     let mut byte = [1_u8];
     let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-    // SAFETY: all of it may be zero.
+    // SAFETY: a `msghdr` of zeros is valid.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>();
-    // SAFETY: the message leads to a byte and to a control message that live until the call returns.
+    // SAFETY: the message points to a byte and to a control message that live until the call returns.
     match unsafe { libc::sendmsg(through, &raw const message, 0) } {
         1 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// `None` if the other end was closed before anything came.
+/// Receives a descriptor. `None` if the other end was closed before a message came.
 fn receive(through: impl AsFd) -> Option<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

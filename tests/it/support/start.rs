@@ -1,4 +1,4 @@
-//! How a test starts a program: arguments, environment, NOTIFY_SOCKET, log, as a service manager would.
+//! Starts a program for a test as a service manager does: arguments, environment, NOTIFY_SOCKET and log.
 
 use super::process::Instance;
 use super::seccomp::{self, Refused};
@@ -12,16 +12,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a service manager tells a service, and this harness does not.
+/// Variables that a service manager sets for a service, and that this harness removes.
 const OF_THE_MANAGER: [&str; 6] =
     ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "MAINPID", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
-/// How to start a program.
+/// The settings with which a program is started.
 #[derive(Clone, Debug)]
 pub struct Start {
     program: OsString,
     args: Vec<OsString>,
-    /// Where among the arguments the default address goes, unless `listen` is called.
+    /// The index in `args` at which the default `--listen` is inserted, unless `listen` is called.
     default_listen: Option<usize>,
     listens: usize,
     envs: Vec<(OsString, OsString)>,
@@ -75,14 +75,14 @@ impl Start {
         self
     }
 
-    /// Adds `--listen address` at this place among the arguments. The first one replaces the default of `serve`.
+    /// Appends `--listen address` to the arguments. The first call replaces the default address of `serve`.
     pub fn listen(mut self, address: &str) -> Start {
         self.default_listen = None;
         self.listens += 1;
         self.args(["--listen", address])
     }
 
-    /// It listens on so many addresses that no argument names.
+    /// Sets the number of addresses on which the program listens, for a program whose arguments do not name them.
     pub fn listens(mut self, addresses: usize) -> Start {
         self.listens = addresses;
         self
@@ -98,7 +98,7 @@ impl Start {
         self
     }
 
-    /// Does not wait for anything.
+    /// Spawns the program, and does not wait for READY=1.
     pub fn spawn(mut self) -> Instance {
         if let Some(place) = self.default_listen {
             let default = ["--listen", "127.0.0.1:0"].map(OsString::from);
@@ -108,49 +108,49 @@ impl Start {
         Instance::watch(self.listens, |notify_path, log| start(self.command(notify_path, log)))
     }
 
-    /// The program is refused this system call.
+    /// Makes this system call fail with EPERM in the program.
     pub fn refused(mut self, refused: Refused) -> Start {
         self.refused.push(refused);
         self
     }
 
-    /// The test may have calls of the program never return.
+    /// Lets the test make system calls of the program hang.
     pub fn stalls(mut self, stalls: &Stalls) -> Start {
         self.stalls = Some(stalls.clone());
         self
     }
 
-    /// The program has the first so many processors, and no other.
+    /// Restricts the program to the first `cpus` processors.
     pub fn cpus(mut self, cpus: usize) -> Start {
         self.cpus = Some(cpus);
         self
     }
 
-    /// Stdout and stderr go there, and no log is seen.
+    /// Redirects stdout and stderr to this pipe. The harness then sees no log.
     pub fn output(mut self, output: io::PipeWriter) -> Start {
         self.output = Some(Arc::new(output));
         self
     }
 
-    /// Stderr goes there, stdout nowhere, and no log is seen.
+    /// Redirects stderr to this pipe and stdout to /dev/null. The harness then sees no log.
     pub fn errors(mut self, errors: io::PipeWriter) -> Start {
         self.errors = Some(Arc::new(errors));
         self
     }
 
-    /// As this user, and this group; for root only.
+    /// Runs the program with this user id and the same group id. Requires root.
     pub fn by_user(mut self, user: u32) -> Start {
         self.user = Some(user);
         self
     }
 
-    /// SIGHUP is blocked when the program begins, as a generation does it for the next one.
+    /// Starts the program with SIGHUP blocked, as a generation starts the next one.
     pub fn hup_blocked(mut self) -> Start {
         self.hup_blocked = true;
         self
     }
 
-    /// Waits for READY=1, 20 s at most.
+    /// Spawns the program, and waits for READY=1 for at most 20 s.
     #[track_caller]
     pub fn ready(self) -> Instance {
         let instance = self.spawn();
@@ -166,7 +166,7 @@ impl Start {
         command
             .args(&self.args)
             .env("NOTIFY_SOCKET", notify_path)
-            // Each instance has a place of its own for its control socket.
+            // Each instance has its own directory for the control socket.
             .env("RUNTIME_DIRECTORY", notify_path.with_file_name("run"))
             .env("CUTOVER_LOG", "info")
             .envs(self.envs.iter().map(|(key, value)| (key, value)))
@@ -220,21 +220,22 @@ fn block_hup(command: &mut Command) {
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
         // SAFETY: the set is initialised; SIGHUP is a signal.
         unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGHUP) };
-        // SAFETY: the set is only read; the old one is not asked for.
+        // SAFETY: the call only reads the set. A null pointer means that the old mask is not returned.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
         Ok(())
     };
-    // SAFETY: the closure only calls what signal-safety(7) allows, on a set of its own.
+    // SAFETY: the closure only calls functions that signal-safety(7) allows, on its own set.
     unsafe { command.pre_exec(block) };
 }
 
-/// Consumes the command, and with it our writing ends of the log, whose end would never come otherwise.
+/// Consumes the command, and thereby closes our write ends of the log. Otherwise the log would never end.
 fn start(mut command: Command) -> Child {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match command.spawn() {
             Ok(child) => return child,
-            // A test copied the program just now, and a thread that forked meanwhile has it open for writing until its exec.
+            // A test has just copied the program. A child that another thread has forked meanwhile holds the copy open
+            // for writing until the child's exec.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
                 std::thread::yield_now();
             }

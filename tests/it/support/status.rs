@@ -1,4 +1,4 @@
-//! The status of an instance, as `cutover status --json` says it.
+//! The status of an instance, as `cutover status --json` prints it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What `cutover status --json` says.
+/// The status that `cutover status --json` prints.
 #[track_caller]
 pub fn status(server: &Instance) -> Status {
     let ended = Verb::of("status", server).args(["--json"]).run().with(0);
@@ -18,7 +18,7 @@ pub fn status(server: &Instance) -> Status {
     serde_json::from_str(&ended.out).expect("a status")
 }
 
-/// This generation is the live one, and no rollout is under way. Its pid.
+/// Asserts that this generation is live and that no rollout is under way. Returns the pid of the generation.
 #[track_caller]
 pub fn is_serving(status: &Status, generation: u64) -> u32 {
     let live = status.generations.iter().find(|live| live.phase == Phase::Serving);
@@ -28,7 +28,7 @@ pub fn is_serving(status: &Status, generation: u64) -> u32 {
     live.pid.number()
 }
 
-/// Looks until it is so.
+/// Polls the status until the condition holds, and returns that status.
 #[track_caller]
 pub fn wait_status(server: &Instance, what: &str, is_it: impl Fn(&Status) -> bool) -> Status {
     let deadline = Instant::now() + SOON;

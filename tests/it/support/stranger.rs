@@ -1,11 +1,12 @@
-//! A process that has nothing to do with any server, handles SIGHUP, and counts how often it came.
+//! A process that is unrelated to any server, and counts the SIGHUP signals that it receives.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Python runs the handler before the next line of the program: what was sent before a question is in its answer.
+/// Python runs the handler before the next line of the program, so an answer counts every signal that was sent before
+/// its question.
 const SCRIPT: &str = "
 import signal, sys
 hups = 0
@@ -18,7 +19,7 @@ for line in sys.stdin:
     print(hups, flush=True)
 ";
 
-/// Killed when it is dropped.
+/// The unrelated process, which is killed on drop.
 pub struct Stranger {
     child: Child,
     questions: ChildStdin,
@@ -26,7 +27,7 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// Starts it, and waits until it handles SIGHUP.
+    /// Starts the process, and waits until it handles SIGHUP.
     #[track_caller]
     pub fn start() -> Stranger {
         let mut command = Command::new("python3");
@@ -54,7 +55,7 @@ impl Stranger {
         self.line()
     }
 
-    /// It has got no SIGHUP; and it would have told of one.
+    /// Asserts that the process has received no SIGHUP. A SIGHUP from the test then proves that the process counts.
     #[track_caller]
     pub fn assert_unheard(mut self) {
         assert_eq!(self.hups(), "0", "SIGHUP went to a stranger");

@@ -1,8 +1,8 @@
-//! A real systemd as process 1 of a machine of its own: a container of systemd-nspawn with its own pids, mounts, cgroups
-//! and network, on a machine whose process 1 may be anything. It boots in a second, and is gone when it is dropped.
+//! A real systemd as process 1 of its own machine: a systemd-nspawn container with its own pids, mounts, cgroups and
+//! network. Process 1 of the host may be any program. The machine boots in about a second, and ends when it is dropped.
 //!
-//! Commands run inside by nsenter(1); the journal is followed from the start. A load runs in this process, in threads
-//! that are in the machine's network namespace, where 127.0.0.1 is the machine's own.
+//! nsenter(1) runs commands inside the machine, and the journal is followed from the start. A load runs in this
+//! process, in threads in the machine's network namespace, where 127.0.0.1 is the machine's own address.
 
 pub(super) mod journal;
 pub(super) mod root;
@@ -26,12 +26,12 @@ const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/system
 const UNITS: &str = "/etc/systemd/system";
 const BOOTED_WITHIN: Duration = Duration::from_secs(60);
 const GONE_WITHIN: Duration = Duration::from_secs(20);
-/// No command of a test takes longer; one that does is ended, and says 124.
+/// The time limit of a command of a test, in seconds. timeout(1) ends a command that takes longer, and exits with 124.
 const COMMAND_SECONDS: &str = "120";
-/// While a machine boots there is nothing to wait on.
+/// The polling interval for states that give no event to wait for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A release of Debian, and so a version of systemd.
+/// A release of Debian, which determines the version of systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
     /// systemd 252.
@@ -51,16 +51,17 @@ impl Suite {
 
 /// A booted machine.
 pub struct Machine {
-    /// The script that waits for the machine's end.
+    /// The process of `boot.sh`, which waits for the end of the machine.
     keeper: Child,
-    /// Its process 1, by our numbers.
+    /// The pid of the machine's process 1, in our pid namespace.
     leader: u32,
     network: File,
     journal: Option<Journal>,
 }
 
 impl Machine {
-    /// `None` where none can be had, which is said; CI must not skip it.
+    /// Boots a machine. `None` if the host cannot boot one; the test then reports that it is skipped, which is a
+    /// failure in CI.
     #[track_caller]
     pub fn boot(suite: Suite) -> Option<Machine> {
         if !rustix::process::geteuid().is_root() {
@@ -76,7 +77,7 @@ impl Machine {
         let name = format!("cutover-{}-{}", std::process::id(), BOOTED.fetch_add(1, Relaxed));
         let console = tempfile::tempfile().map_err(|error| format!("no file for the console: {error}"))?;
         let output = || console.try_clone().map(Stdio::from).map_err(|error| error.to_string());
-        // If this thread dies, whatever the reason, the machine goes as well.
+        // The machine ends with this thread, whatever the reason.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "sh", BOOT]);
         command.arg(root).arg(name).stdin(Stdio::null()).stdout(output()?).stderr(output()?);
@@ -94,7 +95,7 @@ impl Machine {
         }
     }
 
-    /// A command inside, to be started; it has a limit of time.
+    /// A command to run inside the machine, with a time limit.
     pub fn command(&self, words: &[&str]) -> Command {
         self.enter("timeout", &[COMMAND_SECONDS, "nsenter"], words)
     }
@@ -107,36 +108,36 @@ impl Machine {
         command
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs a command to its end, which may be a failure.
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().expect("run timeout(1) and nsenter(1)")
     }
 
-    /// Runs it, and it must succeed. What it says on stdout, without the last line's end.
+    /// Runs a command, which must succeed. Returns its stdout without trailing white space.
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
         succeeded(words, &self.run(words))
     }
 
-    /// Where a path of the machine is for us.
+    /// The path by which this process reaches a path inside the machine.
     fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.leader))
     }
 
-    /// Puts an executable file there, in one step, as a deploy does.
+    /// Copies an executable file into the machine atomically, as a deployment does.
     #[track_caller]
     pub fn copy(&self, file: impl AsRef<Path>, to: &str) {
         self.put(to, |beside| fs::copy(file, beside).map(drop));
     }
 
-    /// Gives a file a second name, which can be replaced without the first.
+    /// Makes a hard link to a file. The link can be replaced without a change of the original.
     #[track_caller]
     pub fn link(&self, file: &str, to: &str) {
         self.put(to, |beside| fs::hard_link(self.path(file), beside));
     }
 
-    /// Puts an executable file of this text there, in one step.
+    /// Writes an executable file with this text atomically.
     #[track_caller]
     pub fn script(&self, text: &str, to: &str) {
         self.put(to, |beside| fs::write(beside, text));
@@ -160,7 +161,7 @@ impl Machine {
         self.path(path).exists()
     }
 
-    /// Writes a unit file, and has systemd read it. A name such as `web.service.d/10-test.conf` is a drop-in.
+    /// Writes a unit file, and makes systemd read it. A name such as `web.service.d/10-test.conf` is a drop-in.
     #[track_caller]
     pub fn unit(&self, name: &str, text: &str) {
         let path = self.path(&format!("{UNITS}/{name}"));
@@ -179,7 +180,7 @@ impl Machine {
         self.property(unit, "MainPID").parse().expect("a number")
     }
 
-    /// The processes in the unit's cgroup, by the machine's own numbers.
+    /// The processes in the unit's cgroup, by their pids inside the machine.
     #[track_caller]
     pub fn pids(&self, unit: &str) -> Vec<u32> {
         let cgroup = self.property(unit, "ControlGroup");
@@ -194,7 +195,7 @@ impl Machine {
         self.journal.as_ref().expect("it is followed as soon as the machine is made")
     }
 
-    /// All lines of the journal that are about this unit, up to now.
+    /// All lines of the journal about this unit, up to now.
     #[track_caller]
     pub fn journal_of(&self, unit: &str) -> Vec<String> {
         self.must(&["journalctl", "--sync"]);
@@ -202,14 +203,13 @@ impl Machine {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// From now on systemd logs each change of a unit's state.
+    /// Makes systemd log each change of a unit's state from now on.
     #[track_caller]
     pub fn log_states(&self) {
         self.must(&["systemctl", "log-level", "debug"]);
     }
 
-    /// All states (as SubState has them) that the unit came into since [`Machine::log_states`]. Nothing is missed, however
-    /// short it was.
+    /// All states (values of SubState) that the unit has entered since [`Machine::log_states`], even the shortest.
     #[track_caller]
     pub fn states(&self, unit: &str) -> Vec<String> {
         let prefix = format!("{unit}: Changed ");
@@ -218,17 +218,17 @@ impl Machine {
         changes.map(|(_, to)| to.to_owned()).collect()
     }
 
-    /// Starts a load whose threads are in the machine's network.
+    /// Starts a load whose threads are in the machine's network namespace.
     pub fn load(&self, plan: Plan) -> Load {
         namespace::inside(&self.network, || plan.start())
     }
 
-    /// Does something in the machine's network, and nothing else of it.
+    /// Runs `act` in the machine's network namespace, and in no other namespace of the machine.
     pub fn in_network<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         namespace::inside(&self.network, act)
     }
 
-    /// Waits until it is so. For what systemd tells nobody: there is nothing to wait on.
+    /// Polls until the condition holds, for changes that systemd does not announce.
     #[track_caller]
     pub fn wait(&self, what: &str, within: Duration, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + within;
@@ -242,26 +242,26 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The journal's end, whatever the panic was about.
+            // Printed for any panic, whatever its reason.
             eprintln!("{}", self.journal().tail());
         }
         end(&mut self.keeper);
     }
 }
 
-/// What a command said on both.
+/// The output of a command: stdout, then stderr.
 pub fn said(done: &Output) -> String {
     [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
-/// What a command said on stdout, without the last line's end; it must have succeeded.
+/// The stdout of a command, without trailing white space. The command must have succeeded.
 #[track_caller]
 pub fn succeeded(words: &[&str], done: &Output) -> String {
     assert!(done.status.success(), "{words:?}: {}\n{}", done.status, said(done));
     String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
 }
 
-/// Ends the machine, and waits until all of it is gone.
+/// Ends the machine, and waits until `boot.sh` has cleaned up.
 fn end(keeper: &mut Child) {
     let deadline = Instant::now() + GONE_WITHIN;
     let _ = kill_process(Pid::from_child(keeper), Signal::TERM);
@@ -291,7 +291,8 @@ fn await_boot(keeper: &mut Child) -> Result<(u32, File), String> {
     Err(format!("it was not up in {BOOTED_WITHIN:?}"))
 }
 
-/// Script, unshare, systemd-nspawn, systemd: each is the only child of the one before.
+/// The pid of the machine's systemd. `boot.sh`, unshare, systemd-nspawn and systemd are each the only child of the one
+/// before.
 fn leader_of(keeper: u32) -> Option<u32> {
     let child = |pid: u32| -> Option<u32> {
         fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.trim().parse().ok()
@@ -301,13 +302,13 @@ fn leader_of(keeper: u32) -> Option<u32> {
     (name.trim() == "systemd").then_some(leader)
 }
 
-/// Whether its systemd has started everything. Waits for it, once it can be asked.
+/// Whether the machine's systemd has started everything. Waits for that, once systemd answers requests.
 fn is_up(leader: u32) -> bool {
     let mut command = Command::new("timeout");
     command.args(["20", "nsenter", "--all", "--target", &leader.to_string()]);
     command.args(["systemctl", "is-system-running", "--wait"]).stdin(Stdio::null());
     let state = command.output().map(|done| done.stdout).unwrap_or_default();
-    // Degraded: a unit failed that has nothing to do with us.
+    // Degraded means that a unit has failed which the tests do not need.
     matches!(state.trim_ascii(), b"running" | b"degraded")
 }
 

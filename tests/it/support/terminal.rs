@@ -1,4 +1,4 @@
-//! A terminal with a verb on it, and somebody who looks at its screen.
+//! Runs a verb on a pseudo-terminal, and records the content of the screen.
 
 use super::screen::Screen;
 use super::verb::{PATIENCE, Process, Verb};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A verb that runs on a terminal of its own, which is its controlling terminal.
+/// A verb that runs on its own pseudo-terminal, which is its controlling terminal.
 pub struct Terminal {
     what: String,
     process: Process,
@@ -29,7 +29,7 @@ struct Seen {
     more: Condvar,
 }
 
-/// What was to be seen, picture after picture.
+/// The recorded pictures of the screen, in order.
 #[derive(Default)]
 struct Pictures {
     all: Vec<Vec<String>>,
@@ -37,24 +37,24 @@ struct Pictures {
     is_over: bool,
 }
 
-/// How it ended, and what was to be seen.
+/// The exit status of the verb, and the recorded pictures.
 #[derive(Debug)]
 pub struct Shown {
     pub code: Option<i32>,
     pub signal: Option<i32>,
-    /// Each picture: its lines down to the last one that is not empty.
+    /// The lines of each picture, down to the last one that is not empty.
     pub pictures: Vec<Vec<String>>,
-    /// How many lines went out at the top.
+    /// The number of lines that scrolled off the top.
     pub scrolled: usize,
 }
 
 impl Shown {
-    /// What stays on the screen.
+    /// The final picture of the screen.
     pub fn last(&self) -> &[String] {
         self.pictures.last().map_or(&[], Vec::as_slice)
     }
 
-    /// The first lines of all pictures, without a spinner before them, each once where it stays the same.
+    /// The first line of each picture, without a spinner before it. A line that does not change appears once.
     pub fn first_lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for line in self.pictures.iter().filter_map(|picture| picture.first()) {
@@ -67,7 +67,7 @@ impl Shown {
     }
 }
 
-/// The spinner is one character that is no letter.
+/// Removes the spinner, which is one character that is neither a letter nor a digit.
 pub fn without_spinner(line: &str) -> String {
     let mut characters = line.chars();
     match characters.next() {
@@ -77,7 +77,7 @@ pub fn without_spinner(line: &str) -> String {
 }
 
 impl Terminal {
-    /// Runs it on a terminal of this size.
+    /// Runs the verb on a terminal of this size.
     #[track_caller]
     pub fn run(verb: Verb, columns: u16, rows: u16) -> Terminal {
         let (mut command, what) = verb.into_command();
@@ -86,7 +86,7 @@ impl Terminal {
         command.env("TERM", "xterm").stdin(half()).stdout(half()).stderr(half());
         lead_a_session(&mut command);
         let process = Process::new(command.spawn().unwrap_or_else(|error| panic!("spawn {what}: {error}")));
-        // Ours are closed, so that the end of the verb is the end of the terminal.
+        // Our descriptors of the slave are closed, so that the terminal ends with the verb.
         drop((command, slave));
         let (master, seen) = (Arc::new(master), Arc::new(Seen::default()));
         let (from, to) = (master.clone(), seen.clone());
@@ -94,7 +94,7 @@ impl Terminal {
         Terminal { what, process, master, seen, reader: Some(reader) }
     }
 
-    /// Waits for a picture like this.
+    /// Waits for a picture that satisfies the condition.
     #[track_caller]
     pub fn wait(&self, what: &str, is_it: impl Fn(&[String]) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -111,18 +111,18 @@ impl Terminal {
         }
     }
 
-    /// Waits for a picture in which a line has this.
+    /// Waits for a picture with this text in a line.
     #[track_caller]
     pub fn wait_text(&self, text: &str) {
         self.wait(&format!("`{text}`"), |picture| picture.iter().any(|line| line.contains(text)));
     }
 
-    /// Types.
+    /// Sends these bytes as keyboard input.
     pub fn types(&self, bytes: &[u8]) {
         assert_eq!(retry_on_intr(|| write(&*self.master, bytes)), Ok(bytes.len()));
     }
 
-    /// Waits until it has ended.
+    /// Waits until the verb has ended.
     #[track_caller]
     pub fn end(mut self) -> Shown {
         let Some(status) = self.process.wait() else {
@@ -163,17 +163,17 @@ fn lead_a_session(command: &mut Command) {
         rustix::process::ioctl_tiocsctty(std::io::stdin().as_fd())?;
         Ok(())
     };
-    // SAFETY: the closure makes two system calls and nothing else: what signal-safety(7) allows.
+    // SAFETY: the closure makes only two system calls, which signal-safety(7) allows.
     unsafe { command.pre_exec(lead) };
 }
 
-/// Reads to the end, and keeps each picture that differs from the one before.
+/// Reads the terminal to its end, and records each picture that differs from the previous one.
 fn look(master: &OwnedFd, seen: &Seen, mut screen: Screen) {
     let mut bytes = [0; 4096];
     loop {
         let read = match retry_on_intr(|| read(master, &mut bytes)) {
             Ok(read) => read,
-            // Nobody has the other end any more.
+            // EIO means that no process has the other end open any more.
             Err(Errno::IO) => 0,
             Err(errno) => panic!("read a pseudo-terminal: {errno}"),
         };

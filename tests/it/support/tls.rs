@@ -1,4 +1,4 @@
-//! TLS on both sides, by a certificate that the test makes.
+//! TLS for the server and the client, with a certificate that the test makes.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,7 +15,7 @@ const NAME: &str = "app.test";
 const CERTIFICATE: &str = "certificate.der";
 const KEY: &str = "key.der";
 
-/// Puts a certificate for `app.test` and its key into this folder.
+/// Writes a certificate for `app.test` and its key into this folder.
 pub fn make(folder: &Path) {
     let signed = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
     fs::write(folder.join(CERTIFICATE), signed.cert.der()).expect("written");
@@ -26,7 +26,7 @@ fn certificate(folder: &Path) -> CertificateDer<'static> {
     fs::read(folder.join(CERTIFICATE)).expect("the test has made it").into()
 }
 
-/// The server's side.
+/// The TLS acceptor of the server.
 pub fn acceptor(folder: &Path) -> TlsAcceptor {
     let key = PrivateKeyDer::Pkcs8(fs::read(folder.join(KEY)).expect("the test has made it").into());
     let config = ServerConfig::builder().with_no_client_auth();
@@ -34,7 +34,7 @@ pub fn acceptor(folder: &Path) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("the key is that of the certificate")))
 }
 
-/// The answer to one GET of `/`, its head included, as a user gets it who knows the certificate.
+/// The response to one GET of `/`, including its head, for a client that trusts the certificate.
 pub fn get(folder: &Path, address: SocketAddr) -> String {
     let mut known = RootCertStore::empty();
     known.add(certificate(folder)).expect("a certificate");
@@ -48,7 +48,7 @@ pub fn get(folder: &Path, address: SocketAddr) -> String {
     write!(stream, "GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n").expect("sent");
     let mut answer = Vec::new();
     let mut some = [0; 4096];
-    // The server may end without a word of TLS: what counts is what came before.
+    // The server may close the connection without a close_notify alert. Only the data before it counts.
     while let Ok(count @ 1..) = stream.read(&mut some) {
         answer.extend_from_slice(&some[..count]);
     }

@@ -1,4 +1,4 @@
-//! The verbs of the program, run as an operator or a script runs them: with a deadline, and with all that they say kept.
+//! Runs the verbs of the program as an operator or a script does, with a deadline, and keeps all their output.
 
 use super::group::has_ended;
 use super::process::Instance;
@@ -13,21 +13,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The longest that a verb may take, and the longest wait for one of its lines.
+/// The time limit for a verb, and for each wait for its output.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A verb that is about to be run.
+/// A verb that has not been started yet.
 pub struct Verb {
     command: Command,
 }
 
 impl Verb {
-    /// `cutover VERB`, with no folder to find an instance in.
+    /// `cutover VERB`, without a folder in which the verb could find an instance.
     pub fn new(verb: &str) -> Verb {
         Verb::by(env!("CARGO_BIN_EXE_cutover"), verb)
     }
 
-    /// Of a copy of the program.
+    /// The same with another program, such as a copy of `cutover`.
     pub fn by(program: impl AsRef<OsStr>, verb: &str) -> Verb {
         let mut command = Command::new(program);
         command.arg(verb).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -37,13 +37,13 @@ impl Verb {
         Verb { command }
     }
 
-    /// For this instance, which has no `--name` of its own. It is named all the same: a verb that finds its instance gone
-    /// must not take another one of this machine for it.
+    /// A verb for this instance, which was started without `--name`. The verb gets a name all the same, because a verb
+    /// whose instance has ended must not choose another instance of this machine.
     pub fn of(verb: &str, server: &Instance) -> Verb {
         Verb::new(verb).within(&folder(server)).args(["--name", &name(server)])
     }
 
-    /// Where to look for instances.
+    /// Sets the folder in which the verb looks for instances.
     pub fn within(self, folder: &Path) -> Verb {
         self.env("RUNTIME_DIRECTORY", folder)
     }
@@ -62,13 +62,13 @@ impl Verb {
         self
     }
 
-    /// For what only [`Command`] can.
+    /// Changes a setting that only [`Command`] has.
     pub fn with(mut self, change: impl FnOnce(&mut Command) -> &mut Command) -> Verb {
         change(&mut self.command);
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the verb to its end.
     #[track_caller]
     pub fn run(self) -> Ended {
         self.begin().end()
@@ -83,19 +83,19 @@ impl Verb {
         Running { what, process: Process::new(child), out, err }
     }
 
-    /// The command itself, and what it is.
+    /// The command, and its text for messages.
     pub(super) fn into_command(self) -> (Command, String) {
         let what = format!("{:?}", self.command);
         (self.command, what)
     }
 }
 
-/// Where the control socket of the instance is.
+/// The folder with the control socket of the instance.
 pub fn folder(server: &Instance) -> PathBuf {
     server.directory().join("run")
 }
 
-/// An instance without a name of its own is called by its first address.
+/// The name of an instance that was started without `--name`: its first address.
 pub fn name(server: &Instance) -> String {
     server.addr().to_string()
 }
@@ -104,11 +104,11 @@ pub fn socket(server: &Instance) -> PathBuf {
     folder(server).join(format!("{}.sock", name(server)))
 }
 
-/// How a verb ended, and all that it said.
+/// The exit status of a verb, and all its output.
 #[derive(Debug)]
 pub struct Ended {
     pub what: String,
-    /// `None`: by a signal.
+    /// The exit code. `None` if a signal has ended the verb.
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub out: String,
@@ -117,7 +117,7 @@ pub struct Ended {
 
 impl Ended {
     /// # Panics
-    /// If it ended with another code than this, or panicked.
+    /// If the verb ended with another code, or panicked.
     #[track_caller]
     pub fn with(self, code: i32) -> Ended {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -126,7 +126,7 @@ impl Ended {
     }
 
     /// # Panics
-    /// If the code is another one, or stderr says anything, or stdout not just this.
+    /// If the code is not 0, or stderr is not empty, or stdout is not exactly `out`.
     #[track_caller]
     pub fn says(self, out: &str) {
         let ended = self.with(0);
@@ -134,7 +134,7 @@ impl Ended {
     }
 
     /// # Panics
-    /// If the code is another one, or stdout says anything, or stderr is not one line with all of these words.
+    /// If the code is another one, or stdout is not empty, or stderr is not one line with all of these words.
     #[track_caller]
     pub fn fails(self, code: i32, words: &[&str]) {
         let ended = self.with(code);
@@ -146,7 +146,7 @@ impl Ended {
     }
 }
 
-/// A verb that runs. Killed when it is dropped.
+/// A running verb, which is killed on drop.
 pub struct Running {
     what: String,
     process: Process,
@@ -155,13 +155,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until stdout says this.
+    /// Waits until stdout contains this text.
     #[track_caller]
     pub fn wait_out(&self, text: &str) {
         self.wait(self.out.as_ref(), text);
     }
 
-    /// Waits until stderr says this.
+    /// Waits until stderr contains this text.
     #[track_caller]
     pub fn wait_err(&self, text: &str) {
         self.wait(self.err.as_ref(), text);
@@ -175,7 +175,7 @@ impl Running {
         }
     }
 
-    /// What it has said so far.
+    /// The output on stdout so far.
     pub fn out(&self) -> String {
         self.out.as_ref().map(Heard::text).unwrap_or_default()
     }
@@ -192,7 +192,7 @@ impl Running {
         kill_process(Pid::from_child(&self.process.child), signal).expect("signal a verb");
     }
 
-    /// Waits until it has ended.
+    /// Waits until the verb has ended.
     #[track_caller]
     pub fn end(mut self) -> Ended {
         let Some(status) = self.process.wait() else {
@@ -204,7 +204,7 @@ impl Running {
     }
 }
 
-/// A child that does not outlive the test.
+/// A child process that is killed on drop, so that no child outlives the test.
 pub(super) struct Process {
     pub(super) child: Child,
     pidfd: OwnedFd,
@@ -216,7 +216,7 @@ impl Process {
         Process { child, pidfd }
     }
 
-    /// `None` if it does not end in time.
+    /// Waits for the end of the child. `None` if the child does not end in time.
     pub(super) fn wait(&mut self) -> Option<std::process::ExitStatus> {
         has_ended(&self.pidfd, PATIENCE).then(|| self.child.wait().expect("our own child"))
     }
@@ -224,13 +224,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has been waited for is not signalled.
+        // `kill` does not signal a child that has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a thread reads from a pipe.
+/// The output that a thread reads from a pipe.
 struct Heard {
     said: Arc<Said>,
     reader: JoinHandle<()>,
@@ -264,7 +264,7 @@ impl Heard {
                 let mut text = to.text();
                 match read {
                     0 => text.1 = End::Closed,
-                    // The verbs write whole lines at once, and what they write here is ASCII.
+                    // The verbs write whole lines at once, and the output here is ASCII, so no character is split.
                     _ => text.0.push_str(&String::from_utf8_lossy(&bytes[..read])),
                 }
                 to.more.notify_all();
@@ -280,7 +280,7 @@ impl Heard {
         self.said.text().0.clone()
     }
 
-    /// Whether it comes to that before its end, and in time.
+    /// Waits until the output satisfies the condition. Returns false if the output ends before, or the time is over.
     fn wait(&self, enough: impl Fn(&str) -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut text = self.said.text();
@@ -293,7 +293,7 @@ impl Heard {
         }
     }
 
-    /// All of it, once the process has ended.
+    /// All of the output. Waits for the end of the pipe, and so for the end of the process.
     fn whole(self) -> String {
         self.reader.join().expect("the reader does not panic");
         self.said.text().0.clone()

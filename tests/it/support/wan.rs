@@ -1,8 +1,9 @@
-//! A delay line between two network namespaces, so that a handshake takes as long as over a continent. (The kernel has
-//! tc netem for this, but not every kernel has that.)
+//! A delay line between two network namespaces, so that a handshake takes as long as across a continent. (tc netem does
+//! the same, but not every kernel has it.)
 //!
-//! The namespaces have no name: they live as long as somebody holds their descriptor, or runs in them. In each is a TUN
-//! device, and a thread here carries each packet from one to the other, later. Nothing outside of the two is changed.
+//! The namespaces have no name: a namespace lives as long as a process holds its descriptor or runs in it. Each
+//! namespace has a TUN device, and a thread forwards each packet from one device to the other after a delay. Nothing
+//! outside of the two namespaces is changed.
 
 mod trace;
 
@@ -25,35 +26,36 @@ use trace::{Fate, Trace, Way};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// The namespace is new, so that every port of it is free.
+/// The server's port. Every port is free, because the namespace is new.
 const PORT: u16 = 8080;
 const MTU: usize = 1400;
 
-/// What the line does to a packet.
+/// The delay and the loss of packets on the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Quality {
     pub one_way: Duration,
-    /// Of a thousand packets, so many are dropped.
+    /// The number of packets in a thousand that are dropped, on average.
     pub loss_per_mille: u64,
-    /// Which ones they are.
+    /// The seed of the random numbers that choose the dropped packets.
     pub seed: u64,
 }
 
-/// Two network namespaces and the line between them; both are gone when this is dropped and their processes have ended.
+/// Two network namespaces and the line between them. The namespaces end when this is dropped and their processes have
+/// ended.
 pub struct Wan {
     server: File,
     client: File,
     trace: Arc<Mutex<Trace>>,
-    /// Its end tells the carrier to stop.
+    /// The write end of a pipe. The carrier stops when this end is closed.
     stop: Option<PipeWriter>,
     carrier: Option<JoinHandle<()>>,
 }
 
 impl Wan {
-    /// A line that loses nothing.
+    /// A line without packet loss.
     ///
     /// # Errors
-    /// Says what is missing: the right to make a namespace, /dev/net/tun, `ip` of iproute2.
+    /// The missing part: the right to make a namespace, /dev/net/tun, or `ip` of iproute2.
     pub fn new(one_way: Duration) -> Result<Wan, String> {
         Wan::with(Quality { one_way, loss_per_mille: 0, seed: 0 })
     }
@@ -78,38 +80,38 @@ impl Wan {
         Ok(Wan { server: server.namespace, client: client.namespace, trace, stop: Some(stop), carrier: Some(carrier) })
     }
 
-    /// Where the server is to listen; nobody else does.
+    /// The address for the server. No other process listens there.
     pub fn server_addr(&self) -> SocketAddr {
         SocketAddr::from((SERVER, PORT))
     }
 
-    /// Runs it in a thread on the server's side: what it spawns is there too.
+    /// Runs `act` in a thread in the server's namespace. The processes and threads that `act` starts are there too.
     pub fn server_side<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         inside(&self.server, act)
     }
 
-    /// Runs it in a thread on the clients' side: what it spawns is there too.
+    /// Runs `act` in a thread in the clients' namespace. The processes and threads that `act` starts are there too.
     pub fn client_side<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         inside(&self.client, act)
     }
 
-    /// Sets a value below /proc/sys on the server's side; `net/` there belongs to the namespace.
+    /// Sets a value below /proc/sys in the server's namespace. Each network namespace has its own `net/`.
     ///
     /// # Errors
-    /// What open(2) or write(2) says: an older kernel may not have it.
+    /// The error of open(2) or write(2). An older kernel may not have the value.
     pub fn set_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
-        // Opened for writing only: std::fs::write would make a file where there is none.
+        // The open has no O_CREAT, because std::fs::write would make a file where there is none.
         self.server_side(|| {
             OpenOptions::new().write(true).open(format!("/proc/sys/{name}"))?.write_all(value.as_bytes())
         })
     }
 
-    /// All packets from and to this port of the client, as text, for the message of a test that fails.
+    /// All packets from and to this port of the client, as text for the failure message of a test.
     pub fn packets_of(&self, client_port: u16) -> String {
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).of(client_port)
     }
 
-    /// How many packets were carried, and how many were dropped.
+    /// The number of packets that were carried, and of those that were dropped.
     pub fn carried_and_dropped(&self) -> (usize, usize) {
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).carried_and_dropped()
     }
@@ -127,12 +129,12 @@ impl Drop for Wan {
 /// One end of the line.
 struct Side {
     namespace: File,
-    /// Is removed with its last descriptor.
+    /// The TUN device, which the kernel removes with its last descriptor.
     device: File,
 }
 
 impl Side {
-    /// Takes the calling thread into a new namespace.
+    /// Moves the calling thread into a new network namespace, and sets up a TUN device there.
     fn new(address: Ipv4Addr) -> Result<Side, String> {
         unshare_network().map_err(|error| format!("cannot make a network namespace: {error}"))?;
         let namespace = File::open("/proc/thread-self/ns/net");
@@ -147,12 +149,14 @@ impl Side {
 
 #[allow(unsafe_code, reason = "rustix has this only as unsafe, for flags that are not used here")]
 fn unshare_network() -> io::Result<()> {
-    // SAFETY: what is unsafe is CLONE_FILES, which could close descriptors that others hold; this is only CLONE_NEWNET.
+    // SAFETY: only CLONE_FILES is unsafe, because it could close descriptors that other threads use. The flag here is
+    // CLONE_NEWNET.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
     Ok(())
 }
 
-/// A device in the network namespace of the calling thread, whose packets are read from and written to the file.
+/// Makes a TUN device in the network namespace of the calling thread. The file reads and writes the packets of the
+/// device.
 #[allow(unsafe_code, reason = "nobody offers TUNSETIFF in safe code but whole crates for TUN")]
 fn open_tun(name: &str) -> io::Result<File> {
     let tun = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
@@ -162,7 +166,7 @@ fn open_tun(name: &str) -> io::Result<File> {
     }
     let flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).expect("two bits of sixteen");
     let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
-    // SAFETY: TUNSETIFF reads and writes one ifreq, which the pointer points to, and which nobody uses afterwards.
+    // SAFETY: TUNSETIFF reads and writes one ifreq. The pointer points to an ifreq that is not used afterwards.
     match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw const request) } {
         0 => Ok(tun),
         _ => Err(io::Error::last_os_error()),
@@ -180,18 +184,18 @@ fn ip(arguments: &str) -> Result<(), String> {
 
 struct Packet {
     due: Instant,
-    /// The device that it goes to.
+    /// The index of the device to which the packet goes.
     to: usize,
     bytes: Vec<u8>,
 }
 
-/// What the carrying thread has.
+/// The state of the carrier thread.
 struct Line {
-    /// The server's, the client's.
+    /// The TUN devices of the server and of the client, in this order.
     devices: [File; 2],
     quality: Quality,
     random: u64,
-    /// In the order of `due`, because all take the same time.
+    /// The packets in flight, ordered by `due`, because all have the same delay.
     under_way: VecDeque<Packet>,
     trace: Arc<Mutex<Trace>>,
     stopped: PipeReader,
@@ -209,13 +213,13 @@ impl Line {
             let now = Instant::now();
             let due = self.under_way.partition_point(|packet| packet.due <= now);
             for packet in self.under_way.drain(..due) {
-                // A device that does not take it has lost it, as a network may.
+                // A failed write loses the packet, as a network may.
                 let _ = self.devices[packet.to].write(&packet.bytes);
             }
         }
     }
 
-    /// Waits until a packet comes, or one is due. `false` when it is time to stop.
+    /// Waits until a packet comes or is due. Returns false when the thread must stop.
     fn wait(&self) -> bool {
         let [server, client] = &self.devices;
         let mut descriptors = [
@@ -240,7 +244,7 @@ impl Line {
         }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014): good for any seed, and the same everywhere.
+    /// SplitMix64 (Steele, Lea, Flood 2014) works with any seed, and gives the same sequence on every machine.
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;

@@ -1,4 +1,4 @@
-//! What a test saw of the processes that it started: their log lines and their notifications, and waiting for more.
+//! The log lines and notifications of the processes that a test has started, and waiting for more.
 
 use std::io::{self, BufRead, BufReader};
 use std::mem::MaybeUninit;
@@ -17,9 +17,9 @@ use rustix::net::{
 /// A datagram of the sd_notify protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// As the kernel says (SCM_CREDENTIALS).
+    /// The pid of the sender, from the kernel (SCM_CREDENTIALS).
     pub pid: u32,
-    /// When it was received.
+    /// The time of receipt.
     pub at: Instant,
     /// Lines of the form `KEY=value`.
     pub text: String,
@@ -32,7 +32,7 @@ impl Notification {
     }
 }
 
-/// The main process as a service manager sees it: only the one that is it may name another.
+/// The main process as a service manager sees it. Only the current main process may name another one.
 pub fn main_pid(first: u32, notifications: &[Notification]) -> u32 {
     notifications.iter().fold(first, |main, notification| {
         let named = notification.value("MAINPID").and_then(|v| v.parse().ok());
@@ -40,7 +40,8 @@ pub fn main_pid(first: u32, notifications: &[Notification]) -> u32 {
     })
 }
 
-/// Of a line such as `… listening … generation=1 address=127.0.0.1:34567`, unless a later generation says it.
+/// The address in a line such as `… listening … generation=1 address=127.0.0.1:34567`, unless the line is of a later
+/// generation.
 pub fn address_in(line: &str) -> Option<SocketAddr> {
     let value = |key: &str| {
         let mut words = line.split_whitespace();
@@ -57,7 +58,7 @@ pub fn address_in(line: &str) -> Option<SocketAddr> {
 pub struct Seen {
     pub lines: Vec<String>,
     pub notifications: Vec<Notification>,
-    /// Nobody has the writing end of the log any more.
+    /// True once no process has the write end of the log open.
     log_ended: bool,
 }
 
@@ -77,7 +78,7 @@ impl Witness {
         self.changed.notify_all();
     }
 
-    /// Waits until `look` finds something, or the time is over, or nobody is left who could bring it.
+    /// Waits until `look` finds something. Gives up when the time is over, or soon after the last process has ended.
     pub fn wait<T>(
         &self,
         within: Duration,
@@ -92,7 +93,7 @@ impl Witness {
                 return Some(found);
             }
             if seen.log_ended && !gone && all_gone() {
-                // What the dead have sent may still be on its way through the threads here.
+                // The reader threads may not have delivered all output of the ended processes yet.
                 gone = true;
                 deadline = deadline.min(Instant::now() + Duration::from_secs(1));
             }
@@ -101,7 +102,7 @@ impl Witness {
                 return None;
             }
             if seen.log_ended {
-                // A process closes the log a moment before it is gone, and that moment wakes nobody.
+                // A process closes the log a moment before it has ended, and its end does not wake this thread.
                 left = left.min(Duration::from_millis(50));
             }
             let waited = self.changed.wait_timeout(seen, left);
@@ -109,7 +110,7 @@ impl Witness {
         }
     }
 
-    /// Reads the log in a thread, which ends when the last process has closed it.
+    /// Reads the log in a thread, which ends when the last process has closed the log.
     pub fn read_log(self: &Arc<Self>, log: io::PipeReader) {
         let witness = Arc::clone(self);
         thread::spawn(move || {
@@ -125,7 +126,7 @@ impl Witness {
     }
 }
 
-/// Removes the colour codes, which some loggers write into pipes too: `address=` would be torn by them.
+/// Removes colour codes, which some loggers write to pipes too. A code within `address=` would hide the address.
 fn without_colour(line: &str) -> String {
     let mut parts = line.split("\x1b[");
     let mut text = parts.next().unwrap_or("").to_owned();
@@ -136,7 +137,7 @@ fn without_colour(line: &str) -> String {
     text
 }
 
-/// The service manager's end of NOTIFY_SOCKET, read in a thread as long as this lives.
+/// The service manager's end of NOTIFY_SOCKET. A thread reads it until this is dropped.
 pub struct NotifySocket {
     socket: UnixDatagram,
     reader: Option<JoinHandle<()>>,
@@ -145,7 +146,7 @@ pub struct NotifySocket {
 impl NotifySocket {
     pub fn bind(path: &Path, witness: &Arc<Witness>) -> io::Result<NotifySocket> {
         let socket = UnixDatagram::bind(path)?;
-        // Before anybody knows the path: a datagram sent earlier would come without credentials.
+        // Set before any process knows the path, because an earlier datagram would come without credentials.
         set_socket_passcred(&socket, true)?;
         set_socket_recv_buffer_size(&socket, 4 << 20)?;
         let receiver = socket.try_clone()?;
@@ -161,7 +162,7 @@ impl NotifySocket {
 
 impl Drop for NotifySocket {
     fn drop(&mut self) {
-        // Wakes the reader, which then receives nothing, from nobody.
+        // Wakes the reader, which then receives an empty message without credentials.
         let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -169,10 +170,11 @@ impl Drop for NotifySocket {
     }
 }
 
-/// `None` once the socket is shut down: then nothing comes, and no credentials with it.
+/// Receives one notification. `None` once the socket is shut down: recvmsg then returns no data and no credentials.
 fn receive(socket: &UnixDatagram) -> io::Result<Option<Notification>> {
     let mut bytes = vec![0; 64 * 1024];
-    // There is room for no descriptor, so the kernel closes what comes with BARRIER=1, and that is the answer to it.
+    // The buffer has no room for a descriptor, so the kernel closes the descriptor of a BARRIER=1 message. The sender
+    // waits for that close.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let length = loop {

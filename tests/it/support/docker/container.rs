@@ -1,4 +1,4 @@
-//! A container that a test started, and what it asks of it.
+//! A container that a test has started, and the operations on it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
@@ -8,11 +8,11 @@ use super::super::systemd::journal::{Journal, Mark};
 use super::super::systemd::said;
 use super::{Engine, Process, client, processes};
 
-/// The engine's own address on its bridge. What comes to a published port there goes the way that a user's request goes,
-/// through the kernel's rules; 127.0.0.1 would be a program (docker-proxy) in between.
+/// The engine's own address on its bridge. A connection to a published port there takes the same path through the
+/// kernel's rules as a user's. A connection to 127.0.0.1 would go through a program (docker-proxy).
 const BRIDGE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1));
 
-/// A running container, or one that has ended. It is removed when this is dropped.
+/// A container that runs or has ended. It is removed on drop.
 pub struct Container {
     engine: &'static Engine,
     id: String,
@@ -26,11 +26,11 @@ impl Container {
         Container::of(engine, id)
     }
 
-    /// One that was started in another way, by its name or id.
+    /// A container that was started in another way, by its name or id.
     #[track_caller]
     pub fn of(engine: &'static Engine, name: impl Into<String>) -> Container {
         let id = name.into();
-        // As `docker logs --follow` in a shell that puts both into one.
+        // The command is `docker logs --follow`, with stderr redirected to stdout.
         let mut logs = engine.command(&["logs", "--follow", &id]);
         let log = Journal::follow(both_in_one(&mut logs));
         Container { engine, id, log }
@@ -40,25 +40,26 @@ impl Container {
         &self.id
     }
 
-    /// Runs a command inside, as the container's user, to its end.
+    /// Runs a command inside the container to its end, as the container's user.
     #[track_caller]
     pub fn exec(&self, words: &[&str]) -> Output {
         self.engine.docker(&[&["exec", &self.id], words].concat())
     }
 
-    /// A part of `docker inspect`, such as `{{.State.Status}}`.
+    /// A value of `docker inspect`, such as `{{.State.Status}}`.
     #[track_caller]
     pub fn inspect(&self, format: &str) -> String {
         self.engine.must(&["inspect", "--format", format, &self.id])
     }
 
-    /// Sends a signal to its process 1.
+    /// Sends a signal to process 1 of the container.
     #[track_caller]
     pub fn kill(&self, signal: &str) {
         self.engine.must(&["kill", "--signal", signal, &self.id]);
     }
 
-    /// `docker stop`, with the time that the container was started with. How long it took, and the exit code.
+    /// Runs `docker stop`, with the timeout that the container was started with. Returns the duration and the exit
+    /// code.
     #[track_caller]
     pub fn stop(&self) -> (Duration, i32) {
         let began = Instant::now();
@@ -66,7 +67,7 @@ impl Container {
         (began.elapsed(), self.exit_code())
     }
 
-    /// Waits for its end, and has the exit code.
+    /// Waits for the end of the container, and returns the exit code.
     #[track_caller]
     pub fn wait(&self, within: Duration) -> i32 {
         let seconds = format!("{:.3}", within.as_secs_f64());
@@ -86,7 +87,7 @@ impl Container {
         self.inspect("{{.State.ExitCode}}").parse().expect("a number")
     }
 
-    /// Where a published port is reached, from the engine's network.
+    /// The address of a published port in the engine's network namespace.
     #[track_caller]
     pub fn published(&self, port: u16) -> SocketAddr {
         let list = self.engine.must(&["port", &self.id, &format!("{port}/tcp")]);
@@ -94,20 +95,20 @@ impl Container {
         SocketAddr::new(BRIDGE, published.unwrap_or_else(|| panic!("port {port} is not published: {list}")))
     }
 
-    /// Its processes, by its own numbers, process 1 first.
+    /// The processes of the container, by their pids inside it, process 1 first.
     #[track_caller]
     pub fn processes(&self) -> Vec<Process> {
         let first = self.inspect("{{.State.Pid}}").parse().expect("a number");
         if first == 0 { Vec::new() } else { processes::beside(&self.engine.proc(), first) }
     }
 
-    /// Those that have ended and that nobody has waited for.
+    /// The zombies of the container.
     #[track_caller]
     pub fn zombies(&self) -> Vec<Process> {
         self.processes().into_iter().filter(|process| process.state == 'Z').collect()
     }
 
-    /// What its process 1 holds in memory (VmRSS).
+    /// The resident memory of process 1, in bytes (VmRSS).
     #[track_caller]
     pub fn resident_bytes(&self) -> u64 {
         self.processes().first().expect("it runs").resident
@@ -117,7 +118,7 @@ impl Container {
         self.log.mark()
     }
 
-    /// The first line of its log with `needle`. Waits for it.
+    /// Waits for a line of the log with `needle`, and returns the first one.
     #[track_caller]
     pub fn wait_log(&self, needle: &str, within: Duration) -> String {
         self.log.wait_after(Mark::default(), needle, within)
@@ -128,13 +129,13 @@ impl Container {
         self.log.wait_after(mark, needle, within)
     }
 
-    /// All that it has said up to now, on both.
+    /// The output of the container up to now: stdout, then stderr.
     #[track_caller]
     pub fn logs(&self) -> String {
         said(&self.engine.docker(&["logs", &self.id]))
     }
 
-    /// For the text of a panic.
+    /// The state for a panic message: the end of the log, and the state that the engine reports.
     fn state(&self) -> String {
         let state = self.engine.docker(&["inspect", "--format", "{{json .State}}", &self.id]);
         format!("{}container {}: {}", self.log.tail(), self.id, said(&state))
@@ -153,7 +154,7 @@ impl Drop for Container {
     }
 }
 
-/// The same command, with stderr where stdout is, whatever that is to be.
+/// The same command with stderr redirected to stdout.
 fn both_in_one(command: &mut Command) -> Command {
     let mut both = Command::new("sh");
     both.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program()).args(command.get_args());

@@ -1,4 +1,4 @@
-//! The images of the tests. None can be pulled, so each is made here of what is here.
+//! The images of the tests. No image can be pulled, so each is built of local files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const CUTOVER: &str = "cutover-it";
 const DEBIAN: &str = "cutover-it-debian";
 const PERL: &str = "cutover-it-perl";
-/// What `deploy/Dockerfile` says to cargo. It is said here to the real one, with a cheaper profile.
+/// The arguments of cargo in `deploy/Dockerfile`. The tests run the real cargo with them, in a cheaper profile.
 const BUILD: [&str; 10] = [
     "rustc",
     "--locked",
@@ -25,17 +25,19 @@ const BUILD: [&str; 10] = [
     "-Ctarget-feature=+crt-static",
     "-Cstrip=symbols",
 ];
-/// Instead of the image that `deploy/Dockerfile` builds in: its cargo has built already.
+/// The name and the Dockerfile of a substitute for the image in which `deploy/Dockerfile` builds. The substitute's
+/// cargo only copies a program that is already built.
 const STAND_IN: (&str, &str) =
     ("rust:1-slim", "FROM cutover-it-debian\nCOPY cargo /usr/local/bin/cargo\nCOPY cutover /built/cutover\n");
-/// It must be asked for what was built, and for what is in the repository and nothing else.
+/// The substitute's cargo. It fails unless its arguments are those of [`BUILD`], and the build context has the files of
+/// the repository without `target` and `.git`.
 const CARGO: &str = "#!/bin/sh
 [ \"$*\" = \"$ASKED\" ] || { echo \"cargo was asked: $*\"; exit 1; }
 [ -f Cargo.lock ] && [ -d src ] && [ ! -e target ] && [ ! -e .git ] || { ls -A; exit 1; }
 mkdir -p target/release && cp /built/cutover target/release/
 ";
 
-/// An image of a user's own, which takes `cutover` out of ours.
+/// The Dockerfile of an image as a user builds it, which copies `cutover` from our image.
 const OF_A_USER: &str = "FROM cutover-it-debian
 COPY --from=cutover-it /cutover /cutover
 COPY server.pl /server.pl
@@ -45,7 +47,7 @@ USER 65532:65532
 ENTRYPOINT [\"/cutover\"]
 ";
 
-/// Those that are built, once for each engine.
+/// The images that have been built. Each is built once for each engine.
 #[derive(Default)]
 pub(super) struct Built {
     cutover: OnceLock<()>,
@@ -89,7 +91,7 @@ impl Built {
     }
 }
 
-/// Built of this, with our program as `server` beside it.
+/// Builds an image of this Dockerfile. The build context has the program as `server`.
 #[track_caller]
 pub(super) fn of(engine: &Engine, name: &str, dockerfile: &str) {
     let folder = tempfile::tempdir().expect("make a folder");
@@ -98,7 +100,7 @@ pub(super) fn of(engine: &Engine, name: &str, dockerfile: &str) {
     engine.must(&["build", "--quiet", "--tag", name, &folder.path().display().to_string()]);
 }
 
-/// The root of the machines with systemd: it has all that a script needs.
+/// Imports the root of the machines with systemd, which has all that a script needs.
 fn import(engine: &Engine) -> Result<(), String> {
     let root = root::root(Suite::Bookworm)?;
     let mut pack = Command::new("tar");
@@ -112,11 +114,11 @@ fn import(engine: &Engine) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("cannot import a Debian: tar {packed}, {}", said(&done))) }
 }
 
-/// The program of this source without a single library, so that it runs in an empty image. Built once, and kept beside
-/// what else cargo has built; to be built anew takes some minutes on a small machine.
+/// The program of this source, statically linked, so that it runs in an empty image. Cargo builds the program once, and
+/// keeps it in the target folder. A full build takes some minutes on a small machine.
 pub(super) fn static_program() -> PathBuf {
     let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/static");
-    // Small and soon built: little is optimised, and nobody debugs it.
+    // A profile for a small program and a fast build: little optimisation, and no debug information.
     let profile = [
         ("OPT_LEVEL", "1"),
         ("DEBUG", "false"),

@@ -6,25 +6,25 @@ use std::path::Path;
 /// A process of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// By the container's own numbers.
+    /// The pid inside the container.
     pub pid: u32,
-    /// The same; 0 if it is outside.
+    /// The pid of the parent inside the container; 0 if the parent is outside.
     pub parent: u32,
     pub name: String,
-    /// `Z` is a zombie.
+    /// The state of the process. `Z` is a zombie.
     pub state: char,
     pub uid: u32,
-    /// Bytes in memory (VmRSS).
+    /// The resident memory in bytes (VmRSS).
     pub resident: u64,
 }
 
-/// Those in the same pid namespace as `first`, which is a number of this /proc.
+/// The processes in the same pid namespace as `first`, which is a pid of this /proc.
 pub(super) fn beside(proc: &Path, first: u32) -> Vec<Process> {
     let namespace = |pid: &str| fs::read_link(proc.join(pid).join("ns/pid")).ok();
     let Some(wanted) = namespace(&first.to_string()) else { return Vec::new() };
     let entries = fs::read_dir(proc).expect("read the engine's /proc");
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    // One that goes away meanwhile has no namespace.
+    // A process that has ended meanwhile has no namespace.
     let pids = names.filter(|name| name.parse::<u32>().is_ok() && namespace(name).as_ref() == Some(&wanted));
     let status = |pid: String| fs::read_to_string(proc.join(pid).join("status")).ok();
     let found: Vec<(u32, u32, Process)> = pids.filter_map(|pid| parse(&status(pid)?)).collect();
@@ -35,7 +35,7 @@ pub(super) fn beside(proc: &Path, first: u32) -> Vec<Process> {
     processes
 }
 
-/// Its number and that of its parent outside, and the rest.
+/// The pid of the process and that of its parent, both outside the container, and the process.
 fn parse(status: &str) -> Option<(u32, u32, Process)> {
     let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
     let number = |key: &str| value(key)?.split_whitespace().next()?.parse().ok();
@@ -45,7 +45,7 @@ fn parse(status: &str) -> Option<(u32, u32, Process)> {
         name: value("Name")?.to_owned(),
         state: value("State")?.chars().next()?,
         uid: number("Uid")?,
-        // A zombie has none.
+        // A zombie has no VmRSS.
         resident: u64::from(number("VmRSS").unwrap_or(0)) * 1024,
     };
     Some((number("Pid")?, number("PPid")?, process))

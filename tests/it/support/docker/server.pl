@@ -1,6 +1,7 @@
 #!/usr/bin/perl
-# A server that knows nothing of cutover: server.pl PORT. It shares its port, answers each request with its pid, keeps
-# connections alive, and at SIGTERM closes its listener, gives each connection one more answer, and ends.
+# A server without support for cutover: server.pl PORT. The server shares its port, answers each request with its pid,
+# and keeps connections alive. At SIGTERM the server closes its listener, answers one more request on each connection,
+# and ends.
 use strict;
 use warnings;
 use IO::Select;
@@ -26,7 +27,7 @@ sub leave {
 }
 
 while ($open->count) {
-    # A signal that comes just before it sleeps does not wake it.
+    # A signal that comes just before can_read does not interrupt the wait, so can_read has a timeout.
     for my $ready ($open->can_read(0.1)) {
         if ($listener && $ready == $listener) {
             while (my $connection = $listener->accept) {

@@ -1,30 +1,30 @@
-//! Reads an HTTP/1 answer out of the bytes that have come so far, and judges it.
+//! Parses an HTTP/1 response from the bytes received so far, and checks it.
 
 use super::Answer;
 use httparse::{EMPTY_HEADER, Response, Status};
 use std::borrow::Cow;
 
-/// A whole answer.
+/// A complete response.
 pub struct Message<'a> {
     status: u16,
     body: Cow<'a, [u8]>,
-    /// How many bytes the whole answer has.
+    /// The length of the complete response, in bytes.
     pub length: usize,
-    /// The server will not take another request on this connection.
+    /// Whether the server takes no further request on this connection.
     pub last: bool,
 }
 
-/// The whole input of the connection, or only what has come until now.
+/// Whether more input may come on the connection, or the end of file has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     Open,
     Ended,
 }
 
-/// `None` if more bytes must come.
+/// Parses one response. `None` if more bytes must come.
 ///
 /// # Errors
-/// A text, if this is no answer in HTTP/1.
+/// A description, if the bytes are not an HTTP/1 response.
 pub fn parse(bytes: &[u8], input: Input) -> Result<Option<Message<'_>>, String> {
     let mut headers = [EMPTY_HEADER; 64];
     let mut head = Response::new(&mut headers);
@@ -73,7 +73,7 @@ impl Framing {
 
 fn announces_close(head: &Response<'_, '_>) -> bool {
     match head.version {
-        // HTTP/1.0 has no word `close`: a client of it looks for `keep-alive` only (ab does).
+        // HTTP/1.0 does not define `close`: an HTTP/1.0 client looks for `keep-alive` only (as ab does).
         Some(0) => !has_token(head, "connection", "keep-alive"),
         _ => has_token(head, "connection", "close"),
     }
@@ -88,7 +88,7 @@ fn has_token(head: &Response<'_, '_>, name: &str, token: &str) -> bool {
     values(head, name).flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// The body and how many bytes it took, or `None` if its end has not come yet.
+/// The body and its length before decoding, in bytes. `None` if the end of the body has not come yet.
 fn dechunk(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     let mut body = Vec::new();
     let mut at = 0;
@@ -120,7 +120,7 @@ fn dechunk(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     }
 }
 
-/// Who answered, where the page says so.
+/// The process that answered, if the page names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
     pub generation: u64,
@@ -129,7 +129,7 @@ pub struct Author {
 
 impl Answer {
     /// # Errors
-    /// A text, if it is not the answer that was expected.
+    /// A description, if the response is not the expected one.
     pub(super) fn judge(&self, message: &Message<'_>) -> Result<Option<Author>, String> {
         if message.status != 200 {
             return Err(format!("status {}", message.status));
@@ -164,7 +164,7 @@ fn author(body: &[u8]) -> Option<Author> {
     Some(Author { generation: number_after(text, "generation ")?, pid: number_after(text, "pid ")?.try_into().ok()? })
 }
 
-/// The number after the first `word` that stands alone and has a number after it.
+/// The number after the first `word` that has a number behind it and no letter or digit before it.
 fn number_after(text: &str, word: &str) -> Option<u64> {
     text.match_indices(word).find_map(|(at, _)| {
         if text[..at].ends_with(|c: char| c.is_alphanumeric()) {

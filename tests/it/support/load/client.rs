@@ -1,4 +1,4 @@
-//! One client of the load: connect, ask, read the whole answer, and say what went wrong.
+//! One client of the load: connects, sends a request, reads the whole response, and classifies each failure.
 
 use super::answer::{Author, Input, Message, parse};
 use super::{EXAMPLES, Mode, PIPELINED, Plan, Shared, Tally};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 const READ: usize = 16 * 1024;
-/// How long a client waits for the end of file of a connection whose last answer it has. No request depends on it.
+/// The time limit for the end of file after the last response of a connection. No request depends on it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
@@ -27,16 +27,16 @@ pub enum Kind {
     Other,
 }
 
-/// What kept a request from its answer, and whose doing that was.
+/// The reason for a request without a correct response, by the side that caused the failure.
 enum Fault {
     Server(Kind, String),
     Client(String),
 }
 
-/// What may be done with a connection after an answer.
+/// The next step with a connection after a response.
 enum After {
     AskAgain,
-    /// The server announced that it closes.
+    /// The server has announced that it closes the connection.
     AwaitEof,
     Drop,
 }
@@ -45,23 +45,23 @@ pub struct Client {
     target: SocketAddr,
     plan: Arc<Plan>,
     shared: Arc<Shared>,
-    /// Its sender is dropped to stop the clients.
+    /// The stop signal: the load drops the sender to stop the clients.
     stopped: watch::Receiver<()>,
     request: Vec<u8>,
-    /// How many requests are in it.
+    /// The number of requests in `request`.
     requests: u64,
-    /// How many of them have no answer yet.
+    /// The number of sent requests without a response.
     owed: u64,
-    /// One for all answers, so that the hot path allocates nothing.
+    /// The buffer for all responses, so that the hot path allocates nothing.
     buffer: Vec<u8>,
     tally: Tally,
-    /// The last author, so that only a new one takes the lock.
+    /// The author of the last response. Only a different author takes the lock.
     author: Option<Author>,
-    /// When the connection in use was begun.
+    /// The time at which the current connection was begun.
     begun: Instant,
-    /// Of the connection in use, if it was made.
+    /// The local port of the current connection, if the connect succeeded.
     port: Option<u16>,
-    /// The number of the request on its connection.
+    /// The number of the current request on its connection, from 1.
     nth: u64,
 }
 
@@ -94,7 +94,7 @@ impl Client {
 
     pub(super) async fn run(mut self) -> Tally {
         let mut held = None;
-        // `has_changed` is an error once the sender is gone, and costs one atomic load.
+        // `has_changed` returns an error once the sender is dropped, and costs one atomic load.
         while self.stopped.has_changed().is_ok() {
             match self.round(&mut held).await {
                 Ok(()) => {}
@@ -102,7 +102,7 @@ impl Client {
                     for _ in 0..self.owed {
                         self.tell(kind, &text);
                     }
-                    // A refused connect may return without ever having waited: let the others run.
+                    // A refused connect may return without a wait, so the task yields to the other clients.
                     tokio::task::yield_now().await;
                 }
                 Err(Fault::Client(text)) => {
@@ -111,14 +111,14 @@ impl Client {
                 }
             }
             if !self.plan.pause.is_zero() {
-                // Ended early by `stop`, and by nothing that happens on the connection.
+                // `stop` ends the pause early. No event on the connection does.
                 let _ = timeout(self.plan.pause, self.stopped.changed()).await;
             }
         }
         self.tally
     }
 
-    /// One request, or one write of several. A connection that can take another one is left in `held`.
+    /// Performs one request, or one write of several. A connection that can take another request is left in `held`.
     async fn round(&mut self, held: &mut Option<TcpStream>) -> Result<(), Fault> {
         let begun = Instant::now();
         self.owed = 1;
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Reads one answer, and leaves what comes behind it in the buffer.
+    /// Reads one response, and leaves the bytes after it in the buffer.
     async fn answer(&mut self, stream: &mut TcpStream) -> Result<After, Fault> {
         let mut input = Input::Open;
         loop {
@@ -220,7 +220,7 @@ impl Client {
     fn after(&self, message: &Message<'_>, input: Input) -> After {
         match (self.plan.mode, input) {
             (_, Input::Ended) => After::Drop,
-            // The server closes first, so TIME_WAIT does not use up the ports of this side.
+            // The server closes first, so that TIME_WAIT does not use up the client's ports.
             (_, Input::Open) if message.last => After::AwaitEof,
             (Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined, Input::Open) => After::AskAgain,
             (Mode::Close, Input::Open) => After::Drop,
@@ -241,7 +241,7 @@ impl Client {
         });
     }
 
-    /// The answer is here and counted: whatever happens now loses nothing.
+    /// Waits for the end of file. The response is already counted, so an error here loses no request.
     async fn await_eof(&mut self, mut stream: TcpStream) {
         let _ = timeout(FAREWELL, async {
             loop {
@@ -277,7 +277,7 @@ fn wrong(text: String) -> Fault {
     Fault::Server(Kind::Wrong, text)
 }
 
-/// `io::Error` brings the number and the text of the errno itself.
+/// Classifies an error. The text of an `io::Error` contains the errno.
 fn fault(operation: &str, error: &io::Error) -> Fault {
     let text = format!("{operation}: {error}");
     let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {

@@ -1,4 +1,4 @@
-//! What a load has seen: how much was answered, by whom, and how each failure came.
+//! The report of a load: the number of answers, the generations that gave them, and the kinds of failures.
 
 use super::client::Kind;
 use hdrhistogram::Histogram;
@@ -12,29 +12,30 @@ pub struct Report {
     pub failures: Failures,
     pub generations: BTreeSet<u64>,
     pub pids: BTreeSet<u32>,
-    /// How many requests each generation answered.
+    /// The number of requests that each generation answered.
     pub answered_by: BTreeMap<u64, u64>,
-    /// When the youngest connection that failed was begun.
+    /// The start time of the newest connection that failed.
     pub last_lost: Option<Instant>,
-    /// Failures of requests on a connection that had been used before: whose server closes it meanwhile may cause them.
+    /// Failures of requests on a reused connection. A server that closes idle connections may cause them.
     pub lost_reused: u64,
-    /// Microseconds from the request (with its connect, if it made one) to the whole answer; answered requests only.
+    /// The time from the request (with its connect, if there was one) to the whole response, in microseconds. Only
+    /// answered requests count.
     pub latency: Histogram<u64>,
     pub connections: u64,
-    /// The first 20 failures.
+    /// Descriptions of the first 20 failures.
     pub examples: Vec<String>,
 }
 
 impl Report {
     /// # Panics
-    /// Unless something was answered and nothing failed.
+    /// If no request was answered, or a request failed.
     #[track_caller]
     pub fn assert_nothing_lost(&self) {
         assert!(self.failures.total() == 0 && self.answered > 0, "{self}");
     }
 
     /// # Panics
-    /// If a connection failed that was begun after this moment.
+    /// If a connection failed that was begun after this moment, or no request was answered.
     #[track_caller]
     pub fn assert_nothing_lost_after(&self, moment: Instant) {
         if let Some(after) = self.last_lost.and_then(|lost| lost.checked_duration_since(moment)) {
@@ -44,13 +45,14 @@ impl Report {
     }
 
     /// # Panics
-    /// Unless something was answered, and nothing failed but what a server causes that closes kept connections.
+    /// If no request was answered, or a request failed that was the first on its connection. A server that closes idle
+    /// connections causes only failures on reused ones.
     #[track_caller]
     pub fn assert_nothing_lost_but_on_reused(&self) {
         assert!(self.failures.total() == self.lost_reused && self.answered > 0, "{self}");
     }
 
-    /// The part of the answers that came from this generation, in percent.
+    /// The share of the answers that this generation gave, as a percentage.
     pub fn percent_of(&self, generation: u64) -> f64 {
         let count = |n: u64| f64::from(u32::try_from(n).expect("no load makes so many requests"));
         100.0 * self.answered_by.get(&generation).map_or(0.0, |n| count(*n)) / count(self.answered.max(1))
@@ -89,11 +91,11 @@ pub struct Failures {
     pub refused: u64,
     /// ECONNRESET or EPIPE, at any point.
     pub reset: u64,
-    /// End of file before the first byte of an answer.
+    /// End of file before the first byte of a response.
     pub eof_before: u64,
     pub eof_within: u64,
     pub timeout: u64,
-    /// A whole answer, but not the right one; or something that is no HTTP.
+    /// A complete response that is not the expected one, or bytes that are not HTTP.
     pub wrong: u64,
     pub other: u64,
 }

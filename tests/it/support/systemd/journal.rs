@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::support::witness::Witness;
 
-/// The pid is the one that the line came from.
+/// The command that follows the journal. Each line names the pid of its sender.
 pub const FOLLOW: [&str; 6] =
     ["journalctl", "--follow", "--lines=all", "--output=short-monotonic", "--no-hostname", "--no-pager"];
 const LINES_TOLD: usize = 60;
 
-/// A place in the journal; by default its start.
+/// A position in the journal. The default is the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mark(usize);
 
@@ -25,7 +25,7 @@ impl Journal {
     pub(in crate::support) fn follow(mut command: Command) -> Journal {
         let (lines, writer) = io::pipe().expect("make the pipe of the journal");
         let reader = command.stdout(writer).spawn().expect("run timeout(1) and nsenter(1)");
-        // Its end of the pipe goes with it.
+        // The command is dropped to close its write end of the pipe.
         drop(command);
         let witness = Arc::new(Witness::default());
         witness.read_log(lines);
@@ -36,7 +36,7 @@ impl Journal {
         Mark(self.witness.seen().lines.len())
     }
 
-    /// The first line after the mark with `needle`.
+    /// Waits for a line with `needle` after the mark, and returns the first one.
     #[track_caller]
     pub fn wait_after(&self, mark: Mark, needle: &str, within: Duration) -> String {
         let found = self.witness.wait(
@@ -47,7 +47,7 @@ impl Journal {
         found.unwrap_or_else(|| panic!("no `{needle}` in the journal within {within:?}"))
     }
 
-    /// Its last lines, for whoever looks for the reason of a panic.
+    /// The last lines of the journal, for a panic message.
     pub fn tail(&self) -> String {
         let seen = self.witness.seen();
         let told = seen.lines.len().saturating_sub(LINES_TOLD);

@@ -1,4 +1,4 @@
-//! The roots that machines boot from: a Debian each, built once and kept.
+//! The roots from which machines boot. Each is a Debian system that is built once and kept.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Suite;
 
-/// Changes with [`PACKAGES`], so that a root of before is not taken.
+/// The version of the roots, which must change with [`PACKAGES`], so that an older root is not used.
 const EDITION: u32 = 1;
-/// procps has the `kill` of `ExecReload=/bin/kill`.
+/// The packages of a root. procps has the `kill` of `ExecReload=/bin/kill`.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,procps";
-/// What nobody reads there.
+/// The folders of /usr/share that the tests do not need.
 const WITHOUT: [&str; 3] = ["man", "doc", "locale"];
 
-/// Builds it, unless it is there.
+/// Returns the root of this release, and builds it if there is none.
 ///
 /// # Errors
-/// Says what is missing.
+/// A description of the step that failed.
 pub fn root(suite: Suite) -> Result<PathBuf, String> {
     let cache = std::env::var_os("CUTOVER_TEST_CACHE").map_or_else(|| "/var/cache/cutover-tests".into(), PathBuf::from);
     let root = cache.join(format!("{}-{EDITION}", suite.name()));
@@ -27,7 +27,8 @@ pub fn root(suite: Suite) -> Result<PathBuf, String> {
         move |error| format!("{what}: {error}")
     };
     fs::create_dir_all(&cache).map_err(during("make the folder of"))?;
-    // Held by one who builds; it goes with the descriptor, and so with the process.
+    // The lock lets one process at a time build a root. The kernel releases the lock with the descriptor, and so with
+    // the process.
     let lock = File::create(root.with_extension("lock")).map_err(during("make the lock of"))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|errno| during("lock")(errno.into()))?;
     if !root.exists() {

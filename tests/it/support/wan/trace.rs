@@ -1,4 +1,4 @@
-//! What the delay line has seen: one line of text for each TCP packet, as a packet sniffer at both ends would show it.
+//! The record of the delay line: one line of text for each TCP packet, as a packet sniffer at both ends shows it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub enum Fate {
     Lost,
 }
 
-/// A TCP packet when it entered the line.
+/// A TCP packet, as it entered the line.
 struct Entry {
     at: Duration,
     way: Way,
@@ -62,7 +62,7 @@ impl Trace {
 }
 
 impl Entry {
-    /// `None` for what is no TCP over IPv4 (RFC 791, RFC 9293).
+    /// Parses a packet. `None` if the packet is not TCP over IPv4 (RFC 791, RFC 9293).
     fn read(at: Duration, way: Way, fate: Fate, packet: &[u8]) -> Option<Entry> {
         let (&first, &protocol) = (packet.first()?, packet.get(9)?);
         if first >> 4 != 4 || i32::from(protocol) != libc::IPPROTO_TCP {
