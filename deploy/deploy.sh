@@ -1,18 +1,18 @@
 #!/bin/sh
-# Deploys a release under a running server: put it beside the others, flip the symlink `current` to it, reload, wait for
-# the outcome; and flip it back if that is bad.
+# Deploys a release under a running server: copies the release beside the others, flips the symlink `current` to it,
+# reloads the server and waits for the outcome; and flips the symlink back if the outcome is bad.
 #
-#   ROOT/releases/20261122-101500/    one folder a release
-#   ROOT/current -> releases/…        flipped by a rename: at every moment it leads to a whole release
+#   ROOT/releases/20261122-101500/    one folder for each release
+#   ROOT/current -> releases/…        flipped by a rename: at every moment the symlink leads to a complete release
 #
-# The server is started through it (ROOT/current/PROGRAM), and looks its program up there anew with each reload.
-# Plain POSIX sh on Linux, with the usual tools and mv -T. Exit codes as those of cutover itself.
+# The server is started through the symlink (ROOT/current/PROGRAM), and resolves the path anew with each reload.
+# Plain POSIX sh on Linux, with the usual tools and mv -T. The exit codes are those of cutover itself.
 set -u
 
 readonly usage=64 no_instance=69 still_old=75
-# The server's own default for becoming ready is 30 s. A canary and a soak come on top of that.
+# The server's own ready timeout is 30 s by default. A canary and a soak come on top of that.
 timeout=35 keep=5
-# For so many looks nothing may move before a reload by PID file counts as failed.
+# After this many checks without a change, a reload by PID file counts as failed.
 readonly quiet_looks=10
 
 help() {
@@ -55,38 +55,39 @@ unchanged() {
 }
 no_server() { unchanged "$no_instance" "no server is running: $*"; }
 
-# Monotonic, unlike date(1).
+# The uptime is monotonic, unlike date(1).
 uptime() { read -r up _ </proc/uptime && echo "${up%.*}"; }
 in_time() { [ "$(uptime)" -le "$deadline" ]; }
-# Between two looks, without our lock. POSIX knows whole seconds only.
+# The pause between two checks, without our lock. POSIX guarantees whole seconds only.
 nap() { sleep 0.1 2>/dev/null 9>&- || sleep 1 9>&-; }
-# await WHAT: says it once.
+# await WHAT: logs WHAT once, and pauses.
 await() {
     [ "$waiting" = "$1" ] || say "waiting for $1"
     waiting=$1
     nap
 }
 
-# lives PID: is it there, and more than a zombie? Sets $began to its start, in ticks, and $reaped to the page faults of
-# the children that it has waited for: every child makes some, so this moves when one has ended, however short its life.
+# lives PID: whether the process exists, and is no zombie. Sets $began to its start, in ticks, and $reaped to the page
+# faults of the children that it has waited for: every child causes some, so the number changes when a child has ended,
+# however short its life.
 lives() {
     reaped='' began=0
     { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
-    # The name, in parentheses, may hold spaces and parentheses itself: the fields begin after the last one.
+    # The name, in parentheses, may contain spaces and parentheses itself: the fields begin after the last one.
     # shellcheck disable=SC2086 # to be split
     set -- ${stat##*) }
-    # A line break in the name ends what was read before the fields.
+    # After a line break in the name, the line that was read has no fields.
     [ $# -ge 20 ] || return 1
     reaped=$9 began=${20}
     case $1 in [ZX]) return 1 ;; esac
 }
 
-# is_new PID: does it live, and did it begin after the flip? Then it runs the new release, whoever asked for it. One that
-# began before may be of a reload that was somebody else's.
+# is_new PID: whether the process lives, and began after the flip. Such a process runs the new release, whoever
+# requested the reload. A process that began before may be from somebody else's reload.
 is_new() { lives "${1:-none}" && [ "$began" -gt "$flipped" ]; }
 
-# attend UNTIL COMMAND…: runs it, without our lock, and not beyond this uptime. A signal to us is heard meanwhile: the
-# shell puts it off until the child that it waits for has ended.
+# attend UNTIL COMMAND…: runs the command without our lock, and kills it after this uptime. Signals to this script take
+# effect meanwhile: otherwise the shell defers them until the child that it waits for has ended.
 attend() {
     until=$1
     shift
@@ -101,7 +102,7 @@ attend() {
     return "$attended"
 }
 
-# Waits until no rollout is under way. As long as there is one, a reload is refused.
+# Waits until no rollout is under way, because the server refuses a reload during a rollout.
 settle() {
     while "${way}_is_busy"; do
         in_time || return 1
@@ -122,7 +123,8 @@ unit_is_busy() { [ "$(property ActiveState)" = reloading ]; }
 unit_live() {
     case $(property ActiveState) in active | reloading) property MainPID ;; esac
 }
-# What it tells of the last attempt, if that failed: "generation 4 failed: …". The number makes each one different.
+# The unit's status text about the last attempt, if that failed: "generation 4 failed: …". The number makes each text
+# different.
 unit_failure() {
     told=$(property StatusText)
     case $told in *'; generation '*' failed: '*) printf '%s\n' "generation ${told##*; generation }" ;; esac
@@ -133,13 +135,13 @@ unit_reload() {
         old=$(unit_live) failure=$(unit_failure) asked=yes
         attend "$deadline" systemctl reload -- "$unit"
         reloaded=$?
-        # With an ExecReload that waits it is decided by now, and the first look finds it.
+        # With an ExecReload that waits, the outcome is decided by now, and the first check finds it.
         while now=$(unit_live) && [ "$now" = "$old" ]; do
             why=$(unit_failure)
-            # Nothing is told of the one before while a rollout is under way.
+            # During a rollout the unit has no text about the attempt before.
             [ "${why:-"$failure"}" = "$failure" ] || decided_against "$why"
             in_time || too_late "journalctl -u $unit"
-            # Refused for the rollout of somebody else?
+            # The reload may be refused because of somebody else's rollout.
             if [ "$reloaded" -ne 0 ] && unit_is_busy; then break; fi
             [ "$reloaded" -eq 0 ] || decided_against "systemctl reload failed (see journalctl -u $unit)"
             nap
@@ -170,7 +172,7 @@ name_check() {
 name_is_busy() {
     case $(ask status --json 2>/dev/null) in '' | *'"rollout":null'*) return 1 ;; esac
 }
-# The process that answers, which is the live one: it alone knows the kinds of its connections.
+# The process that answers is the live one: only this process knows the kinds of its connections.
 name_live() {
     ask status --json 2>/dev/null | tr '{' '\n' |
         sed -n '/"kinds":null/d; s/^"generation":[0-9]*,"pid":\([0-9]*\),.*/\1/p'
@@ -179,10 +181,10 @@ name_live() {
 name_reload() {
     while :; do
         old=$(name_live) asked=yes left=$((deadline - $(uptime) + 1))
-        # Its words are the best ones there are. It is given the time for a rollback.
+        # The verb itself prints the best messages. The limit leaves time for a rollback.
         attend $((deadline + 30)) "$cutover" reload ${target:+"$target"} --timeout "${left}s" && return
         now=$(name_live)
-        # Unless it was refused for the rollout of somebody else.
+        # The reload has failed, unless it was refused because of somebody else's rollout.
         if [ "${now:-"$old"}" = "$old" ] && ! name_is_busy; then decided_against "cutover reload failed"; fi
         if ! settle || ! in_time; then too_late "cutover status"; fi
         if is_new "$(name_live)"; then return; fi
@@ -191,30 +193,31 @@ name_reload() {
 
 ### By a PID file ######################################################################################################
 
-# Sets $pid to the PID in the PID file; to nothing if there is none. Never 0, which would be our own process group to
-# kill(1).
+# Sets $pid to the PID in the PID file; to nothing if there is none. Never to 0, which kill(1) takes for our own process
+# group.
 pid_named() {
     pid=
-    # A FIFO would be waited for.
+    # A read from a FIFO would block.
     [ -f "$pid_file" ] || return
     { read -r pid _ <"$pid_file"; } 2>/dev/null
     case $pid in 0* | *[!0-9]*) pid= ;; esac
     [ -n "$pid" ]
 }
 
-# leads_into_root PATH: is it in ROOT, where its folder really is?
+# leads_into_root PATH: whether the path is in ROOT, with its folder resolved.
 leads_into_root() {
     case $1 in /*/*) ;; *) return 1 ;; esac
     case $(CDPATH='' cd -- "${1%/*}" && pwd -P)/ in "$root"/*) ;; *) return 1 ;; esac
 } 2>/dev/null
 
-# was_started_in_root PID: was it started by a path in ROOT, its argv[0]? Or has that the name of the interpreter that a
-# script in ROOT asks for? Any other argument proves nothing: an editor may have a file of the release open.
+# was_started_in_root PID: whether the process was started by a path in ROOT, its argv[0]; or whether argv[0] has the
+# name of the interpreter that a script in ROOT asks for. Any other argument proves nothing: an editor may have a file
+# of the release open.
 was_started_in_root() {
     tr '\0' '\n' <"/proc/$1/cmdline" | {
         IFS= read -r zero
         if leads_into_root "$zero"; then return; fi
-        # The kernel puts one option at the most before the script.
+        # The kernel puts at most one option before the script.
         IFS= read -r script
         case $script in -*) IFS= read -r script ;; esac
         leads_into_root "$script" && [ -f "$script" ] && IFS= read -r line <"$script" &&
@@ -223,8 +226,9 @@ was_started_in_root() {
     }
 } 2>/dev/null
 
-# proven PID: is it the server? The file alone proves nothing: its number may be a stranger's by now, who then began after
-# the file was written. Both times are compared in whole seconds, so 2 s may be between them. Sets $why to what is not so.
+# proven PID: whether the process is the server. The file alone proves nothing: its PID may be a stranger's by now,
+# which then began after the file was written. Both times are in whole seconds, so they may differ by 2 s. Sets $why to
+# the condition that is not met.
 proven() {
     why='is gone'
     lives "$1" || return
@@ -240,31 +244,32 @@ proven() {
     case $exe in "$root"/*) ;; *) was_started_in_root "$1" ;; esac
 }
 
-# The process of the PID file, if it is the server.
+# Prints the PID of the PID file, if the process is the server.
 pid_live() { pid_named && proven "$pid" && echo "$pid"; }
 
-# handles_hup PID: SIGHUP would kill one that does not, such as a stranger that got the number of a dead server.
+# handles_hup PID: whether the process handles SIGHUP. The signal would kill one that does not, such as a stranger that
+# got the PID of a dead server.
 handles_hup() {
     while read -r key value; do
-        # A mask in hexadecimal; signal 1 is the lowest bit.
+        # The mask is hexadecimal; signal 1 is the lowest bit.
         case $key$value in SigCgt:*[13579bdf]) return 0 ;; esac
     done <"/proc/$1/status"
     return 1
 } 2>/dev/null
 
-# Of all threads of process $old. Nothing where the kernel has no CONFIG_PROC_CHILDREN.
+# The children of all threads of process $old. Nothing where the kernel has no CONFIG_PROC_CHILDREN.
 children() { cat "/proc/$old/task/"*/children 2>/dev/null; }
-# some CHECK PIDS: does one of these processes pass it?
+# some CHECK PIDS: whether one of these processes passes the check.
 some() {
     for one in $2; do "$1" "$one" && return; done
     return 1
 }
 gone() { ! lives "$1"; }
-# can_run PATH: is it the whole path of a program?
+# can_run PATH: whether the path is absolute and leads to an executable file.
 can_run() { [ "${1#/}" != "$1" ] && [ -f "$1" ] && [ -x "$1" ]; }
 
 pid_check() {
-    # Where a control socket lists the process it is the better proof, tells more, and no signal is needed.
+    # A control socket that lists the process is the better proof, gives more information, and needs no signal.
     target=--pid-file=$pid_file
     if find_cutover && ask status >/dev/null 2>&1; then
         way=name
@@ -275,47 +280,50 @@ pid_check() {
     old=$pid
     proven "$old" || no_server "process $old of $pid_file $why"
     kill -0 "$old" || unchanged "$still_old" "process $old cannot be signalled"
-    # What it was started by.
+    # The path by which the process was started.
     program=$(tr '\0' '\n' <"/proc/$old/cmdline" | head -n 1)
     can_run "$program" || program=
 }
-# It cannot be seen. A HUP in such a time is refused, so it is sent again.
+# A rollout cannot be seen by PID file. A SIGHUP during a rollout is refused, so the script sends it again.
 pid_is_busy() { false; }
 
-# Asks the live process for a reload, and remembers how it looked before.
+# Requests a reload from the live process, and records the state before.
 hup() {
     if ! pid_named || ! lives "$pid"; then decided_against "the server has ended"; fi
     old=$pid reaped_before=$reaped before=$(children) quiet=0 asked=yes
-    # Proven once more, with nothing in between: the kernel gives a number again only after all the others (kernel/pid.c).
+    # The proof is repeated, with nothing in between: the kernel reuses a PID only after all the others (kernel/pid.c).
     proven "$old" || decided_against "process $old of $pid_file $why"
     kill -HUP "$old" || decided_against "process $old cannot be signalled"
 }
 
 pid_reload() {
-    # The server finds that out as well, but nobody would see it.
+    # The server detects that as well, but this script would not see it.
     [ -z "$program" ] || can_run "$program" || decided_against "$program is no executable file in this release"
     hup
     while nap; do
-        # In this order: it writes the PID file before it ends, so one that is gone has written it.
+        # The order matters: the PID file is written before the old process ends, so once that process is gone, the file
+        # is new.
         if lives "$old"; then old_lives=yes; else old_lives=; fi
         reaped_now=$reaped
         if pid_named && [ "$pid" != "$old" ]; then
             now=$pid
             if is_new "$now" && proven "$now"; then return; fi
             lives "$now" || decided_against "process $now ended as soon as it was live"
-            # Of a reload that somebody else had begun. In such a time a HUP is refused, so ask again.
+            # This process is from a reload that somebody else had begun. A SIGHUP during that reload was refused, so
+            # ask again.
             hup && continue
         fi
         [ -n "$old_lives" ] || decided_against "process $old ended before another one was live"
-        # Has a child ended, and there is no new one, and so it stays? The next generation has failed. A single look
-        # is not enough: a child may be on its way, and the kernel's list may miss one in passing. Without that list,
-        # and if the server refuses before it spawns anything, the timeout has to do.
+        # If a child has ended, there is no new one, and that stays so, the next generation has failed. A single check
+        # is not enough: a child may be about to start, and the kernel's list may miss one in passing. Without that
+        # list, and if the server refuses before a spawn, only the timeout ends the wait.
         quiet=$((quiet + 1))
         [ "$reaped_now" != "$reaped_before" ] && [ -e "/proc/$old/task/$old/children" ] || quiet=0
         ! some is_new "$(children)" || quiet=0
         if [ "$quiet" -ge "$quiet_looks" ]; then
             some gone "$before" || decided_against "the next generation ended before it was ready (see the server's log)"
-            # One that was there at our HUP: maybe of somebody else's reload, for which ours was refused.
+            # A child from before our SIGHUP is gone: maybe of somebody else's reload, because of which ours was
+            # refused.
             hup
         fi
         in_time || too_late "the server's log"
@@ -324,10 +332,10 @@ pid_reload() {
 
 ### The releases #######################################################################################################
 
-# At most one deploy at a time for a root. The lock goes with this process.
+# At most one deploy at a time for each ROOT. The lock ends with this process.
 lock() {
     if command -v flock >/dev/null; then
-        # Appending, so that nothing is truncated. Tried in a shell of its own: an exec that fails ends the shell.
+        # Append mode truncates nothing. A subshell tries first, because a failed exec ends the shell.
         (: >>"$root/.lock") || unchanged "$still_old" "$root/.lock cannot be opened"
         exec 9>>"$root/.lock"
         until flock -n 9; do
@@ -344,31 +352,31 @@ lock() {
     locked=yes
 }
 
-# flip TARGET: `current` leads there, in one step.
+# flip TARGET: makes `current` lead to TARGET, in one step.
 flip() {
     rm -f -- "$root/.current.new"
     ln -s -- "$1" "$root/.current.new" && mv -fT -- "$root/.current.new" "$current"
 }
 
-# Copies the release, which has its name only when it is whole. What a killed deploy has left goes.
+# Copies the release, which gets its name only when the copy is complete. Leftovers of a killed deploy are removed.
 put() {
     staged=$releases/.new
     rm -rf -- "$staged" && mkdir -p -- "$staged" &&
         if [ -d "$new" ]; then cp -RPp -- "$new/." "$staged/"; else cp -p -- "$new" "$staged/"; fi &&
-        # The time of the deploy, not of NEW: so the oldest ones are known.
+        # The time is that of the deploy, and not of NEW: it shows which releases are the oldest.
         touch -- "$staged" && mv -T -- "$staged" "$releases/$release" && staged=$releases/$release
 }
 
-# surplus N: the oldest releases, such that N are left; and all failed ones but the newest.
+# surplus N: prints the oldest releases, such that N are left; and all failed ones but the newest.
 surplus() {
-    # Only folders, and of those the names that a release can have.
+    # Only folders count, and of those only names that a release can have.
     # shellcheck disable=SC2010,SC2012
     all=$(ls -1tp -- "$releases" 2>/dev/null | sed -n '/^[A-Za-z0-9][A-Za-z0-9.-]*\/$/s/\/$//p')
     {
         echo "$all" | grep -v '\.failed$' | tail -n "+$(($1 + 1))"
         echo "$all" | grep '\.failed$' | tail -n +2
     } | while read -r id; do
-        # Never one whose process may still be finishing its connections.
+        # A release whose process may still be finishing its connections is never surplus.
         case $releases/$id in "$root/$(readlink "$current")" | "$root/$previous" | "$runs") ;; *) echo "$id" ;; esac
     done
 }
@@ -387,22 +395,22 @@ is_live() {
 }
 too_late() { give_up "no other generation was live after $timeout s (see $1)"; }
 
-# No rollout is under way any more.
+# decided_against REASON: gives up when no rollout is under way any more.
 decided_against() { asked='' && give_up "$1"; }
-# give_up REASON: flips back, and says how things are.
+# give_up REASON: flips back, and reports the state.
 give_up() {
-    # A second interrupt does not keep us from it.
+    # A second interrupt must not prevent the following.
     trap '' HUP INT TERM
     [ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null
     [ -n "$flipped" ] || unchanged "$still_old" "$1"
     if [ "$way" = name ] && [ -n "$asked" ]; then
-        # One that is being rolled out would go live after all.
+        # A release whose rollout goes on would go live after all.
         ask rollback >/dev/null 2>&1
         deadline=$(($(uptime) + 10))
         settle && undone=yes
     fi
     if flip "$previous"; then
-        # Was it faster?
+        # The release may have gone live before the rollback.
         if [ -n "$asked" ] && is_new "$("${way}_live")" && flip "releases/$release"; then
             say "$1; but the release was live by then"
             is_live
@@ -424,7 +432,7 @@ give_up() {
 }
 
 way='' root='' unit='' name='' target='' pid_file='' cutover='' release='' dry='' new=''
-# How far it is. $flipped is the start of a process that began after the flip, and before the reload.
+# The progress of the deploy. $flipped is the start of a process that began after the flip, and before the reload.
 first=yes waiting='' locked='' lock_folder='' staged='' previous='' runs='' old='' flipped='' asked='' child='' undone=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -465,10 +473,10 @@ releases=$root/releases current=$root/current
 release=${release:-$(date -u +%Y%m%d-%H%M%S)}
 case $release in [.-]* | *[!A-Za-z0-9.-]* | *.failed) wrong_usage "$release cannot be the name of a release" ;; esac
 
-# What is there now? The first release has no server yet.
+# Reads the current state. Before the first release there is no server.
 look() {
     [ -L "$current" ] || return 0
-    # As it is, to flip back to it; and where it leads.
+    # The text of the symlink, to flip back to it; and the folder to which it leads.
     first='' previous=$(readlink "$current") runs=$(CDPATH='' cd -- "$current" 2>/dev/null && pwd -P)
     "${way}_check"
 }
@@ -476,9 +484,9 @@ look() {
 deadline=$(($(uptime) + timeout))
 trap 'rm -rf -- ${staged:+"$staged"} ${locked:+"$root/.current.new"} ${lock_folder:+"$lock_folder"}' EXIT
 trap 'give_up interrupted' HUP INT TERM
-# Nobody reads our words any more: that is no reason to stop half way.
+# The script must not stop half way when no process reads its output any more.
 trap '' PIPE
-# Before the lock, which would leave a file where nothing runs; and again, after waiting for it.
+# The state is read before the lock, which would leave a file where no server runs; and again, after the wait for it.
 look
 if [ -n "$dry" ]; then
     say "would copy $new to $releases/$release and flip $current from ${previous:-nothing} to it"
@@ -488,7 +496,7 @@ if [ -n "$dry" ]; then
 fi
 lock
 look
-# Two in one second.
+# Two releases in the same second get different names.
 [ ! -e "$releases/$release" ] || release=$release-$$
 put || unchanged "$still_old" "the release could not be put into $releases"
 if [ -n "$first" ]; then
@@ -498,10 +506,11 @@ if [ -n "$first" ]; then
     exit 0
 fi
 settle || unchanged "$still_old" "another rollout is under way"
-# Before it is true: an interrupt may come between the two, and flipping back never harms. Nothing is as new as that.
+# The value is set before the flip, because an interrupt may come between the two, and flipping back never harms. No
+# process is as new as this value.
 flipped=999999999999 staged=
 flip "releases/$release" || give_up "$current could not be flipped"
-# A process of ours tells the time, if it is seen before it ends.
+# The start of a child of ours gives the time, if the script reads it before the child ends.
 until nap & lives $!; do wait $!; done
 flipped=$began
 wait $!

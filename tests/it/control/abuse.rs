@@ -1,4 +1,5 @@
-//! Bad clients of the control socket: the server serves on, others are answered, and nothing grows.
+//! Misbehaving clients of the control socket: the server serves on, other clients are answered, and memory does not
+//! grow.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,13 +14,14 @@ use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::{Instance, Start};
 use crate::support::raw_control::{End, Raw, read_answer, read_to_end, request, request_and_keep};
 
-/// Less than the patience with a bad client (5 s), so that a server which waits for one is seen on a busy machine too.
+/// Shorter than the time limit for a bad client (5 s), so that a server which waits for one is detected on a busy
+/// machine too.
 const PROMPT: Duration = Duration::from_secs(3);
 const MEGABYTE: usize = 1 << 20;
-/// The process may grow by so many kB.
+/// Maximum growth of the process, in kB.
 const GROWTH_MAX: u64 = 20 * 1024;
 
-/// A server under load that must lose nothing, whatever is done to its control socket.
+/// A server under load. No request may be lost, whatever happens at its control socket.
 struct Siege {
     server: Instance,
     control: Raw,
@@ -31,16 +33,16 @@ impl Siege {
     fn begin(start: Start) -> Siege {
         let server = start.ready();
         let control = Raw::of(&server);
-        // The clients leave some of the processor to the bad ones.
+        // The pause leaves processor time for the bad clients.
         let pause = Duration::from_millis(2);
         let load = Plan { pause, ..Plan::new([server.addr()], 8, Mode::Close) }.start();
         load.wait_answered(100, SOON);
-        // What the first status allocates once is not growth.
+        // Memory that the first status request allocates once does not count as growth.
         let resident = resident(&control.status());
         Siege { server, control, load, resident }
     }
 
-    /// Others are still answered, on both sides.
+    /// Asserts that other clients are still answered, at the control socket and at the server's port.
     #[track_caller]
     fn holds(&self) -> Value {
         let status = self.control.status_within(PROMPT);
@@ -66,7 +68,7 @@ fn resident(status: &Value) -> u64 {
     line.trim().strip_suffix(" kB").and_then(|kb| kb.parse().ok()).expect("a number")
 }
 
-/// Bytes that are never the same, and always those (xorshift).
+/// Pseudo-random bytes, the same in each run (xorshift).
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;
     let mut next = || {
@@ -141,7 +143,7 @@ fn a_header_without_an_end_is_cut_off_after_its_time_and_nobody_waits_for_it() {
     let began = Instant::now();
     let mut slow = siege.control.connect().expect("connected");
     slow.write_all(b"GET /v1/status HTTP/1.1\r\nslow: ").expect("sent");
-    // The wait for an answer is the pace of it.
+    // The read timeout sets the pace of the writes.
     slow.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
     let mut answer = [0; 1024];
     let answered = loop {
@@ -153,7 +155,7 @@ fn a_header_without_an_end_is_cut_off_after_its_time_and_nobody_waits_for_it() {
         }
         assert!(began.elapsed() < Duration::from_secs(10), "it is still listened to");
         siege.control.status_within(PROMPT);
-        // EPIPE if it was cut off just now; then the next read says so.
+        // EPIPE if the server has just closed the connection; the next read then reports the end.
         let _ = slow.write_all(b"x");
     };
     assert_eq!(answered, 0, "{}", String::from_utf8_lossy(&answer[..answered]));
@@ -168,7 +170,7 @@ fn a_thousand_connections_keep_nobody_out() {
     let mut held: Vec<UnixStream> = Vec::new();
     for number in 0..1000 {
         let mut stream = siege.control.connect().expect("connected");
-        // One that was cut off already is not written to.
+        // The write fails if the server has already closed this connection.
         let _ = stream.write_all(begin[number % begin.len()]);
         held.push(stream);
         if number % 100 == 99 {
@@ -179,7 +181,7 @@ fn a_thousand_connections_keep_nobody_out() {
     let pid = siege.server.first_pid();
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count();
     assert!(descriptors < 200, "{descriptors} descriptors");
-    // And a reload works with all of them there.
+    // A reload works while all of these connections are open.
     siege.control.reload().done();
     siege.holds();
     siege.server.wait_gone(pid, SOON);
@@ -216,7 +218,7 @@ fn requests_that_do_not_wait_for_answers_are_answered_in_their_order() {
         assert_eq!(status.json()["generations"][0]["generation"], 1);
         assert!(metrics.body.ends_with("# EOF\n"));
     }
-    // The same from many who never read an answer: what is not read is not kept.
+    // The same requests from clients that never read an answer: the server does not keep unread answers.
     let deaf: Vec<UnixStream> = (0..20)
         .map(|_| {
             let mut stream = siege.control.connect().expect("connected");
@@ -241,7 +243,7 @@ fn a_follower_that_never_reads_holds_nothing_up() {
     siege.holds();
     drop(idle);
     siege.server.wait_gone(blue, SOON);
-    // What it could have read is still there, to the end.
+    // The lines that the client has not read are still in the socket, up to the last one.
     let (lines, end) = read_to_end(&mut deaf);
     assert_eq!(end, End::Closed);
     assert!(lines.contains("\"outcome\":\"done\"") && lines.contains("{\"event\":\"gone\"}"), "{lines}");
@@ -267,7 +269,7 @@ fn a_follower_that_goes_away_takes_nothing_with_it() {
 fn of_two_hundred_that_ask_at_once_one_gets_the_reload_and_each_of_the_others_hears_of_it() {
     let deployed = Deployed::new();
     let siege = Siege::begin(deployed.start("slow"));
-    // So that it is not over before the last one asks.
+    // The slow green keeps the rollout open until the last client has asked.
     deployed.put(GREEN);
     let (all, start) = (200, Barrier::new(200));
     let answers: Vec<io::Result<(u16, BufReader<UnixStream>)>> = std::thread::scope(|scope| {
@@ -277,7 +279,8 @@ fn of_two_hundred_that_ask_at_once_one_gets_the_reload_and_each_of_the_others_he
                 let mut stream = siege.control.connect()?;
                 let connected = Instant::now();
                 let written = stream.write_all(request("POST", "/v1/reload").as_bytes());
-                // One that got no processor and was silent for longer than it is left alone may have made room for another.
+                // A client that got no processor time, and was idle for longer than `LEFT_ALONE`, may have been
+                // disconnected for another.
                 let late = connected.elapsed() > Duration::from_millis(250);
                 let mut from = BufReader::new(stream);
                 let mut status = [0; 12];

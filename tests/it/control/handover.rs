@@ -1,4 +1,4 @@
-//! The control socket is handed on: it never vanishes, whoever is killed.
+//! The control socket passes to the next generation: the socket never vanishes, whichever process is killed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Asks as fast as it can, and counts what it gets.
+/// Sends requests without a pause, and counts the answers by kind.
 fn ask_until(stop: &AtomicBool, control: &Raw) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     while !stop.load(Relaxed) {
@@ -34,7 +34,7 @@ fn ask_until(stop: &AtomicBool, control: &Raw) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Looks far more often than one can ask: how often there was no file.
+/// Checks far more often than a client can ask: the number of checks, and of those that found no file.
 fn look_until(stop: &AtomicBool, path: &Path) -> (usize, usize) {
     let (mut looks, mut missing) = (0, 0);
     while !stop.load(Relaxed) {
@@ -79,7 +79,7 @@ fn it_never_vanishes_over_thirty_reloads() {
     assert_eq!(names_in(folder), Vec::<String>::new());
 }
 
-/// Sets it also when the test panics: the threads would go on for ever.
+/// Sets the flag when the test panics too: otherwise the threads would run for ever.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -88,8 +88,8 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Green has the office, and takes its time: until it has the socket too, blue answers there, though it has nothing else
-/// to do any more.
+/// Green is live but frozen: until green takes over the control socket, blue answers there, though blue has finished
+/// draining.
 #[test]
 fn it_does_not_vanish_while_green_takes_its_time() {
     let server = Start::serve().args(["--soak", "1h"]).ready();
@@ -100,7 +100,7 @@ fn it_does_not_vanish_while_green_takes_its_time() {
     server.freeze(green);
     assert_eq!(control.ask("POST", "/v1/promote").status, 202);
     server.wait_log("from=draining to=gone", SOON);
-    // Blue waits ten seconds for it, and a part of that is over.
+    // Blue waits ten seconds for green, and part of that time has passed.
     for _ in 0..5 {
         control.ask("GET", "/v1/status").refuses(503, &["ask again"]);
     }
@@ -109,7 +109,8 @@ fn it_does_not_vanish_while_green_takes_its_time() {
     assert_eq!(control.status()["generations"][0]["pid"], green);
 }
 
-/// Whoever has come to blue before it goes is answered, and be it with "ask again", however late it asks.
+/// A client that connects to blue before blue exits is answered, if only with "ask again", however late the client
+/// asks.
 #[test]
 fn who_has_connected_is_answered_though_blue_goes() {
     use std::io::Write as _;
@@ -118,7 +119,7 @@ fn who_has_connected_is_answered_though_blue_goes() {
     for _ in 0..5 {
         let pid = u32::try_from(control.status()["generations"][0]["pid"].as_u64().expect("a pid")).expect("a pid");
         let mut early = control.connect().expect("connected");
-        // As it would be with a client that has connected, and gets no processor for a while.
+        // As with a client that has connected and gets no processor time for a while.
         control.reload().done();
         server.wait_log(&format!("pid={pid} from=draining to=gone"), SOON);
         let asked = early.write_all(crate::support::raw_control::request("GET", "/v1/status").as_bytes());
@@ -134,11 +135,11 @@ fn kill(server: &Instance, pid: u32) {
     server.wait_gone(pid, SOON);
 }
 
-/// The next generation has the control socket, and is a whole one: it can be reloaded by it.
+/// Asserts that the next generation has the control socket and serves alone.
 fn takes_over(server: &Instance, control: &Raw, pid: u32) {
     server.wait_log("live generation=2", SOON);
     let deadline = Instant::now() + SOON;
-    // It hears a moment later than we that blue is gone.
+    // Green detects the end of blue a moment later than this test does.
     let status = loop {
         let status = control.status();
         if status["generations"].as_array().is_some_and(|all| all.len() == 1) {
@@ -168,7 +169,7 @@ fn blue_killed_while_green_starts_leaves_it_the_socket() {
     server.wait_log(" spawned generation=2 ", SOON);
     let green = green_of(&control);
     kill(&server, server.first_pid());
-    // Nobody is live yet. A killed process closes its sockets when the last of its threads has ended.
+    // No generation is live yet. A killed process closes its sockets when the last of its threads has ended.
     let deadline = Instant::now() + SOON;
     while control.connect().is_ok() {
         assert!(Instant::now() < deadline, "who is that?");
@@ -205,7 +206,7 @@ fn blue_killed_while_it_drains_leaves_the_socket_where_it_is() {
     assert_eq!(control.reload().done()["generation"], 3);
 }
 
-/// At any time: later and later, from the request on.
+/// Blue is killed at increasing delays after the request.
 #[test]
 fn blue_killed_at_any_time_leaves_somebody_the_socket() {
     let mut took_over = 0;
@@ -213,13 +214,13 @@ fn blue_killed_at_any_time_leaves_somebody_the_socket() {
         let server = Start::serve().ready();
         let control = Raw::of(&server);
         let following = control.reload();
-        // The moment itself is what is tried here.
+        // The delay is the quantity under test, not a synchronisation.
         std::thread::sleep(delay);
         server.signal(server.first_pid(), Signal::KILL);
         server.wait_gone(server.first_pid(), SOON);
         drop(following);
         if server.pids().is_empty() {
-            // Before there was a next one, there is nobody left.
+            // Blue was killed before the next generation existed: no process is left.
             continue;
         }
         server.wait_log("live generation=2", SOON);

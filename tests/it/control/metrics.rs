@@ -1,4 +1,4 @@
-//! /metrics: well-formed, true, and never out of reach.
+//! /metrics: well-formed, correct, and always reachable.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -18,10 +18,10 @@ const SOON: Duration = Duration::from_secs(10);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `name{label="value"}` to value.
+/// Maps `name{label="value"}` to the value.
 type Samples = BTreeMap<String, f64>;
 
-/// Reads the text strictly as OpenMetrics 1.0 has it: metadata before samples, no metric twice, `# EOF` at the end.
+/// Parses the text strictly as OpenMetrics 1.0: metadata before samples, no metric twice, `# EOF` at the end.
 #[track_caller]
 fn parse(text: &str) -> Samples {
     let lines = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("no end: {text}"));
@@ -100,14 +100,14 @@ fn agrees(samples: &Samples, status: &Value) {
     match &status["last_reload"] {
         Value::Null => assert!(!samples.keys().any(|series| series.starts_with("cutover_last_reload"))),
         last => {
-            // The status says it in whole microseconds.
+            // The status gives the duration in whole microseconds.
             assert!((get("cutover_last_reload_duration_seconds") - number(&last["took"])).abs() < 2e-6, "{last}");
             assert_eq!(get("cutover_last_reload_timestamp_seconds"), number(&last["at"]));
         }
     }
 }
 
-/// Where the metrics are, as the log says.
+/// The address of the metrics, from the log.
 #[track_caller]
 fn offered(server: &Instance) -> SocketAddr {
     let line = server.wait_log("offering metrics", SOON);
@@ -118,7 +118,7 @@ fn offered(server: &Instance) -> SocketAddr {
 /// The text of one scrape.
 ///
 /// # Errors
-/// What went wrong, in words.
+/// The failure as text.
 fn scrape(address: SocketAddr) -> Result<String, String> {
     let answer = http_get(address, "/metrics").map_err(|error| error.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer: {answer:?}"))?;
@@ -148,14 +148,14 @@ fn the_text_is_openmetrics_and_agrees_with_the_status() {
         let (on_socket, status) = (parse(&answer.body), control.status());
         agrees(&on_socket, &status);
         let mut on_tcp = parse(&scrape(address).expect("text"));
-        // The scrape itself is a connection, which may still be open when the next one comes.
+        // The scrape itself is a connection, which may still be open at the next scrape.
         let own = on_tcp.get_mut("cutover_connections{kind=\"http1\"}").expect("there");
         assert!((1.0..=2.0).contains(&(*own - on_socket["cutover_connections{kind=\"http1\"}"])), "{own}");
         *own = on_socket["cutover_connections{kind=\"http1\"}"];
         agrees(&on_tcp, &status);
         on_socket
     };
-    // Until nobody drains but the first, for the three.
+    // Waits until only the first generation drains, for its three connections.
     let settled = || {
         let deadline = std::time::Instant::now() + SOON;
         while control.status()["generations"].as_array().map(Vec::len) != Some(2) {
@@ -186,7 +186,7 @@ fn the_share_of_a_canary_is_told_as_a_part() {
     let server = Start::serve().args(["--canary", "25%:1h"]).ready();
     let control = Raw::of(&server);
     control.reload().until(|line| line["event"] == "canary");
-    // The line comes a moment before the machine hears that the kernel was told.
+    // The event is sent a moment before the state machine learns that the kernel has the new share.
     let deadline = std::time::Instant::now() + SOON;
     while control.status()["rollout"]["share"] != 25.0 {
         assert!(std::time::Instant::now() < deadline);
@@ -253,13 +253,13 @@ fn no_scrape_fails_over_twenty_reloads() {
     assert!(scrapes.is_sorted(), "generations and counters only go up: {scrapes:?}");
 }
 
-/// When there is no room for users, metrics are what is wanted.
+/// Metrics must be available when the server has no room for users.
 #[test]
 fn they_are_beyond_the_limit_of_connections() {
     let serve = format!("ulimit -n 72; exec {CUTOVER} serve --listen 127.0.0.1:0 --metrics 127.0.0.1:0");
     let server = Start::program("bash").args(["-c", &serve]).ready();
     let (address, metrics) = (server.addr(), offered(&server));
-    // Of so few descriptors the half is for connections.
+    // Of 72 descriptors, half are for connections.
     let _held: Vec<TcpStream> = (0..36).map(|_| held(address)).collect();
     let mut waits = TcpStream::connect(address).expect("queued");
     waits.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
@@ -268,7 +268,7 @@ fn they_are_beyond_the_limit_of_connections() {
     assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
     for _ in 0..20 {
         let samples = parse(&scrape(metrics).expect("text"));
-        // This one as well, and perhaps the end of the one before.
+        // The scrape's own connection counts too, and perhaps the previous one, which is about to close.
         assert!((37.0..=38.0).contains(&samples["cutover_connections{kind=\"http1\"}"]), "{samples:?}");
     }
 }
@@ -283,7 +283,7 @@ fn an_address_in_use_is_refused() {
     let who = format!("pid {}", std::process::id());
     assert!(line.contains(&format!("{address} is taken")) && line.contains(&who), "{line}");
     assert!(!server.log_contains("listening"), "{}", server.log());
-    // That of another one's metrics as well, though it would share.
+    // The metrics address of another instance is refused too, though its socket could be shared.
     let first = Start::serve().args(["--metrics", "127.0.0.1:0"]).ready();
     let second = Start::serve().args(["--metrics", &offered(&first).to_string()]).spawn();
     assert_eq!(second.wait_exit(SOON).code(), Some(1));
@@ -297,7 +297,7 @@ fn a_changed_address_is_refused() {
     let (listen, metrics, other) = (free(), free(), free());
     let folder = tempfile::tempdir().expect("a folder");
     let (options, wrapper) = (folder.path().join("options"), folder.path().join("wrapper"));
-    // `exec -a` keeps the name by which the next generation is found: this very script.
+    // `exec -a` keeps argv[0], by which the next generation is found: this very script.
     let script = format!("#!/bin/bash\nexec -a \"$0\" {CUTOVER} serve $(cat {})\n", options.display());
     std::fs::write(&wrapper, script).expect("written");
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("executable");
@@ -308,7 +308,7 @@ fn a_changed_address_is_refused() {
     set(listen, Some(metrics));
     let server = Start::program(&wrapper).ready();
     let control = Raw::of(&server);
-    // Another one, none, and the two of them exchanged.
+    // Another address, no address, and both addresses exchanged.
     for (changed, to) in [(listen, Some(other)), (listen, None), (metrics, Some(listen))] {
         set(changed, to);
         let mark = server.mark();

@@ -1,4 +1,4 @@
-//! The control socket: every request has its answer, at the right time and at the wrong one.
+//! The control socket: each request is answered, whether the server can act on it at that time or not.
 
 mod abuse;
 mod handover;
@@ -26,7 +26,7 @@ fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap_or_else(|| panic!("no object: {object}")).keys().map(String::as_str).collect()
 }
 
-/// A connection that was answered once and is kept.
+/// A kept-alive connection whose first request was answered.
 fn kept(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("connected");
     stream.set_read_timeout(Some(SOON)).expect("set");
@@ -128,7 +128,7 @@ fn a_reload_is_told_phase_by_phase_to_the_outcome_and_with_drain_to_the_end() {
     let phases = "preflight starting verifying probing canary cutting_over soaking retiring";
     for (generation, target) in [(2, "/v1/reload"), (3, "/v1/reload?drain=false"), (4, "/v1/reload?drain=true")] {
         let blue = control.status()["generations"][0]["pid"].as_u64().expect("a pid");
-        // It has something to drain, which ends when the test lets it go.
+        // The old generation has a connection to drain, which the test closes.
         let held = (generation == 4).then(|| kept(server.addr()));
         let mut following = control.follow(target);
         let mut lines = Vec::new();
@@ -138,7 +138,7 @@ fn a_reload_is_told_phase_by_phase_to_the_outcome_and_with_drain_to_the_end() {
         });
         let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
         let told: Vec<&str> = of("phase").iter().filter_map(|line| line["phase"].as_str()).collect();
-        // It may already drain when green has said that it is live.
+        // Blue may start to drain before the outcome is reported.
         let begin: Vec<&str> = told.iter().copied().filter(|phase| *phase != "draining").collect();
         assert_eq!(begin.join(" "), phases, "{lines:?}");
         let elapsed: Vec<f64> = of("phase").iter().filter_map(|line| line["elapsed"].as_f64()).collect();
@@ -148,7 +148,7 @@ fn a_reload_is_told_phase_by_phase_to_the_outcome_and_with_drain_to_the_end() {
         assert_eq!(of("soak"), [&json!({ "event": "soak", "seconds": 0.05 })]);
         assert_eq!(keys(&outcome), "event outcome generation pid took".split(' ').collect());
         assert_eq!((&outcome["outcome"], &outcome["generation"]), (&json!("done"), &json!(generation)));
-        // At once, and from the new one.
+        // The new generation answers at once.
         assert_eq!(control.status()["generations"][0]["pid"], outcome["pid"]);
         let blue = u32::try_from(blue).expect("a pid");
         if let Some(held) = held {
@@ -202,7 +202,7 @@ fn who_asks_at_the_wrong_time_is_told_why() {
         control.ask("POST", target).refuses(409, &["the rollout of generation 2 is under way", &who]);
     }
     control.ask("POST", "/v1/promote").refuses(409, &["generation 2 is starting", "only a canary or a soak"]);
-    // Blue drains as long as it has this one; and on the other one it can still be asked.
+    // Blue drains as long as `_held` is open, and the connection `old` still reaches blue.
     let _held = kept(server.addr());
     let mut old = BufReader::new(control.connect().expect("connected"));
     let mut ask_old = |method: &str, target: &str| {
@@ -215,7 +215,7 @@ fn who_asks_at_the_wrong_time_is_told_why() {
     for (method, target) in [("GET", "/v1/status"), ("POST", "/v1/reload"), ("POST", "/v1/promote")] {
         ask_old(method, target).refuses(503, &[&who, "generation 2 is live: ask again"]);
     }
-    // What it knows of itself it tells.
+    // Blue still answers with its own metrics.
     let metrics = ask_old("GET", "/metrics");
     assert!(metrics.status == 200 && metrics.body.contains("cutover_generation 1\n"), "{metrics:?}");
     let serves = format!("generation 2 (pid {green}) serves");
@@ -249,7 +249,7 @@ fn what_is_asked_at_the_right_time_is_done() {
     assert!(http_get(server.addr(), "/").is_err());
 }
 
-/// Also those of a generation that is asked about and does not answer itself: by its sockets.
+/// Connections of a generation that does not answer itself are counted too, by its sockets.
 #[test]
 fn the_connections_of_a_draining_generation_are_counted() {
     let server = Start::serve().ready();
@@ -260,7 +260,7 @@ fn the_connections_of_a_draining_generation_are_counted() {
     for expected in [7, 4] {
         held.truncate(expected);
         let deadline = std::time::Instant::now() + SOON;
-        // Blue sees the end of those that were dropped a moment later.
+        // Blue detects the closed connections a moment later.
         let status = loop {
             let status = control.status();
             if status["generations"][1]["connections"] == expected || std::time::Instant::now() > deadline {

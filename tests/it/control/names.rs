@@ -13,7 +13,7 @@ use crate::support::load::{Mode, Plan};
 use crate::support::process::{Instance, Start};
 use crate::support::raw_control::Raw;
 
-/// Beside another instance, in the same folder.
+/// A second instance with the same folder for control sockets.
 fn beside(other: &Instance) -> Start {
     Start::serve().env("RUNTIME_DIRECTORY", other.directory().join("run"))
 }
@@ -39,7 +39,7 @@ fn the_file_of_a_killed_instance_is_replaced() {
         server.wait_gone(server.first_pid(), SOON);
         assert!(std::fs::symlink_metadata(&path).expect("left over").file_type().is_socket());
     }
-    // Other things that may lie there.
+    // Other kinds of files at this path.
     for make in [(|path| std::fs::write(path, "text")) as fn(&Path) -> std::io::Result<()>, |path| {
         std::os::unix::fs::symlink("/nowhere", path)
     }] {
@@ -128,7 +128,7 @@ fn a_bad_name_is_refused() {
     }
 }
 
-/// It serves, and is reloaded by a signal.
+/// Asserts that the server serves, and reloads on a signal.
 fn works_on_without(server: &Instance, folder: &Path, warning: &str) {
     let line = server.wait_log("no control socket; signals still work", SOON);
     assert!(line.contains(warning) && line.contains("WARN"), "`{warning}` is not in: {line}");
@@ -144,7 +144,7 @@ fn where_no_socket_can_be_it_is_said_and_the_server_works_on() {
     let long = place.path().join("x".repeat(60)).join("y".repeat(60));
     for name in [&[][..], &["--name", "web"]] {
         works_on_without(&in_folder(&long).args(name).ready(), &long, "too long for a socket");
-        // Not even root can make something there.
+        // Root cannot create a file there either.
         let unwritable = Path::new("/proc/cutover");
         works_on_without(&in_folder(unwritable).args(name).ready(), unwritable, "/proc/cutover");
         std::fs::write(place.path().join("file"), "").expect("written");

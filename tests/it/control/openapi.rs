@@ -14,20 +14,20 @@ use crate::support::raw_control::{Answer, Following, Raw, read_answer, request_a
 use crate::support::run::Run;
 
 const FILE: &str = include_str!("../../../docs/openapi.json");
-/// What OpenAPI 3.1 lets a path have.
+/// The methods that OpenAPI 3.1 allows for a path.
 const METHODS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"];
-/// Answers that these tests do not bring about. 403: `tests/it/control/strangers.rs`. Metrics of a generation that is gone:
-/// a moment that cannot be hit.
+/// Documented answers that no test here produces: the metrics of a generation that is gone, a moment that no test can
+/// hit. The 403 answers are tested in `tests/it/control/strangers.rs`.
 const UNSEEN: [&str; 1] = ["GET /metrics 503"];
 
-/// The file, with every object closed: for a client a further field is no error, here it is one.
+/// The file, with every object closed: a further field is no error for a client, but is an error here.
 struct Document {
     file: Value,
     /// "METHOD PATH STATUS" of each answer that was checked.
     seen: RefCell<BTreeSet<String>>,
 }
 
-/// The same value, in which no object may have a property that is not listed.
+/// Closes each object: a property that is not listed becomes an error.
 fn close(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -49,7 +49,7 @@ impl Document {
         Document { file, seen: RefCell::default() }
     }
 
-    /// What is wrong with `value`; nothing if it is as `schema` says.
+    /// The faults of `value` against `schema`; empty if `value` conforms.
     fn faults(&self, schema: &Value, value: &Value) -> Vec<String> {
         let mut schema = schema.clone();
         schema["components"] = json!({ "schemas": self.file["components"]["schemas"] });
@@ -63,7 +63,7 @@ impl Document {
         assert!(faults.is_empty(), "it is no {name}: {faults:#?}\n{value:#}");
     }
 
-    /// The description of an answer, which may be shared.
+    /// Resolves the description of an answer, which may be a reference.
     fn response<'a>(&'a self, response: &'a Value) -> &'a Value {
         match response["$ref"].as_str() {
             Some(name) => self.file.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("no {name}")),
@@ -71,7 +71,7 @@ impl Document {
         }
     }
 
-    /// `METHOD PATH` of all that can be asked.
+    /// Each documented operation, by `METHOD PATH`.
     fn operations<'a>(&'a self) -> BTreeMap<String, &'a Value> {
         let paths = self.file["paths"].as_object().expect("paths");
         let of_path = |(path, item): (&'a String, &'a Value)| -> Vec<(String, &'a Value)> {
@@ -81,7 +81,7 @@ impl Document {
         paths.iter().flat_map(of_path).collect()
     }
 
-    /// The answer has a documented status, content type and body.
+    /// Asserts that the answer has a documented status, content type and body.
     #[track_caller]
     fn answers(&self, operation: &str, status: u16, answer: &Answer) {
         assert_eq!(answer.status, status, "{operation}: {answer:?}");
@@ -111,7 +111,7 @@ impl Document {
         self.answers(operation, status, &control.ask(method, &format!("{path}{query}")));
     }
 
-    /// The status, checked.
+    /// The status, checked against the document.
     #[track_caller]
     fn status(&self, control: &Raw) -> Value {
         let answer = control.ask("GET", "/v1/status");
@@ -119,7 +119,7 @@ impl Document {
         answer.json()
     }
 
-    /// Asks for a reload, whose lines are to be checked.
+    /// Asks for a reload. The lines of the answer are checked as they are read.
     #[track_caller]
     fn reload<'a>(&'a self, control: &Raw, query: &str) -> Lines<'a> {
         let following = control.follow(&format!("/v1/reload{query}"));
@@ -161,13 +161,13 @@ fn each_request_is_answered_as_documented() {
     let document = Document::read();
     let server = Start::serve().args(["--canary", "50%:1h", "--soak", "1h"]).ready();
     let control = Raw::of(&server);
-    // Nothing is under way.
+    // No rollout is under way.
     assert_eq!(document.status(&control)["rollout"], Value::Null);
     document.asks(&control, "GET /metrics", "", 200);
     document.asks(&control, "POST /v1/promote", "", 409);
     document.asks(&control, "POST /v1/rollback", "", 409);
     document.asks(&control, "POST /v1/reload", "?drain=perhaps", 400);
-    // A rollout, which is taken back.
+    // A rollout that is rolled back.
     let mut lines = document.reload(&control, "");
     lines.until("canary");
     assert_eq!(document.status(&control)["rollout"]["phase"], "canary");
@@ -175,7 +175,7 @@ fn each_request_is_answered_as_documented() {
     document.asks(&control, "POST /v1/rollback", "", 202);
     assert_eq!(lines.end()["outcome"], "rolled_back");
     assert_eq!(document.status(&control)["last_reload"]["outcome"], "rolled_back");
-    // One that goes to the end, while the old generation has something to finish.
+    // A rollout that completes, while the old generation has a connection to drain.
     let held = kept(server.addr());
     let mut old = BufReader::new(control.connect().expect("connected"));
     let mut ask_old = |operation: &str, status| {
@@ -201,7 +201,7 @@ fn each_request_is_answered_as_documented() {
     assert_eq!(document.status(&control)["last_reload"]["outcome"], "done");
     document.asks(&control, "POST /v1/stop", "", 202);
     server.wait_log("gone generation=3", SOON);
-    // That was all that can be answered.
+    // All documented answers have been seen.
     let of_operation = |(operation, of): (String, &Value)| -> Vec<String> {
         let statuses = of["responses"].as_object().expect("responses").keys();
         statuses.filter(|status| *status != "403").map(|status| format!("{operation} {status}")).collect()
@@ -240,7 +240,7 @@ fn nothing_is_there_that_is_not_documented() {
             if document.operations().contains_key(&format!("{method} {path}")) {
                 continue;
             }
-            // The body of an answer to HEAD is not sent: only its status can be seen.
+            // An answer to HEAD has no body: only its status can be checked.
             if method == "HEAD" {
                 let (said, _) = control
                     .write_and_read(format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
@@ -331,7 +331,7 @@ fn a_reload_that_fails_is_told_as_documented() {
     document.status(&control);
 }
 
-/// The examples in the book are what a server says, too.
+/// The examples of the book conform to the document too.
 #[test]
 fn the_examples_of_the_book_are_as_documented() {
     let document = Document::read();
@@ -345,7 +345,7 @@ fn the_examples_of_the_book_are_as_documented() {
     lines.iter().for_each(|line| document.is("Progress", &serde_json::from_str(line).expect("JSON")));
 }
 
-/// So that the checks above can fail.
+/// Negative control: the checks above can fail.
 #[test]
 fn a_fault_would_be_found() {
     let document = Document::read();

@@ -1,4 +1,4 @@
-//! Another user at the control socket.
+//! Requests of another user at the control socket.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65534;
 const SOCKET: &str = "CONTROL_SOCKET";
 
-/// Does nothing in a normal run of the tests: it is the entry of the process that another user runs.
+/// Entry point of the process that another user runs; does nothing in a normal run of the tests.
 #[test]
 fn asks_as_whoever_runs_it() {
     let Some(path) = std::env::var_os(SOCKET) else { return };
@@ -34,23 +34,23 @@ fn another_user_is_refused_and_logged() {
         crate::support::skip("only root can become another user");
         return;
     }
-    // A folder that everybody may look into.
+    // A folder that all users may read.
     let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("a folder");
     let server = Start::serve().env("RUNTIME_DIRECTORY", folder.path()).ready();
     let path = folder.path().join(format!("{}.sock", server.addr()));
     let control = Raw::at(&path);
     let play = || {
-        // By the link of the kernel, because the folders that this binary is in may be closed to others.
+        // The kernel's link is used because the folders of this binary may be closed to other users.
         let mut command = Command::new("/proc/self/exe");
         command.args(["--exact", "control::strangers::asks_as_whoever_runs_it", "--nocapture"]).env(SOCKET, &path);
         let output = command.current_dir("/").uid(NOBODY).gid(NOBODY).output().expect("it runs");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    // The mode of the file alone keeps it out.
+    // The mode of the file alone keeps the other user out.
     let (_, said) = play();
     assert!(!said.contains("answer:") && !said.contains("all refused"), "{said}");
     assert!(!server.log_contains("refused another user"));
-    // And if somebody opens it, who it is is looked at.
+    // If the mode lets the other user connect, the server checks who the peer is.
     std::fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("set");
     let (success, said) = play();
     assert!(success && said.contains("all refused"), "{said}");
@@ -61,7 +61,7 @@ fn another_user_is_refused_and_logged() {
     assert_eq!((&status["generations"][0]["pid"], &status["rollout"]), (&server.first_pid().into(), &().into()));
     assert!(http_get(server.addr(), "/").is_ok());
     assert_eq!(control.reload().done()["generation"], 2);
-    // What was logged before this line has been read by now.
+    // All lines that were logged before this one have been read by now.
     server.wait_log(" live generation=2 ", SOON);
     assert_eq!(server.count_log("refused another user"), 6);
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600, "closed again");

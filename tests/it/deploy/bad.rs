@@ -1,4 +1,5 @@
-//! Releases that do not work: `current` leads to the old one again, whose process serves on, and nothing is lost.
+//! Releases that do not work: `current` leads to the old release again, the old process serves on, and no request is
+//! lost.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +11,7 @@ use crate::support::run::wait_until;
 
 by_each_way!(broken, hanging, hanging_longer_than_the_deploy_waits, late);
 
-/// A kind of release that is broken, and what is said of it if the server is reloaded by its PID file.
+/// A kind of broken release, and the expected error for a server that is reloaded by its PID file.
 struct Broken {
     make: fn(&Place) -> PathBuf,
     by_pid_file: &'static str,
@@ -61,7 +62,7 @@ fn broken(way: Way) {
             Way::PidFile => by_pid_file,
             Way::Name => "cutover reload failed",
             Way::UnitHup => "generation ",
-            // Whichever it sees first.
+            // The message depends on what deploy.sh detects first.
             Way::UnitWaits => "failed",
         };
         assert!(ended.err.contains(why), "{}: {ended:?}", new.display());
@@ -99,13 +100,14 @@ fn hanging_longer_than_the_deploy_waits(way: Way) {
         assert!(ended.err.contains("no other generation was live after 2 s"), "{ended:?}");
         assert!(ended.err.contains("cannot be taken back: should bad go live after all"), "{ended:?}");
     }
-    // The server still waits for that one, unless it was rolled back.
+    // The server still waits for the hanging generation, unless the deploy has rolled it back.
     site.deploys("v2");
     load.wait_generation(3, SOON);
     load.stop().assert_nothing_lost();
 }
 
-/// A release that becomes ready when it was given up: by name it was ended; otherwise it is as the deploy has warned.
+/// A release that becomes ready after the deploy gave up: by name the release was rolled back; otherwise the release
+/// goes live, as the deploy has warned.
 fn late(way: Way) {
     let site = Site::start(way, &[]);
     let live = site.live();
@@ -122,7 +124,7 @@ fn late(way: Way) {
     }
     assert!(told, "{ended:?}");
     site.server.wait_log("reload done", SOON);
-    // The PID file is written by the generation that is live now, and its disk may be slow.
+    // The generation that is now live writes the PID file, and its disk may be slow.
     wait_until("the PID file names the next generation", || site.live() != live);
     assert_eq!(Site::release_of(site.live()), "slow");
     site.assert_flipped_back();

@@ -1,4 +1,4 @@
-//! Where it is not to do anything, it does nothing; and the script itself is clean.
+//! Cases in which deploy.sh must change nothing; and the lints of the script itself.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -33,7 +33,7 @@ fn a_dry_run(way: Way) {
     assert_eq!(tree(&new), before_new);
     fs::remove_dir_all(&new).expect("removed");
     let mut after = tree(&site.place.path(""));
-    // That of the folder in which this test itself has made one.
+    // The test itself has changed the time of this folder.
     after.insert(site.place.path(""), before[&site.place.path("")].clone());
     assert_eq!(after, before);
     assert_eq!(site.server.count_log("reloading"), 2, "it was reloaded");
@@ -50,12 +50,12 @@ fn a_dry_run_where_nothing_is_there_yet() {
     assert_eq!(tree(&place.root()), before);
 }
 
-/// A root whose server is not there.
+/// A root with a release, whose server does not run.
 pub(super) fn abandoned() -> Place {
     let place = Place::new();
     let ended = Deploy::begin(place.command(&["--release", "v1", "--name", "web"], &place.good("new v1"))).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    // Nothing at all is to be made.
+    // Without the lock file, a deploy that creates one is detected.
     fs::remove_file(place.root().join(".lock")).expect("removed");
     place
 }
@@ -70,7 +70,7 @@ pub(super) fn assert_nothing_done(place: &Place, command: Command) -> Ended {
     ended
 }
 
-/// A process that is not to be signalled by deploy.sh.
+/// A process that deploy.sh must not signal.
 struct Stranger(Child);
 
 impl Drop for Stranger {
@@ -103,7 +103,7 @@ fn without_a_process_nothing_is_changed() {
 fn without_an_instance_nothing_is_changed() {
     let place = abandoned();
     let new = place.good("new v2");
-    // The last one finds neither a program in PATH nor one in the current release.
+    // With the last options deploy.sh finds no program, neither in PATH nor in the current release.
     for options in [&["--cutover", REAL][..], &["--cutover", "/no/such/cutover"], &[]] {
         let options = [&["--name", "no-such-instance"], options].concat();
         let mut command = place.command(&options, &new);
@@ -149,7 +149,7 @@ fn releases_that_cannot_be_written() {
     site.assert_live("v2", &Deploy::begin(without_override(&site.command(&["--release", "v2"], &new))).end());
 }
 
-/// Root may write anywhere, unless it gives that up.
+/// The same command without the capabilities by which root ignores file modes.
 fn without_override(command: &Command) -> Command {
     if !rustix::process::geteuid().is_root() {
         let mut same = Command::new(command.get_program());
@@ -163,7 +163,7 @@ fn without_override(command: &Command) -> Command {
     without
 }
 
-/// What a deploy that was killed has left behind does not matter.
+/// Leftovers of a killed deploy do no harm.
 #[test]
 fn leftovers() {
     let site = Site::start(Way::PidFile, &[]);

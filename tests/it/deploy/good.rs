@@ -1,4 +1,4 @@
-//! Releases that work go live, with nothing lost on the way.
+//! Releases that work go live, and no request is lost.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::site::{Place, REAL, SOON, Site, works, write_script};
 use super::{Way, by_each_way};
 
-/// Looks at `current` all the time: it always leads to a whole release.
+/// Reads `current` in a loop: the symlink must always lead to a complete release.
 struct Watch {
     stop: Arc<AtomicBool>,
     watching: JoinHandle<Result<usize, String>>,
@@ -57,7 +57,7 @@ fn folders_and_single_files(way: Way) {
     load.wait_generation(3, SOON);
     site.deploys("v4");
     load.wait_generation(4, SOON);
-    // Back to one that is still there.
+    // Back to a release that is still kept.
     let v2 = site.place.root().join("releases/v2");
     let ended = site.deploy(&["--release", "v5"], &v2);
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -67,7 +67,7 @@ fn folders_and_single_files(way: Way) {
     assert_eq!(site.place.releases(), ["v1", "v2", "v3", "v4", "v5"]);
 }
 
-/// Never one that runs, and of the failed ones the last; and nothing goes that is not its own.
+/// deploy.sh keeps as many releases as asked, always the running one, and only the last failed one; other files stay.
 #[test]
 fn keeps_so_many() {
     let site = Site::start(Way::PidFile, &[]);
@@ -79,7 +79,7 @@ fn keeps_so_many() {
     for number in 2..=6 {
         let id = format!("v{number}");
         let new = site.place.good(&format!("new {id}"));
-        // How old its files are tells nothing.
+        // The time of the new folder must not decide: later releases get earlier times.
         let age = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 * (10 - number));
         fs::File::open(&new).expect("the folder").set_modified(age).expect("set");
         let ended = site.deploy(&["--release", &id, "--keep", "2"], &new);
@@ -95,7 +95,8 @@ fn keeps_so_many() {
         assert_eq!(site.place.releases(), expected);
     }
     assert_eq!(Site::release_of(site.live()), "new v6");
-    // An old one that runs is no old one; somebody has flipped to it by hand, with another kind of path.
+    // A running release does not count as old: here an operator has flipped `current` to v5 by hand, with an absolute
+    // path.
     fs::remove_file(site.place.root().join("current")).expect("removed");
     symlink(releases.join("v5"), site.place.root().join("current")).expect("a symlink");
     site.reload();
@@ -110,7 +111,7 @@ fn keeps_so_many() {
     assert_eq!(site.place.releases(), expected);
 }
 
-/// A binary as it is built, and one beside the other in the same second.
+/// A release that is a compiled binary; several deploys within one second get different names.
 #[test]
 fn the_process_runs_the_file_of_the_release() {
     let place_of = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
@@ -169,7 +170,7 @@ fn relative_paths_a_root_through_a_symlink_and_a_release_inside_of_it() {
     for (id, root, new) in [("v2", "the root", "the root/incoming"), ("v3", "-link/", "-v3")] {
         let mut command = std::process::Command::new(super::site::SCRIPT);
         command.args(["--pid-file", "server.pid", "--release", id, "--root", root, "--", new]);
-        // It would find another folder of this name, and say so.
+        // With CDPATH, `cd` would find another folder of this name and print its path.
         command.env("CDPATH", "/:.").current_dir(site.place.path(""));
         let ended = super::site::Deploy::begin(command).end();
         assert_eq!((ended.code, ended.out), (Some(0), format!("{id} is live\n")), "{}", ended.err);
@@ -177,7 +178,7 @@ fn relative_paths_a_root_through_a_symlink_and_a_release_inside_of_it() {
     }
 }
 
-/// A shell may be another one, with other tools.
+/// The script runs in other shells, with other tools.
 #[test]
 fn in_other_shells() {
     let tools = Place::new();
@@ -194,7 +195,7 @@ fn in_other_shells() {
         fs::create_dir(&folder).expect("a folder");
         let mut only = std::env::var_os("PATH").expect("PATH");
         if shell[0] == "busybox" {
-            // All of its tools are its own.
+            // Busybox provides all of the tools.
             let list = std::process::Command::new(&path).arg("--list").output().expect("it lists them");
             for tool in String::from_utf8(list.stdout).expect("UTF-8").lines() {
                 symlink(&path, folder.join(tool)).expect("a symlink");

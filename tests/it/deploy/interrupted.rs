@@ -1,4 +1,4 @@
-//! Deploys that are stopped in the middle, and servers that are.
+//! Interrupted deploys, and servers that end during a deploy.
 
 use std::fs;
 use std::io;
@@ -32,14 +32,14 @@ fn by_a_signal(way: Way) {
     load.stop().assert_nothing_lost();
 }
 
-/// What is live stays, and `current` leads to it.
+/// The live release stays, and `current` leads to it.
 fn by_a_signal_that_comes_too_late(way: Way) {
     let site = Site::start(way, &[]);
     fs::write(site.place.path("hold"), "").expect("a file");
     let (slow, live) = (works_slowly("new v2", &site.place), site.live());
     let deploy = site.begin(&["--release", "v2"], &site.place.folder("slow", Some(&slow)));
     site.server.wait_log("spawned", SOON);
-    // It does not see that the release goes live.
+    // The stopped deploy does not see the release go live.
     deploy.signal(Signal::STOP);
     fs::remove_file(site.place.path("hold")).expect("let it go on");
     site.server.wait_log("reload done", SOON);
@@ -62,7 +62,7 @@ fn by_the_end_of_the_server(way: Way) {
     site.assert_flipped_back();
 }
 
-/// Ctrl-C reaches all processes of the deploy.
+/// Ctrl-C signals all processes of the deploy.
 #[test]
 fn by_a_signal_to_the_whole_group() {
     let site = Site::start(Way::Name, &[]);
@@ -90,7 +90,7 @@ fn while_it_waits_for_another_deploy() {
     assert_eq!(tree(&site.place.root()), before);
 }
 
-/// Nobody reads what it says any more: it finishes what it has to do.
+/// deploy.sh finishes its work though no process reads its output any more.
 #[test]
 fn by_the_end_of_whoever_read() {
     let site = Site::start(Way::Name, &[]);
@@ -103,7 +103,7 @@ fn by_the_end_of_whoever_read() {
     assert_eq!(status.code(), Some(75));
     assert_eq!(site.live(), live);
     site.assert_flipped_back();
-    // And its exit code is the right one, though the last word cannot be said.
+    // The exit code is right too, though the last message cannot be written.
     fs::write(site.place.path("exits/server"), HANGS).expect("write");
     let mut deploy = command.spawn().expect("spawn deploy.sh");
     site.server.wait_log("spawned generation=3", SOON);
@@ -112,7 +112,7 @@ fn by_the_end_of_whoever_read() {
     site.assert_flipped_back();
 }
 
-/// Nothing that it has started keeps the lock, or the server.
+/// No process that the killed deploy has started keeps the lock or blocks the server.
 #[test]
 fn by_a_kill() {
     let site = Site::start(Way::Name, &["--ready-timeout", "8s"]);

@@ -1,4 +1,4 @@
-//! `deploy/deploy.sh`: a good release goes live under load, a bad one leaves everything as it was.
+//! `deploy/deploy.sh`: a good release goes live under load; a bad release changes nothing.
 
 mod bad;
 mod careful;
@@ -20,7 +20,7 @@ enum Way {
     UnitWaits,
 }
 
-/// A test of each way, for each of these functions.
+/// Generates one test for each way and each of these functions.
 macro_rules! by_each_way {
     ($($scenario:ident),+ $(,)?) => {$(
         mod $scenario {

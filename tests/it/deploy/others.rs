@@ -1,4 +1,4 @@
-//! Others do something at the same time: another deploy, or a reload.
+//! Concurrent actions: another deploy, or a reload.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -26,7 +26,7 @@ fn two_at_once_where_there_is_no_flock() {
 
 const MORE: [&str; 8] = ["readlink", "rm", "rmdir", "sed", "sleep", "tail", "touch", "tr"];
 
-/// `path`: where both find their tools.
+/// `path`: the PATH of both deploys, if not that of the test.
 fn both(site: &Site, path: Option<&Path>) {
     let load = site.load();
     let news = ["v2", "v3"].map(|id| (id, site.place.good(&format!("new {id}"))));
@@ -40,7 +40,7 @@ fn both(site: &Site, path: Option<&Path>) {
     let [v2, v3] = deploys.map(Deploy::end);
     assert_eq!((v2.out.as_str(), v3.out.as_str()), ("v2 is live\n", "v3 is live\n"), "{v2:?} {v3:?}");
     assert_eq!((v2.code, v3.code), (Some(0), Some(0)), "{v2:?} {v3:?}");
-    // One after the other: no reload was refused, and no third one made.
+    // The deploys ran one after the other: no reload was refused, and no third one was made.
     load.wait_generation(2, SOON);
     load.wait_generation(3, SOON);
     assert!(!site.server.log_contains("reload refused") && !site.server.log_contains("generation 4"));
@@ -49,11 +49,11 @@ fn both(site: &Site, path: Option<&Path>) {
     assert_eq!(site.place.current(), Path::new("releases").join(last.strip_prefix("new ").expect("a name")));
     let waited = [&v2, &v3].map(|ended| ended.err.contains("waiting for another deploy"));
     assert_eq!(waited.iter().filter(|waited| **waited).count(), 1, "{v2:?} {v3:?}");
-    // The lock without flock is gone as well.
+    // The lock folder, which replaces flock, is gone as well.
     site.place.assert_tidy();
 }
 
-/// A generation is on its way from the old release, and does not pass for ours.
+/// A generation of the old release is starting, and deploy.sh does not take it for its own.
 fn a_reload_of_somebody_else(way: Way) {
     let site = while_somebody_reloads(way);
     let load = site.load();
@@ -64,7 +64,7 @@ fn a_reload_of_somebody_else(way: Way) {
     load.stop().assert_nothing_lost();
 }
 
-/// Nor does its failure pass for ours.
+/// deploy.sh does not take the failure of another reload for its own.
 fn a_reload_of_somebody_else_that_fails(way: Way) {
     let site = while_somebody_reloads(way);
     let deploy = begin(&site);
@@ -74,7 +74,7 @@ fn a_reload_of_somebody_else_that_fails(way: Way) {
     assert_eq!(site.place.releases(), ["v1", "v2"]);
 }
 
-/// Nor is it an error that ours is refused, because theirs has begun a moment before.
+/// A refused reload is no error if another reload began a moment before.
 fn a_reload_of_somebody_else_that_is_faster(way: Way) {
     let site = Site::start(way, &[]);
     for file in ["hold", "meddle"] {
@@ -83,7 +83,7 @@ fn a_reload_of_somebody_else_that_is_faster(way: Way) {
     let slow = works_slowly("new v2", &site.place);
     let deploy = site.begin(&["--release", "v2"], &site.place.folder("slow", Some(&slow)));
     deploy.wait_says("the rollout of generation 2 is under way");
-    // It has seen that this was no failure.
+    // deploy.sh has recognised that the refusal was no failure.
     deploy.wait_says("waiting for the rollout that is under way");
     fs::remove_file(site.place.path("hold")).expect("let it go on");
     site.assert_live("v2", &deploy.end());
@@ -108,11 +108,11 @@ fn while_somebody_reloads(way: Way) -> Site {
     site
 }
 
-/// Begins a deploy of `v2`, which waits.
+/// Begins a deploy of `v2`, which waits for the other rollout.
 fn begin(site: &Site) -> Deploy {
     let deploy = site.begin(&["--release", "v2"], &site.place.good("new v2"));
     match site.way {
-        // It cannot know.
+        // By PID file, deploy.sh cannot see the rollout.
         Way::PidFile => drop(site.server.wait_log("reload refused", SOON)),
         Way::Name | Way::UnitHup | Way::UnitWaits => deploy.wait_says("waiting for the rollout that is under way"),
     }

@@ -1,4 +1,4 @@
-//! A PID file proves nothing: SIGHUP goes to nobody but the server, and where that is not proven nothing is changed.
+//! A PID file proves nothing: deploy.sh sends SIGHUP to the server only, and without proof changes nothing.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -17,7 +17,7 @@ use crate::support::stranger::Stranger;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// As if the process had got the number of one that had written the file long ago.
+/// Sets the file's time back, as if the process had got the number of one that wrote the file long ago.
 fn make_old(pid_file: &Path) {
     let file = File::options().append(true).open(pid_file).expect("it is there");
     file.set_modified(SystemTime::now() - HOUR).expect("set");
@@ -42,7 +42,7 @@ fn a_stranger_that_handles_sighup() {
     stranger.assert_unheard();
 }
 
-/// Nobody ever writes to it, and it is not waited for.
+/// No process writes to the FIFO, and deploy.sh does not wait for one.
 #[test]
 fn a_fifo_is_no_pid_file() {
     let place = abandoned();
@@ -53,7 +53,7 @@ fn a_fifo_is_no_pid_file() {
     assert!(ended.err.contains("server.pid names no process"), "{ended:?}");
 }
 
-/// Whatever the process is, it is not the one that the file was written for.
+/// The process, whichever it is, is not the one for which the file was written.
 #[test]
 fn a_number_that_was_given_again() {
     let site = Site::start(Way::PidFile, &[]);
@@ -86,7 +86,7 @@ fn a_number_that_becomes_a_strangers_while_it_waits() {
     stranger.assert_unheard();
 }
 
-/// After the first SIGHUP, and before the next one.
+/// The PID file changes between the first SIGHUP and the next one.
 #[test]
 fn a_number_that_becomes_a_strangers_between_two_signals() {
     let first = |place: &Place| -> PathBuf { place.folder("new v1", Some(&works_slowly("new v1", place))) };
@@ -106,7 +106,7 @@ fn a_number_that_becomes_a_strangers_between_two_signals() {
     stranger.assert_unheard();
 }
 
-/// A binary as it is built, which no control socket tells of.
+/// A compiled binary whose server has no control socket.
 #[test]
 fn a_server_without_a_control_socket() {
     let binary = |place: &Place| {
@@ -119,14 +119,14 @@ fn a_server_without_a_control_socket() {
     let live = site.live();
     let ended = site.deploy(&["--release", "bad"], &site.place.folder("exits", Some("#!/bin/sh\nexit 1\n")));
     site.assert_failed(live, &ended);
-    // The program finds no socket.
+    // The program given by --cutover finds no socket.
     let ended = site.deploy(&["--release", "v2", "--cutover", REAL], &site.place.path("built"));
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), "v2 is live\n"), "{ended:?}");
     let exe = fs::read_link(format!("/proc/{}/exe", site.live())).expect("it lives");
     assert_eq!(exe, site.place.root().canonicalize().expect("a path").join("releases/v2/server"));
 }
 
-/// The file is too old for any other proof.
+/// The PID file is too old for any other proof.
 #[test]
 fn a_control_socket_is_asked_where_there_is_one() {
     let site = Site::start(Way::PidFile, &[]);
@@ -141,7 +141,7 @@ fn a_control_socket_is_asked_where_there_is_one() {
     site.assert_failed(live, &ended);
     assert!(ended.err.contains("reload failed: generation 2 exited with status 1"), "{ended:?}");
     site.assert_live("v2", &begin("v2", &site.place.good("new v2")).end());
-    // And where the server does not listen to it, it is asked for a rollback when the time is over.
+    // When the deploy gives up, deploy.sh asks for a rollback through the control socket.
     let hangs = site.place.folder("hangs", Some(HANGS));
     let deploy = begin("late", &hangs);
     site.server.wait_log("spawned generation=4", SOON);
@@ -151,7 +151,7 @@ fn a_control_socket_is_asked_where_there_is_one() {
     assert!(site.server.log_contains("was rolled back on request"), "{}", site.server.log());
 }
 
-/// A server that is a script: its interpreter is nowhere near ROOT.
+/// A server that is a script: its interpreter is outside of ROOT.
 const SCRIPT: &str = r#"#!/usr/bin/env python3
 import os, signal, subprocess, sys, time
 pid_file = sys.argv[1]
@@ -172,11 +172,11 @@ while True:
     signal.pause()
 "#;
 
-/// Ends whoever the PID file names at the end: started by this test, in whichever generation.
+/// Kills, at the end of the test, the process that the PID file names: the newest generation of the server.
 struct Scripted<'a>(&'a Place);
 
 impl Scripted<'_> {
-    /// As the file says; `None` before it says anything.
+    /// The PID in the file; `None` before the file has one.
     fn live(&self) -> Option<u32> {
         fs::read_to_string(self.0.pid_file()).ok()?.parse().ok()
     }
@@ -212,7 +212,7 @@ fn a_script_is_proven_by_its_own_path() {
     assert!(first.wait().expect("our own child").success());
 }
 
-/// It has a script of the release as its argument, and is not the interpreter that the script asks for.
+/// The process has a script of the release as its argument, but is not the interpreter that the script asks for.
 #[test]
 fn what_has_a_file_of_the_release_open_is_not_started_by_it() {
     let place = abandoned();
@@ -225,7 +225,7 @@ fn what_has_a_file_of_the_release_open_is_not_started_by_it() {
     BufReader::new(editor.stdout.take().expect("a pipe")).read_line(&mut ready).expect("it speaks");
     write_pid(&place, editor.id());
     let ended = assert_nothing_done(&place, place.command(&["--pid-file", "server.pid"], &place.good("new v2")));
-    // The end of what it reads.
+    // Closing its input ends the process.
     drop(editor.stdin.take());
     assert_eq!(editor.wait().expect("our own child").code(), Some(1), "bash was interrupted");
     assert_eq!(ready, "ready\n");

@@ -1,4 +1,4 @@
-//! A server that was started through ROOT/current, and what is done to it and to its releases.
+//! A server that was started through ROOT/current, and the operations on it and on its releases.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,11 +23,11 @@ use crate::support::process::{Instance, Start};
 pub(super) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/deploy.sh");
 pub(super) const REAL: &str = env!("CARGO_BIN_EXE_cutover");
 pub(super) const SOON: Duration = Duration::from_secs(20);
-/// A deploy is not to take longer, whatever happens.
+/// Upper limit for the duration of a deploy.
 const DEPLOYED_WITHIN: Duration = Duration::from_secs(60);
 pub(super) const HANGS: &str = "#!/bin/sh\nexec sleep 1000\n";
 
-/// The folder of the tests' files, with a space in its name; ROOT is in it.
+/// The folder of a test's files, with a space in its name; ROOT is in this folder.
 pub(super) struct Place(TempDir);
 
 impl Place {
@@ -49,17 +49,17 @@ impl Place {
         self.path("server.pid")
     }
 
-    /// Where `current` leads: `releases/ID`.
+    /// The target of `current`: `releases/ID`.
     pub(super) fn current(&self) -> PathBuf {
         fs::read_link(self.root().join("current")).expect("current is a symlink")
     }
 
-    /// What is in ROOT/releases, sorted.
+    /// The sorted names in ROOT/releases.
     pub(super) fn releases(&self) -> Vec<String> {
         names_in(&self.root().join("releases"))
     }
 
-    /// A folder to be deployed, whose `server` is this script; or has none.
+    /// A folder to deploy, with this script as `server`, or without a `server`.
     pub(super) fn folder(&self, name: &str, script: Option<&str>) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir(&folder).expect("a folder");
@@ -70,7 +70,7 @@ impl Place {
         folder
     }
 
-    /// A folder to be deployed that works, and whose server can be told from others.
+    /// A folder to deploy that works. Its name identifies the server.
     pub(super) fn good(&self, name: &str) -> PathBuf {
         self.folder(name, Some(&works(name)))
     }
@@ -81,7 +81,7 @@ impl Place {
         command
     }
 
-    /// No temporary file is left.
+    /// Asserts that no temporary file is left.
     #[track_caller]
     pub(super) fn assert_tidy(&self) {
         let known = [".lock", "current", "releases"];
@@ -92,12 +92,13 @@ impl Place {
     }
 }
 
-/// A server that keeps argv[0], by which the generation after it is found: Bash can. RELEASE tells which one it is.
+/// A script whose server keeps argv[0], by which the next generation is found; Bash can set argv[0]. RELEASE identifies
+/// the release.
 pub(super) fn works(name: &str) -> String {
     format!("#!/bin/bash\nRELEASE='{name}' exec -a \"$0\" '{REAL}' \"$@\"\n")
 }
 
-/// The same, but it waits as long as `hold` is there; then it fails if `fail` is.
+/// The same script, but it waits while the file `hold` exists, and then fails if the file `fail` exists.
 pub(super) fn works_slowly(name: &str, place: &Place) -> String {
     let (hold, fail, works) = (place.path("hold"), place.path("fail"), works(name));
     let works = works.strip_prefix("#!/bin/bash\n").expect("a script");
@@ -108,7 +109,7 @@ pub(super) fn works_slowly(name: &str, place: &Place) -> String {
     )
 }
 
-/// The program `cutover`; but where the file `meddle` is, somebody else is faster with a reload, once.
+/// The program `cutover`; but if the file `meddle` exists, another reload comes first, once.
 fn meddles(place: &Place) -> String {
     let (meddle, pid_file) = (place.path("meddle"), place.pid_file());
     format!(
@@ -138,7 +139,7 @@ pub(super) fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// All that is in a folder, and how it is.
+/// All files in a folder, with their modes, times and contents.
 pub(super) fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -163,7 +164,7 @@ pub(super) fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
     all
 }
 
-/// A run of deploy.sh. What it says goes to files, so that nobody has to wait for who else may hold a pipe.
+/// A run of deploy.sh. Its output goes to files, so that the test does not wait for other holders of a pipe.
 pub(super) struct Deploy {
     child: Child,
     said: TempDir,
@@ -180,7 +181,7 @@ impl Deploy {
     pub(super) fn begin(mut command: Command) -> Deploy {
         let said = tempfile::tempdir().expect("a folder");
         let file = |name| fs::File::create(said.path().join(name)).expect("a file");
-        // A group of its own: so what it leaves behind is known.
+        // The process group identifies the processes that deploy.sh leaves behind.
         command.process_group(0).stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
         Deploy { child: command.spawn().expect("spawn deploy.sh"), said }
     }
@@ -189,7 +190,7 @@ impl Deploy {
         fs::read_to_string(self.said.path().join(name)).expect("UTF-8")
     }
 
-    /// Waits until it says this on stderr.
+    /// Waits until deploy.sh prints these words on stderr.
     #[track_caller]
     pub(super) fn wait_says(&self, words: &str) {
         let deadline = Instant::now() + SOON;
@@ -199,12 +200,12 @@ impl Deploy {
         }
     }
 
-    /// To the script alone, as kill(1) does it.
+    /// Signals the script alone, as kill(1) does.
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signal deploy.sh");
     }
 
-    /// To its process group, as a terminal does it.
+    /// Signals the process group, as a terminal does.
     pub(super) fn signal_group(&self, signal: Signal) {
         kill_process_group(Pid::from_child(&self.child), signal).expect("signal the group of deploy.sh");
     }
@@ -228,7 +229,7 @@ impl Deploy {
     }
 }
 
-/// A server that runs the release `v1` of ROOT, and the way in which deploy.sh reloads it.
+/// A server that runs the release `v1` of ROOT, and the way in which deploy.sh reloads the server.
 pub(super) struct Site {
     systemctl: Option<Systemctl>,
     pub(super) server: Arc<Instance>,
@@ -241,7 +242,7 @@ impl Site {
         Site::start_of(way, options, |place| place.good("new v1"))
     }
 
-    /// `v1` is made by deploy.sh itself, of what `first` returns.
+    /// deploy.sh itself makes `v1`, from the path that `first` returns.
     pub(super) fn start_of(way: Way, options: &[&str], first: impl FnOnce(&Place) -> PathBuf) -> Site {
         let place = Place::new();
         let first = first(&place);
@@ -268,17 +269,17 @@ impl Site {
         load
     }
 
-    /// As the PID file says.
+    /// The PID in the PID file.
     pub(super) fn live(&self) -> u32 {
         let text = fs::read_to_string(self.place.pid_file()).expect("read the PID file");
         text.trim().parse().expect("a number")
     }
 
-    /// A reload that is none of deploy.sh.
+    /// Reloads the server without deploy.sh.
     #[track_caller]
     pub(super) fn reload(&self) {
         let deadline = Instant::now() + SOON;
-        // What the service manager was told may come later than what the PID file says.
+        // The notification of the service manager may come later than the PID file.
         while self.server.main_pid() != self.live() {
             assert!(Instant::now() < deadline, "{} is not the main process", self.live());
             std::thread::yield_now();
@@ -286,7 +287,7 @@ impl Site {
         self.server.reload();
     }
 
-    /// The release that this process runs, by what its script has set.
+    /// The release of this process, from the variable that its script has set.
     pub(super) fn release_of(pid: u32) -> String {
         let environment = fs::read(format!("/proc/{pid}/environ")).expect("it lives");
         let mut all = environment.split(|byte| *byte == 0);
@@ -321,7 +322,7 @@ impl Site {
         self.begin(options, new).end()
     }
 
-    /// Deploys a release that works, and is live then.
+    /// Deploys a release that works, and asserts that the release is live.
     #[track_caller]
     pub(super) fn deploys(&self, id: &str) {
         let old = self.live();
@@ -338,7 +339,7 @@ impl Site {
         self.place.assert_tidy();
     }
 
-    /// The deploy of `bad` has failed: `v1` is current, its process serves on, and the bad one is kept aside.
+    /// Asserts that the deploy of `bad` has failed: `v1` is current, its process serves on, and `bad` is kept aside.
     #[track_caller]
     pub(super) fn assert_failed(&self, live: u32, ended: &Ended) {
         assert_eq!((ended.code, ended.out.as_str()), (Some(75), ""), "{ended:?}");

@@ -1,4 +1,5 @@
-//! A `systemctl` for one unit: it answers as systemd would from what the service has told, and reloads it by a command.
+//! A `systemctl` for one unit: answers from the service's notifications as systemd would, and reloads the service by a
+//! command.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -10,7 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::support::process::Instance;
 
-/// It asks this process for properties. The environment of deploy.sh is not that of the unit's ExecReload.
+/// The script asks this process for properties. The environment of deploy.sh is not that of the unit's ExecReload.
 const SYSTEMCTL: &str = r#"#!/bin/bash
 set -u
 ask() {
@@ -23,7 +24,7 @@ case "$*" in
 esac
 "#;
 
-/// The program, and what it asks.
+/// The program, and the thread that answers its questions.
 pub(super) struct Systemctl {
     folder: PathBuf,
     address: SocketAddr,
@@ -62,7 +63,7 @@ impl Systemctl {
 
 impl Drop for Systemctl {
     fn drop(&mut self) {
-        // Asks nothing, which is the end.
+        // A connection without a question ends the thread.
         drop(TcpStream::connect(self.address));
         if let Some(answering) = self.answering.take() {
             let _ = answering.join();
@@ -70,7 +71,7 @@ impl Drop for Systemctl {
     }
 }
 
-/// `None` if nothing is asked.
+/// `None` if the connection brings no question.
 fn answer(mut stream: &TcpStream, server: &Instance) -> Option<()> {
     let mut property = String::new();
     let length = BufReader::new(stream).read_line(&mut property).ok()?;
@@ -78,12 +79,12 @@ fn answer(mut stream: &TcpStream, server: &Instance) -> Option<()> {
         return None;
     }
     let value = property_of(server, property.trim_end());
-    // Whoever asked may be gone by now.
+    // The process that asked may have ended.
     let _ = writeln!(stream, "{value}");
     Some(())
 }
 
-/// As of systemd 252 with NotifyAccess=main.
+/// The value as of systemd 252 with NotifyAccess=main.
 fn property_of(server: &Instance, property: &str) -> String {
     let (mut main, mut state, mut status) = (server.first_pid(), "activating", String::new());
     for notification in server.notifications() {

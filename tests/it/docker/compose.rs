@@ -1,4 +1,4 @@
-//! `deploy/compose.yaml`: docker-compose reads it, and what is in it fits together.
+//! `deploy/compose.yaml`: docker-compose accepts the file, and its parts fit together.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::support::http_get;
 use crate::support::skip;
 use crate::support::systemd::said;
 
-/// The rest is as in the file, and the server is this program, which must be told to be one; but it is asked for its health
-/// sooner. (And this machine may not allow more descriptors.)
+/// Overrides for the test. The server is this program, which needs the verb `serve`; the health check runs more often,
+/// and the limit of descriptors is one that this machine allows.
 const HERE: &str = "
 services:
   web:
@@ -53,7 +53,7 @@ fn is_up_healthy_and_down() {
     let page = || engine.in_network(|| http_get(container.published(8080), "/")).expect("an answer");
     assert!(page().contains("generation 1\n"), "{}", page());
 
-    // The comments at its head.
+    // The commands from the comments at the head of the file.
     compose(&["exec", "-T", "web", "/cutover", "reload"]);
     assert!(page().contains("generation 2\n"), "{}", page());
     release(root.path(), "broken", engine);
@@ -76,7 +76,7 @@ fn is_up_healthy_and_down() {
     compose(&["down"]);
 }
 
-/// `current` leads to a new release, as `deploy/deploy.sh` does it.
+/// Makes a new release the target of `current`, as `deploy/deploy.sh` does.
 fn release(root: &Path, name: &str, engine: &Engine) {
     fs::create_dir(root.join(name)).expect("make a folder");
     fs::copy(engine.program(), root.join(name).join("server")).expect("copy the program");
@@ -84,11 +84,11 @@ fn release(root: &Path, name: &str, engine: &Engine) {
     fs::rename(root.join("current.new"), root.join("current")).expect("flip it");
 }
 
-/// What it says; `None` where there is no docker-compose, which is said.
+/// The output; `None`, reported as skipped, where there is no docker-compose.
 #[track_caller]
 fn compose(engine: &Engine, words: &[&str]) -> Option<String> {
     let done = engine.compose(words).output().expect("run timeout(1)");
-    // Of timeout(1): not found.
+    // timeout(1) exits with 127 if it cannot find the program.
     if done.status.code() == Some(127) {
         skip("there is no docker-compose");
         return None;

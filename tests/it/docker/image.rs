@@ -1,4 +1,4 @@
-//! `deploy/Dockerfile`: an image with nothing in it but the program, and what it does there.
+//! `deploy/Dockerfile`: an image with only the program in it, and the program's behaviour there.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::support::docker::{Container, Engine};
 use crate::support::http_get;
 use crate::support::systemd::said;
 
-/// What the default is: then `docker stop` kills.
+/// Docker's default stop timeout, after which `docker stop` kills.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
@@ -24,7 +24,7 @@ fn has_the_program_and_nothing_else() {
     std::fs::write(archive.path(), paths.stdout).expect("write it");
     let list = std::process::Command::new("tar").arg("--list").arg("--file").arg(archive.path()).output();
     let list = String::from_utf8_lossy(&list.expect("run tar").stdout).into_owned();
-    // The folders of Docker itself, for what it mounts.
+    // Docker's own folders and files, for its mounts.
     let docker = ["dev/", "etc/", "proc/", "sys/", ".dockerenv"];
     let own: Vec<&str> = list.lines().filter(|path| !docker.iter().any(|start| path.starts_with(start))).collect();
     assert_eq!(own, ["cutover", "run/", "run/cutover/"], "{list}");
@@ -65,7 +65,7 @@ fn listens_below_1024_though_it_is_not_root() {
     engine.in_network(|| http_get(container.published(80), "/")).expect("an answer");
 }
 
-/// With a writable root and without, for its own user and for others.
+/// The control socket works with a writable and with a read-only root, for the image's own user and for others.
 #[test]
 fn is_asked_from_inside() {
     let Some(engine) = Engine::running() else { return };
@@ -78,7 +78,7 @@ fn is_asked_from_inside() {
     }
 }
 
-/// Docker's seccomp profile and its capabilities forbid nothing that is needed, whoever it is.
+/// Docker's seccomp profile and capabilities forbid nothing that cutover needs, for any user.
 #[test]
 fn is_fit_for_it() {
     let Some(engine) = Engine::running() else { return };
@@ -94,14 +94,16 @@ fn is_fit_for_it() {
     }
 }
 
-/// What the engine's own seccomp profile keeps from `cutover run`, which has another way; all else is as it should be.
+/// Asserts that pidfd_getfd(2) is the only finding: Docker's seccomp profile refuses that call, and `cutover run` has
+/// another way.
 #[track_caller]
 pub(super) fn assert_only_copies_are_refused(findings: &str) {
     let amiss: Vec<&str> = findings.lines().filter(|line| !line.starts_with("ok ")).collect();
     assert!(matches!(amiss[..], [line] if line.starts_with("note") && line.contains(" pidfd_getfd: ")), "{findings}");
 }
 
-/// The one of docs/containers.md, of a server of one's own: here that is this program, which must be told to be a server.
+/// The Dockerfile of docs/containers.md, for a server of one's own. Here this server is cutover, which needs the verb
+/// `serve`.
 #[test]
 fn is_the_base_of_your_own() {
     let Some(engine) = Engine::running() else { return };
@@ -112,7 +114,7 @@ fn is_the_base_of_your_own() {
     assert!(dockerfile.starts_with("FROM cutover\n"), "{dockerfile}");
     engine.build("cutover-it-own", &dockerfile.replace("FROM cutover\n", &format!("FROM {image}\n")));
 
-    // Without a command, what is inherited is nothing: the server is asked for no help.
+    // The image inherits no command: without one, the server does not get `--help`.
     let command = engine.must(&["inspect", "--format", "{{json .Config.Cmd}}", "cutover-it-own"]);
     assert_eq!(command, "null");
     let words = ["serve", "--listen", "0.0.0.0:8080"];

@@ -1,4 +1,4 @@
-//! In containers: a real Docker engine, and the image of `deploy/Dockerfile`. Needs root.
+//! Containers: a real Docker engine, and the image of `deploy/Dockerfile`. Needs root.
 
 mod compose;
 mod image;
@@ -11,7 +11,7 @@ use crate::support::docker::{Container, Engine};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The program itself is the server. `None` where its image cannot be had, which is said.
+/// The program itself as the server. `None`, reported as skipped, where its image cannot be had.
 #[track_caller]
 fn run_serve(engine: &'static Engine, options: &[&str]) -> Option<Container> {
     let container = engine.run(options, engine.cutover()?, &["serve", "--listen", "0.0.0.0:8080"]);

@@ -1,4 +1,4 @@
-//! The rig itself: what it tells of a container is so.
+//! The rig itself: its view of a container is correct.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::load::{Mode, Plan};
 fn sees_zombies_and_orphans() {
     let Some(engine) = Engine::running() else { return };
     let Some(image) = engine.debian() else { return };
-    // Its process 1 waits for no child; the child ends at once, the grandchild stays.
+    // Process 1 waits for no child: the child becomes a zombie, and the grandchild an orphan.
     let program = "$| = 1; if (!fork) { if (!fork) { sleep } exit } print qq(begun\\n); sleep";
     let container = engine.run(&[], image, &["perl", "-e", program]);
     container.wait_log("begun", SOON);
@@ -22,7 +22,7 @@ fn sees_zombies_and_orphans() {
         is_seen && processes.len() == 3 && orphan.is_some_and(|it| it.parent == 1 && it.name == "perl")
     });
     assert!(container.resident_bytes() > 0);
-    // By KILL: a process 1 that has no handler is not ended by TERM.
+    // SIGTERM does not end a process 1 that has no handler, so the signal is SIGKILL.
     container.kill("KILL");
     assert_eq!(container.wait(SOON), 137);
     assert_eq!(container.processes(), []);

@@ -1,4 +1,4 @@
-//! `cutover doctor` finds what is amiss, on the real program: with the machine, the address, the limits and the unit.
+//! `cutover doctor`, as the real program, finds faults of the machine, the address, the limits and the unit.
 
 mod once;
 mod unit;
@@ -73,7 +73,7 @@ fn a_sandbox_that_refuses_the_program() {
     }
 }
 
-/// In a network namespace of its own, where the setting can be changed.
+/// A network namespace of its own, in which the setting can be changed.
 #[test]
 fn where_the_kernel_migrates_nothing_is_lost_without_steering_either() {
     let script = "ip link set lo up && echo 1 > /proc/sys/net/ipv4/tcp_migrate_req && exec \"$@\"";
@@ -137,7 +137,7 @@ fn an_instance_is_at_home_and_whoever_joins_its_group_is_not() {
         says(&report, Level::Ok, "descriptors", &[&format!("pid {}", server.main_pid())]);
         assert_eq!(report.code, Some(0), "{report:#?}");
         server.reload();
-        // With the control socket, by which the doctor knows it.
+        // By then the next generation has the control socket, by which the doctor finds the instance.
         server.wait_log(&format!(" live generation={next} "), Duration::from_secs(10));
     }
     let _stranger = join_group(server.addr());
@@ -158,7 +158,7 @@ fn few_descriptors() {
     }
 }
 
-/// A cgroup that counts memory, gone when it is dropped.
+/// A cgroup that counts memory; removed when dropped.
 struct Cgroup {
     folder: PathBuf,
     limit: &'static str,

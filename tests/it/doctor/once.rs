@@ -11,7 +11,7 @@ use cutover::doctor::Finding;
 
 use crate::support::seccomp::{self, Refused};
 
-/// Longer than it ever takes, on a busy machine.
+/// Upper limit for a run on a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
 
 pub struct Doctor {
@@ -19,7 +19,7 @@ pub struct Doctor {
     refused: Vec<Refused>,
 }
 
-/// What it said, and its exit status.
+/// The findings and the exit status.
 #[derive(Debug)]
 pub struct Report {
     pub code: Option<i32>,
@@ -37,9 +37,9 @@ impl Doctor {
         Doctor::within(Command::new(super::CUTOVER))
     }
 
-    /// `command` runs the program with the arguments that it gets.
+    /// `command` runs the program with the arguments that are appended here.
     pub fn within(mut command: Command) -> Doctor {
-        // Instances of the machine, or of another test, have no business here.
+        // The doctor must not find instances of the machine, or of another test.
         command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR").arg("doctor");
         Doctor { command, refused: Vec::new() }
     }

@@ -1,4 +1,4 @@
-//! Units, as a systemctl of ours shows them: each fault is found.
+//! Units, as a simulated systemctl shows them: the doctor finds each fault.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +16,7 @@ const SHIPPED: &str = include_str!("../../../src/doctor/unit/tests/shipped-257.t
 const STOPS_AT_ONCE: &str =
     "{ path=/bin/kill ; argv[]=/bin/kill $MAINPID ; ignore_errors=no ; start_time=[n/a] ; pid=0 }";
 
-/// A folder with a `systemctl` that shows what a test has written.
+/// A folder with a `systemctl` that prints what a test has written.
 struct Systemctl(TempDir);
 
 impl Systemctl {
@@ -28,7 +28,7 @@ impl Systemctl {
         Systemctl(folder)
     }
 
-    /// Shows these properties of the unit, and this as its file.
+    /// Shows these properties of the unit, and this text as its file.
     fn showing(version: u32, properties: &str, file: &str) -> Systemctl {
         let systemctl = Systemctl::with(&format!(
             "here=${{0%/*}}\ncase $1 in\n--version) echo 'systemd {version} ({version}.1-1)';;\n\
@@ -49,7 +49,7 @@ impl Systemctl {
     }
 }
 
-/// The shipped unit, for a program that is there, and a port that nobody else uses.
+/// The shipped unit, with a program that exists and a port that no other process uses.
 fn shipped() -> String {
     SHIPPED.replace("/usr/local/bin/cutover", CUTOVER).replace("0.0.0.0:80", "127.0.0.1:1")
 }
@@ -61,7 +61,7 @@ fn sown(key: &str, value: &str) -> String {
     shipped().lines().filter(others).chain([line.as_str()]).map(|line| format!("{line}\n")).collect()
 }
 
-/// Whether every port may be bound by everybody, as containers often have it: then no unit needs the capability.
+/// Whether every user may bind every port, as in many containers: then no unit needs the capability.
 fn unprivileged() -> bool {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     first.is_ok_and(|first| first.trim().parse().is_ok_and(|first: u16| first <= 1))

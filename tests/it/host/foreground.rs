@@ -18,9 +18,9 @@ use crate::support::verb::Verb;
 const SOON: Duration = Duration::from_secs(10);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
 const TOLD: &str = "this process was the foreground job of a terminal";
-/// The terminal is left to the kernel, which echoes what is typed.
+/// Without line editing the kernel echoes the input.
 const BASH: &[&str] = &["bash", "--noediting", "--norc", "-i"];
-/// The last words of what is told.
+/// The end of the message.
 const RUN: &str = "`cutover run` keeps a server in the foreground";
 
 /// An interactive shell on a terminal of its own, and the server that a person starts there.
@@ -29,7 +29,7 @@ struct Shell {
     place: Place,
 }
 
-/// Where the server has its control socket and its PID file. It outlives the shell; it does not outlive this.
+/// The folder of the control socket and of the PID file. The server may outlive the shell, but not this value.
 struct Place(TempDir);
 
 impl Place {
@@ -37,7 +37,7 @@ impl Place {
         self.0.path().join("server.pid")
     }
 
-    /// As the PID file says, which the server removes in the end.
+    /// The PID in the PID file, which the server removes at its end.
     fn pid(&self) -> Option<u32> {
         std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()
     }
@@ -70,7 +70,7 @@ impl Shell {
         self.terminal.types(format!("{line}\n").as_bytes());
     }
 
-    /// Types a command, and waits until it runs.
+    /// Types the command of the server, and waits until the server is live.
     fn serves(&self, options: &str) {
         let file = self.place.pid_file();
         self.types(&format!("{CUTOVER} serve --listen 127.0.0.1:0 --name it --pid-file {} {options}", file.display()));
@@ -94,15 +94,15 @@ impl Shell {
         }
     }
 
-    /// The shell reads again, and not the server.
+    /// Asserts that the shell, and not the server, is in the foreground.
     fn has_its_prompt(&self, number: u32) {
         self.types(&format!("echo $(({number}*2))"));
-        // Behind the prompt, if what was typed ahead is echoed before that is shown.
+        // The answer follows the prompt on the same line, if the input was echoed before the prompt was shown.
         let answers = ["", "prompt> "].map(|before| format!("{before}{}", number * 2));
         self.terminal.wait("the shell's answer", |picture| picture.iter().any(|line| answers.contains(line)));
     }
 
-    /// Ctrl-C reaches the shell, and ends nothing.
+    /// Asserts that Ctrl-C reaches the shell, and ends no process.
     fn is_interrupted(&self) {
         self.terminal.types(b"\x03");
         self.terminal.wait("another prompt", |picture| {
@@ -134,10 +134,10 @@ fn the_shell_has_its_prompt_back(words: &[&str]) {
     shell.has_its_prompt(21);
     shell.is_interrupted();
     assert_eq!(shell.live(), pid);
-    // The next ones are no job of the shell: nothing changes for it.
+    // Later generations are no job of the shell: nothing changes for the shell.
     shell.verb("reload").args(["--drain"]).run().with(0);
     shell.terminal.wait_text(" gone generation=2 ");
-    // What was said helps.
+    // The command that the message names works.
     shell.verb("stop").run().with(0);
     shell.verb("status").run().with(69);
     let shown = shell.end();
@@ -157,7 +157,8 @@ fn dash_has_its_prompt_back() {
     the_shell_has_its_prompt_back(&["dash", "-i"]);
 }
 
-/// It is the group in the foreground as long as it runs, and later generations are of that group.
+/// The script's process group is in the foreground as long as the script runs, and later generations belong to that
+/// group.
 #[test]
 fn a_script_that_goes_on_is_told_once() {
     let script = "echo 'prompt>'; read -r command; eval \"$command\"; read -r rest; exit 7";
@@ -172,7 +173,7 @@ fn a_script_that_goes_on_is_told_once() {
     assert_eq!(count(&shown, TOLD), 1, "{:#?}", shown.last());
 }
 
-/// While the first generation drains, another one has become live.
+/// Another generation has become live while the first one drains.
 #[test]
 fn the_live_generation_is_named_whichever_it_is() {
     let shell = Shell::start(BASH);
@@ -189,7 +190,7 @@ fn the_live_generation_is_named_whichever_it_is() {
     shell.end();
 }
 
-/// Without a control socket there is nobody to be asked.
+/// Without a control socket the message names `kill` only.
 #[test]
 fn a_server_that_cannot_be_asked_is_ended_by_its_pid() {
     let shell = Shell::start(BASH);
@@ -203,7 +204,7 @@ fn a_server_that_cannot_be_asked_is_ended_by_its_pid() {
     shell.end();
 }
 
-/// The way to have a foreground server.
+/// `cutover run` is the way to keep a server in the foreground.
 #[test]
 fn cutover_run_keeps_it_in_the_foreground() {
     let shell = Shell::start(BASH);
@@ -226,7 +227,7 @@ fn where_stdin_is_no_terminal_nothing_is_told() {
     server.wait_gone(server.first_pid(), SOON);
     server.wait_log(" gone generation=1 ", SOON);
     assert!(!server.log_contains(TOLD), "{}", server.log());
-    // Nor of a job of the background, whose shell has its terminal all the time.
+    // A background job gets no message either: its shell keeps the terminal.
     let shell = Shell::start(BASH);
     shell.serves("&");
     shell.verb("reload").args(["--drain"]).run().with(0);
@@ -235,7 +236,7 @@ fn where_stdin_is_no_terminal_nothing_is_told() {
     assert_eq!((count(&shown, " gone generation=1 "), count(&shown, TOLD)), (1, 0), "{:#?}", shown.last());
 }
 
-/// A stop is an end as any other: nobody serves on.
+/// A stop needs no message: no generation serves on.
 #[test]
 fn a_stop_tells_nothing() {
     let shell = Shell::start(BASH);

@@ -1,4 +1,4 @@
-//! The machine around a server: the service manager, the terminal, and what the first generation was started with.
+//! The host of a server: the service manager, the terminal, and what the first generation was started with.
 
 mod foreground;
 mod origin;

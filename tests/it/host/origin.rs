@@ -38,7 +38,7 @@ fn arguments_and_environment_that_are_not_utf8_are_handed_on() {
     }
 }
 
-/// What systemd gives to one process, and to no other.
+/// Environment variables that systemd sets for one process, and for no other.
 const OF_ONE_PROCESS: [&str; 6] =
     ["WATCHDOG_PID", "SYSTEMD_EXEC_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"];
 
@@ -71,7 +71,7 @@ fn what_belongs_to_one_process_does_not_reach_a_program_that_is_run() {
     }
 }
 
-/// An application may speak to the service manager by itself: in each generation where the first one does.
+/// An application may notify the service manager itself, in each generation as in the first one.
 #[test]
 fn the_socket_of_the_service_manager_is_the_same_in_each_generation() {
     let server = Start::serve().ready();
@@ -103,8 +103,8 @@ fn a_deleted_working_directory_is_named_and_the_old_generation_serves_on() {
     server.reload();
 }
 
-/// A deploy that flips a symlink: the program is found by the relative name that it was started with, below the path of
-/// the directory, both followed anew.
+/// A deploy that flips a symlink: the program is found by the relative name of the first start, below the path of the
+/// directory. Both are resolved anew.
 #[test]
 fn symlinks_are_followed_anew() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! What a service manager hears: that the right process lives, how it stands, and that it needs more time.
+//! Notifications to the service manager: that the main process is alive, its status, and that it needs more time.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::support::process::{Instance, Notification, Start};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// When the main process of each moment said `WATCHDOG=1`.
+/// The times at which the process that was the main one sent `WATCHDOG=1`.
 fn pings(server: &Instance) -> Vec<Instant> {
     let mut main = server.first_pid();
     let mut pings = Vec::new();
@@ -21,8 +21,8 @@ fn pings(server: &Instance) -> Vec<Instant> {
     pings
 }
 
-/// The manager restarts a service whose main process is silent for the watchdog's time. Reload after reload, the one that
-/// is the main process at the moment speaks in time.
+/// The manager restarts a service whose main process is silent for the watchdog's time. Over all reloads, the current
+/// main process must send its heartbeat in time.
 #[test]
 fn the_watchdog_hears_from_the_right_process_through_every_handover() {
     const LIMIT: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ fn the_watchdog_hears_from_the_right_process_through_every_handover() {
     for _ in 0..5 {
         let before = pings(&server).len();
         server.reload();
-        // Each generation is the main one for a few beats.
+        // Each generation is the main process for three heartbeats.
         while pings(&server).len() < before + 3 {
             server.wait_notification_after(server.notifications().len(), "WATCHDOG=1", SOON);
         }
@@ -63,7 +63,7 @@ fn a_rollout_says_where_it_is_and_asks_for_more_time() {
     let pid = green.split("pid=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("a pid");
     server.signal(pid.parse().expect("a number"), rustix::process::Signal::KILL);
     server.wait_notification("serves: 0 connections; generation 2 failed: was killed by SIGKILL (9)", SOON);
-    // Serving again, it needs no more time: so many beats later there is no new word of it.
+    // A generation that serves again needs no more time: after its next heartbeat, no extension is requested any more.
     let so_far = server.notifications().len();
     server.wait_notification_after(so_far, "WATCHDOG=1", SOON);
     let mark = server.notifications().len();

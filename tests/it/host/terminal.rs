@@ -1,4 +1,4 @@
-//! What a person at a terminal sees: one line that says what happens, one table that is always new, and what stays.
+//! Output on a terminal: one line for the current step, one table that is redrawn in place, and the lines that remain.
 
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::terminal::{Shown, Terminal, without_spinner};
 use crate::support::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(10);
-/// Of SIGINT.
+/// The number of SIGINT.
 const INTERRUPTED: Option<i32> = Some(2);
 
 fn reload(server: &Instance, options: &[&str]) -> Terminal {
@@ -27,7 +27,7 @@ fn wait_line(terminal: &Terminal, wanted: &str) {
     });
 }
 
-/// Where there is a line that changes, which begins with a spinner, there is no other.
+/// Asserts that a line that changes, which begins with a spinner, is the only line.
 fn is_one_line(shown: &Shown) {
     let pictures = &shown.pictures;
     let moving = pictures.iter().filter(|picture| picture.first().is_some_and(|line| *line != without_spinner(line)));
@@ -37,7 +37,7 @@ fn is_one_line(shown: &Shown) {
     assert_eq!(shown.scrolled, 0, "{pictures:#?}");
 }
 
-/// These come in this order, whatever else is between them.
+/// Asserts that these lines come in this order, with any others between them.
 fn in_order(lines: &[String], wanted: &[&str]) {
     let mut rest = lines.iter();
     for wanted in wanted {
@@ -82,7 +82,7 @@ fn a_reload_that_fails_leaves_the_reason() {
     assert_eq!(shown.code, Some(75), "{shown:#?}");
     in_order(&shown.first_lines(), &["probing", "probing for 1 s"]);
     is_one_line(&shown);
-    // It may be longer than the terminal is wide.
+    // The line may be longer than the terminal is wide.
     let last = shown.last().concat();
     assert!(last.starts_with("reload failed: generation 2 ") && last.contains("404"), "{shown:#?}");
     assert!(last.ends_with("; generation 1 serves on"), "{shown:#?}");
@@ -106,7 +106,7 @@ fn a_drain_is_counted_down() {
     assert_eq!(tall, None, "one line that stays, and one that changes");
 }
 
-/// The line is cut where the terminal ends, and does not grow.
+/// The line is cut at the width of the terminal, and stays one line.
 #[test]
 fn a_narrow_terminal_has_one_line_too() {
     let server = Start::serve().args(["--canary", "5%:1s"]).ready();
@@ -138,11 +138,11 @@ fn watch(server: &Instance, columns: u16, rows: u16) -> Terminal {
     Terminal::run(Verb::of("status", server).args(["--watch", "100ms"]), columns, rows)
 }
 
-/// The generation of each row, and what it does.
+/// The generation and the phase of each row.
 fn generations(picture: &[String]) -> Vec<(String, String)> {
     let rows = picture.iter().skip_while(|line| !line.starts_with("GENERATION")).skip(1);
     let cells = rows.map(|row| row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>());
-    // Below the table there may be an error.
+    // An error may follow the table.
     cells.filter(|cells| cells.len() > 3).map(|cells| (cells[0].to_owned(), cells[3].to_owned())).collect()
 }
 
@@ -161,7 +161,7 @@ fn a_watched_status_is_one_table_that_is_always_new() {
     wait_generations(&terminal, &[("2", "serving"), ("1", "draining")]);
     drop(held);
     server.wait_gone(server.first_pid(), SOON);
-    // It has shown that one before, and does again: the row of the first one is taken away.
+    // The row of the first generation disappears.
     wait_generations(&terminal, &[("2", "serving")]);
     server.signal(server.main_pid(), Signal::KILL);
     let shown = terminal.end();
@@ -173,17 +173,17 @@ fn a_watched_status_is_one_table_that_is_always_new() {
     let last = shown.last();
     assert_eq!(last.iter().filter(|line| line.starts_with("cutover ")).count(), 1, "{last:#?}");
     assert_eq!(generations(last), [("2".to_owned(), "serving".to_owned())], "{last:#?}");
-    // In two lines, for it is long.
+    // The message is long and takes two lines.
     assert!(last.iter().any(|line| line.starts_with("no instance runs at ")), "{last:#?}");
 }
 
-/// What does not fit is cut off: else each table would push the one before up.
+/// Rows and columns that do not fit are cut off: otherwise each table would scroll the previous one up.
 #[test]
 fn a_watched_status_on_a_small_terminal_does_not_scroll() {
     let server = Start::serve().ready();
     let terminal = watch(&server, 30, 6);
     terminal.wait_text("steering     steered");
-    // It is drawn anew after that.
+    // The table is redrawn with the reload.
     server.reload();
     terminal.wait_text("last reload  generation 2 liv");
     terminal.types(b"\x03");

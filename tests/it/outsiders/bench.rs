@@ -1,4 +1,4 @@
-//! A server whose outsiders do not answer, seen by its clients only.
+//! A server whose outsiders do not answer, observed through its clients only.
 
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,15 +20,15 @@ use crate::support::run::wait_until;
 use crate::support::script::Script;
 use crate::support::stall::{Stall, Stalls};
 
-/// A reload takes milliseconds; with all that hangs a few seconds, for each is given its time.
+/// A reload takes milliseconds; with all outsiders stalled a few seconds, because the server waits until each timeout.
 const RELOADED: Duration = Duration::from_secs(30);
-/// With a drain of [`DRAIN`], and whatever is waited for at the end.
+/// Upper limit for a stop, with a drain of [`DRAIN`] and all timeouts at the end.
 pub(super) const STOPPED: Duration = Duration::from_secs(30);
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
-/// Between two looks at a page: nothing else tells of a server whose log is not read.
+/// Interval between two requests for a page: no event shows the state of a server whose log is not read.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What is served by.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Face {
     Serve,
@@ -36,12 +36,12 @@ pub(super) enum Face {
     Run,
 }
 
-/// Who does not answer.
+/// An outsider that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outsider {
-    /// Nobody reads NOTIFY_SOCKET, and its queue is full.
+    /// No process reads NOTIFY_SOCKET, and its queue is full.
     Manager,
-    /// Nobody reads stderr (and stdout, where that is the program's own), and the pipe is full.
+    /// No process reads stderr (and stdout, where that is the program's own), and the pipe is full.
     Log,
     /// The disk of the PID file.
     PidFile,
@@ -56,7 +56,7 @@ impl Outsider {
         [Outsider::Manager, Outsider::Log, Outsider::PidFile, Outsider::ControlFolder, Outsider::Memory];
 }
 
-/// One server, its clients, and what does not answer.
+/// A server, its clients, and its stalled outsiders.
 pub(super) struct Bench {
     face: Face,
     instance: Instance,
@@ -71,7 +71,7 @@ pub(super) struct Bench {
     outsiders: Vec<Outsider>,
 }
 
-/// How a server is started.
+/// The start options of a server.
 pub(super) struct Setup {
     face: Face,
     cpus: usize,
@@ -108,19 +108,19 @@ impl Setup {
         }
     }
 
-    /// The log tells [`Bench::has_handed_over`].
+    /// Sets the log level that [`Bench::has_handed_over`] needs.
     pub(super) fn debug(mut self) -> Setup {
         self.log_level = "debug";
         self
     }
 
-    /// When it answers, these do not any more.
+    /// These outsiders stall as soon as the server answers.
     pub(super) fn without(mut self, outsiders: &[Outsider]) -> Setup {
         self.outsiders = outsiders.into();
         self
     }
 
-    /// More options of the command line.
+    /// Further options of the command line.
     pub(super) fn args(mut self, args: &[&str]) -> Setup {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
@@ -131,7 +131,7 @@ impl Setup {
         self
     }
 
-    /// It is started by a path of its own, in [`Bench::bin`].
+    /// Starts the server by a path of its own, in [`Bench::bin`].
     pub(super) fn deployed(mut self) -> Setup {
         let path = self.folder.path().join("bin/server");
         std::os::unix::fs::symlink(&self.program, &path).expect("a symlink");
@@ -139,7 +139,7 @@ impl Setup {
         self
     }
 
-    /// What `cutover run` runs, below `script.py`.
+    /// The program of `cutover run`: the text that follows `script.py`.
     pub(super) fn script(mut self, script: &'static str) -> Setup {
         self.script = script;
         self
@@ -150,7 +150,7 @@ impl Setup {
         self
     }
 
-    /// Starts it, and waits until it is live.
+    /// Starts the server, and waits until the server is live.
     pub(super) fn start(self) -> Bench {
         let stalls = Stalls::default();
         let pid_file = self.folder.path().join("disk/pid");
@@ -173,7 +173,7 @@ impl Setup {
         let (start, log) = self.with_log(start);
         let instance = start.spawn();
         answers(self.address);
-        // Written when the first generation is live.
+        // The server writes the file when the first generation is live.
         wait_until("the PID file is written", || pid_file.exists());
         let plan = Plan::new([self.address], 4, Mode::Close);
         let load = Plan { answer: Answer::Pid, pause: Duration::from_millis(20), ..plan }.start();
@@ -208,24 +208,24 @@ impl Setup {
             return (start, None);
         }
         let (read, write) = full_pipe();
-        // The stdout of the test binary is its own.
+        // The server of the library is the test binary, whose stdout stays its own.
         let start = if self.face == Face::Library { start.errors(write) } else { start.output(write) };
         (start, Some(read))
     }
 }
 
 impl Bench {
-    /// Starts it; when it answers, those outsiders do not any more.
+    /// Starts a server whose outsiders stall as soon as the server answers.
     pub(super) fn start(face: Face, cpus: usize, outsiders: &[Outsider]) -> Bench {
         Setup::new(face, cpus).without(outsiders).start()
     }
 
-    /// From now on this does not answer either.
+    /// Begins one more stall.
     pub(super) fn stalls(&self, stall: Option<Stall>) {
         self.stalls.begin(stall);
     }
 
-    /// The live generation, and a connection to it on which a request is not whole.
+    /// The live generation, and a connection to it with an incomplete request.
     pub(super) fn held(&self) -> (u32, TcpStream) {
         let live = self.live();
         let mut held = TcpStream::connect(self.address).expect("connected");
@@ -233,7 +233,8 @@ impl Bench {
         (live, held)
     }
 
-    /// Waits until this generation has nothing more to tell the next one: its listeners are closed, which the next one knows.
+    /// Waits until this generation has completed its handover: its listeners are closed, and the next generation knows
+    /// that.
     pub(super) fn has_handed_over(&self, generation: u32) {
         let next = generation + 1;
         let line = format!("the generation before has closed its listeners generation={next}");
@@ -244,12 +245,13 @@ impl Bench {
         self.instance.signal(pid, signal);
     }
 
-    /// Where the program lies that [`Setup::deployed`] starts.
+    /// The folder of the program that [`Setup::deployed`] starts.
     pub(super) fn bin(&self) -> PathBuf {
         self.folder.path().join("bin")
     }
 
-    /// SIGHUP, and the line of the log that says why the reload has failed; whoever answered before still does.
+    /// Sends SIGHUP. The log must have the reason why the reload has failed, and the process that answered before must
+    /// still answer.
     pub(super) fn refuses(&self, why: &str) {
         let (before, mark) = (self.live(), self.instance.mark());
         self.hup(before);
@@ -273,17 +275,17 @@ impl Bench {
         }
     }
 
-    /// The paths that the server has asked for, and was not answered.
+    /// The stalled paths that the server has accessed.
     pub(super) fn met(&self) -> Vec<String> {
         self.stalls.caught()
     }
 
-    /// Whatever has not answered does from now on.
+    /// Ends all stalls.
     pub(super) fn ends_stalls(&self) {
         self.stalls.end();
     }
 
-    /// Reads the notifications that have come by now, as a manager that reads again.
+    /// Reads the pending notifications, as a manager that reads again.
     pub(super) fn notifications(&self) -> Vec<String> {
         let manager = self.manager.as_ref().expect("a manager");
         manager.set_nonblocking(true).expect("set");
@@ -294,7 +296,7 @@ impl Bench {
         .collect()
     }
 
-    /// The process that answers at the control socket.
+    /// The process that listens at the control socket.
     pub(super) fn controlled_by(&self) -> Option<u32> {
         let run = std::fs::read_dir(self.folder.path().join("run")).expect("a folder");
         let path = run.filter_map(|file| Some(file.ok()?.path())).find(|path| path.extension().is_some());
@@ -303,7 +305,7 @@ impl Bench {
         u32::try_from(peer.pid.as_raw_pid()).ok()
     }
 
-    /// The process of this generation was spawned, and is gone.
+    /// Asserts that the process of this generation was spawned, and is gone.
     pub(super) fn is_gone(&self, generation: u32) {
         let line = self.instance.wait_log(&format!("spawned generation={generation} "), RELOADED);
         let pid = line.split_once("pid=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
@@ -314,12 +316,12 @@ impl Bench {
         self.folder.path().join("disk/pid")
     }
 
-    /// Who answers.
+    /// The PID of the process that answers.
     pub(super) fn live(&self) -> u32 {
         answers(self.address)
     }
 
-    /// SIGHUP, and waits until another process answers.
+    /// Sends SIGHUP, and waits until another process answers.
     pub(super) fn reload(&self) {
         let before = self.live();
         self.hup(before);
@@ -333,7 +335,7 @@ impl Bench {
         }
     }
 
-    /// What waits in the log that nobody has read.
+    /// The unread content of the log.
     fn unread_log(&self) -> String {
         let Some(log) = &self.log else { return String::new() };
         let mut log = log.try_clone().expect("a copy");
@@ -346,17 +348,17 @@ impl Bench {
                 }
             }
         });
-        // The writer writes on as soon as there is room.
+        // The server writes on as soon as the pipe has room.
         std::iter::from_fn(|| lines.recv_timeout(Duration::from_secs(1)).ok()).collect()
     }
 
-    /// So many reloads, and then a stop; nothing is lost.
+    /// Reloads this many times, and then stops; no request may be lost.
     pub(super) fn goes_on(self, reloads: usize) {
         for _ in 0..reloads {
             self.reload();
             self.load.wait_answered(20, RELOADED);
         }
-        // What `cutover run` writes is written when it begins.
+        // `cutover run` writes its files at its start, before the stalls begin.
         for outsider in self.outsiders.iter().filter(|_| self.face != Face::Run) {
             if let Some(Stall::Files(disk)) = self.stall(*outsider) {
                 let disk = disk.to_string_lossy().into_owned();
@@ -366,12 +368,12 @@ impl Bench {
         self.stops();
     }
 
-    /// SIGTERM, and all processes are gone in time; nothing was lost before.
+    /// Sends SIGTERM: all processes must be gone in time, and no request may have been lost before.
     pub(super) fn stops(self) {
         self.stops_but(0);
     }
 
-    /// The same, of all processes but this one.
+    /// The same for all processes but this one.
     pub(super) fn stops_but(self, left: u32) {
         let live = self.live();
         let Bench { face, instance, load, .. } = self;
@@ -385,8 +387,8 @@ impl Bench {
     }
 }
 
-/// An address that nobody has: no log tells where a server listens whose log nobody reads. The ports are below those that the
-/// system chooses (`net.ipv4.ip_local_port_range`), and no other test has them.
+/// An address that no process uses: if the log of a server is not read, nothing shows where the server listens. The
+/// ports are below those that the system chooses (`net.ipv4.ip_local_port_range`), and no other test uses them.
 fn address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(21_000);
     loop {
@@ -397,7 +399,7 @@ fn address() -> SocketAddr {
     }
 }
 
-/// Waits until somebody answers, and says who.
+/// Waits until a process answers, and returns its PID.
 fn answers(address: SocketAddr) -> u32 {
     let deadline = Instant::now() + RELOADED;
     loop {
@@ -409,13 +411,13 @@ fn answers(address: SocketAddr) -> u32 {
     }
 }
 
-/// The pid that the page names, if somebody answers.
+/// The PID in the page, if a process answers.
 pub(super) fn page(address: SocketAddr) -> Option<u32> {
     let text = http_get(address, "/").ok()?;
     text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok())
 }
 
-/// A datagram socket whose queue takes no more.
+/// A datagram socket whose queue is full.
 fn full_queue(path: &std::path::Path) -> UnixDatagram {
     let (socket, sender) = (UnixDatagram::bind(path).expect("bound"), UnixDatagram::unbound().expect("a socket"));
     sender.set_nonblocking(true).expect("set");
@@ -423,7 +425,7 @@ fn full_queue(path: &std::path::Path) -> UnixDatagram {
     socket
 }
 
-/// A pipe that takes no more.
+/// A pipe that is full.
 fn full_pipe() -> (PipeReader, io::PipeWriter) {
     let (read, mut write) = io::pipe().expect("a pipe");
     ioctl_fionbio(&write, true).expect("set");

@@ -1,6 +1,6 @@
-//! Nobody outside stalls a server: the service manager, the log, disks, other processes, the application's own hooks. Each
-//! outsider never answers, for good: requests are answered, reloads are done, or refused where the outsider is needed, and
-//! a stop ends it all in time.
+//! No outsider stalls a server: the service manager, the log, disks, other processes, the application's own hooks. Each
+//! outsider hangs for ever: requests are answered, reloads are done, or refused where the outsider is needed, and a
+//! stop ends the server in time.
 
 mod bench;
 mod needed;
@@ -10,14 +10,14 @@ use bench::{Bench, Face, Outsider};
 
 use crate::support::run::wait_until;
 
-/// In CI fewer reloads of each single one; all ten with `CUTOVER_LONG=1`.
+/// CI does fewer reloads for each single outsider; `CUTOVER_LONG=1` does all ten.
 fn reloads() -> usize {
     if std::env::var_os("CUTOVER_LONG").is_some() { 10 } else { 2 }
 }
 
 const FACES: [Face; 3] = [Face::Serve, Face::Library, Face::Run];
 
-/// Side by side: they wait most of the time.
+/// The servers run side by side, because they wait most of the time.
 fn one_at_a_time(cpus: usize) {
     std::thread::scope(|scope| {
         for face in FACES {
@@ -56,7 +56,7 @@ fn all_at_once_on_two_cpus() {
     all_at_once(2);
 }
 
-/// The bench itself can fail: what is stalled is really met.
+/// Negative control: the server really accesses the stalled disks.
 #[test]
 fn a_disk_that_is_stalled_is_met() {
     let bench = Bench::start(Face::Serve, 2, &[Outsider::PidFile, Outsider::ControlFolder]);

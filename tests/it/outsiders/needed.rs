@@ -1,5 +1,5 @@
-//! An outsider that a reload needs and that does not answer: the reload is refused, with the reason, and the old generation
-//! serves on. A stop needs no one.
+//! An outsider that a reload needs and that does not answer: the reload is refused with the reason, and the old
+//! generation serves on. A stop needs no outsider.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const READY: &str = "2s";
 const PREFLIGHT: &str = "its preflight (the disk of its executable, the hook or the check) has not answered in 2s";
 const NOT_READY: &str = "did not become ready in 2s";
 
-/// Twice: what hangs from the first attempt is not in the way of the second.
+/// Two attempts: the first one, which still hangs, does not block the second.
 fn refuses_and_stops(setup: Setup, stall: Option<Stall>, why: &str) {
     let bench = setup.start();
     bench.stalls(stall);
@@ -69,7 +69,7 @@ serve(sys.argv[1])";
     refuses_and_stops(setup, None, "the live processes cannot be looked at: no answer in 2s");
 }
 
-/// A next generation that is stopped is killed when its time is over.
+/// A next generation that is suspended (SIGSTOP) is killed at the end of its ready timeout.
 #[test]
 fn a_next_generation_that_is_stopped() {
     let bench = Setup::new(Face::Serve, 1).deployed().args(&["--ready-timeout", READY]).start();
@@ -80,7 +80,8 @@ fn a_next_generation_that_is_stopped() {
     bench.stops();
 }
 
-/// A generation that drains and is stopped hears nothing: neither reloads nor a stop wait for it longer than a drain may take.
+/// A draining generation that is suspended (SIGSTOP) does not react: neither reloads nor a stop wait for it longer than
+/// a drain may take.
 #[test]
 fn a_generation_before_that_is_stopped() {
     let bench = Setup::new(Face::Serve, 1).debug().start();

@@ -1,5 +1,5 @@
-//! An outsider that answers again after long: what it was asked for is done then, or is no longer wanted. What comes late for
-//! its rollout changes nothing, and the next reload works.
+//! An outsider that answers again after a long time: the pending operation is then completed, or no longer needed. A
+//! late result of an ended rollout changes nothing, and the next reload works.
 
 use std::cell::RefCell;
 
@@ -7,8 +7,8 @@ use super::bench::{Bench, Face, Outsider, Setup};
 use crate::support::run::wait_until;
 use crate::support::stall::Stall;
 
-/// The exec of a rollout that was given up ends in the end: its process is killed, and is not taken for that of the next
-/// rollout.
+/// The exec of a rollout that was given up completes at last: its process is killed, and is not taken for the next
+/// generation of a later rollout.
 fn a_late_exec_is_no_generation(face: Face) {
     let bench = Setup::new(face, 2).start();
     bench.stalls(Some(Stall::Exec));

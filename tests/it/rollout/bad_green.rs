@@ -1,11 +1,12 @@
-//! What a bad next generation gets: its end, and a clear word; the old one serves on, with nothing lost.
+//! A bad next generation is ended, with a clear reason in the log; the old generation serves on, and no request is
+//! lost.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::support::deployed::{GARBAGE, GREEN, PLAIN, Trial};
 
-/// A next generation that plays `part` fails with these words.
+/// A next generation that plays `part` fails with these words in the log.
 fn bad(part: &str, options: &[&str], words: &[&str]) {
     let trial = Trial::begin(part, options);
     trial.deployed.put(GREEN);
@@ -109,8 +110,8 @@ fn a_thousand_datagrams_a_second_do_not_stop_a_good_one() {
     trial.ends_well();
 }
 
-/// Nothing but stdin, stdout and stderr is handed over: a green that looks at exec time finds only those, and the
-/// descriptor by which the shell reads the script.
+/// Only stdin, stdout and stderr are handed over: a green that lists its descriptors at exec time finds those, and the
+/// descriptor from which the shell reads the script.
 #[test]
 fn a_fresh_green_has_three_descriptors() {
     let trial = Trial::begin("look", &[]);
@@ -121,7 +122,7 @@ fn a_fresh_green_has_three_descriptors() {
     let (own, others): (Vec<&str>, Vec<&str>) = open.iter().partition(|line| line.contains("green.sh"));
     let numbers: Vec<&str> =
         others.iter().filter_map(|line| line.split(" -> ").next()?.split_whitespace().last()).collect();
-    // dash reads the script by 10; the redirection of `ls` is made in the child, and is not seen.
+    // dash reads the script from descriptor 10; the redirection of `ls` is made in the child, and is not listed.
     assert!(own.len() <= 1, "{listing}");
     assert_eq!(numbers, ["0", "1", "2"], "{listing}");
     trial.ends_well();

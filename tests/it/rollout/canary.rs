@@ -1,4 +1,4 @@
-//! A canary gives the next generation a share of the new connections, and nobody is moved who is there already.
+//! A canary gives the next generation a share of the new connections; existing connections stay where they are.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::load::{Load, Mode, Plan, Report};
 use crate::support::process::{Instance, Start};
 
 const SOON: Duration = Duration::from_secs(20);
-/// For thousands of connections, on a machine that has other things to do.
+/// Time limit for thousands of connections, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn load(server: &Instance, mode: Mode) -> Load {
@@ -19,7 +19,7 @@ fn load(server: &Instance, mode: Mode) -> Load {
     load
 }
 
-/// What becomes of this many connections that are made now.
+/// Makes at least this many connections now, and returns the report about them.
 fn connections(server: &Instance, count: u64) -> Report {
     let load = Plan::new([server.addr()], 16, Mode::Close).start();
     load.wait_answered(count, LONG);
@@ -51,7 +51,7 @@ fn the_share_is_what_was_asked_for_and_promotion_makes_it_all() {
     }
 }
 
-/// Each step ends by itself, and the next one follows: a little, a half, all.
+/// Each step ends by itself, and the next one follows: 5 %, 50 %, all.
 #[test]
 fn steps_lead_on_by_themselves() {
     let server = Start::serve().args(["--canary", "5%:200ms,50%:2s"]).ready();
@@ -86,8 +86,8 @@ fn every_address_has_the_share() {
     assert_eq!(reload.done(), 2);
 }
 
-/// Whoever is connected stays, in the canary and in the soak. The office stays as well: main process, PID file, control
-/// socket are blue's until it retires.
+/// Existing connections stay, in the canary and in the soak. The roles stay as well: main process, PID file and control
+/// socket are blue's until blue retires.
 #[test]
 fn who_is_connected_stays_and_so_does_the_office() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -127,7 +127,7 @@ fn who_is_connected_stays_and_so_does_the_office() {
     server.wait_gone(blue, SOON);
 }
 
-/// A canary of all is one, and it can be taken back as any other.
+/// A canary of 100 % can be rolled back as any other.
 #[test]
 fn a_canary_of_all() {
     let server = Start::serve().args(["--canary", "100%:1h"]).ready();

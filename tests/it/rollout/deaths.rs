@@ -1,5 +1,5 @@
-//! A generation is killed in the middle of a rollout: the other one has everything at once. What the dead one had in hand
-//! dies with it; every failed request must be one of those.
+//! A generation is killed in the middle of a rollout: the other generation gets all connections at once. Only requests
+//! on the connections of the killed generation may fail.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::process::Instance;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// How a rollout is brought to a step, and stays there.
+/// A step at which a rollout is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Starting,
@@ -75,7 +75,7 @@ fn load(server: &Instance, mode: Mode) -> Load {
     load
 }
 
-/// When this returns no socket of the process is left: a pidfd tells the end of all its threads.
+/// When this returns, no socket of the process is left: a pidfd reports the end of all its threads.
 fn kill(server: &Instance, pid: u32) -> Instant {
     let began = Instant::now();
     server.signal(pid, Signal::KILL);
@@ -84,7 +84,7 @@ fn kill(server: &Instance, pid: u32) -> Instant {
     Instant::now()
 }
 
-/// What becomes of connections that are made now.
+/// Makes connections now, and asserts that all of them come to this generation.
 #[track_caller]
 fn all_come_to(server: &Instance, generation: u64) -> Report {
     let load = load(server, Mode::Close);
@@ -99,7 +99,7 @@ fn green_is_killed(step: Step) {
     let app = step.app();
     let server = app.start();
     let panel = Panel::of(&server);
-    // On blue, and there they stay.
+    // These connections are on blue, and stay there.
     let stay = load(&server, Mode::KeepAlive);
     let come = load(&server, Mode::Close);
     let reload = step.begin(&app, &server, &panel);
@@ -158,7 +158,7 @@ fn green_killed_in_the_soak() {
     green_is_killed(Step::Soak);
 }
 
-/// Where it has nothing in hand, nothing is lost at all.
+/// If green has no connection, no request is lost at all.
 #[test]
 fn green_killed_with_nothing_in_hand() {
     for step in [Step::Canary, Step::Soak] {
@@ -174,7 +174,7 @@ fn green_killed_with_nothing_in_hand() {
     }
 }
 
-/// The probe is repeated for as long as everything can be taken back. Green lives: so nothing is lost at all.
+/// The probe is repeated for as long as a rollback is possible. Green stays alive, so no request is lost at all.
 #[test]
 fn a_repeated_probe_that_fails_takes_everything_back() {
     for (step, again, does, why) in [
@@ -224,7 +224,7 @@ fn green_dies_by_itself() {
     }
 }
 
-/// Blue is killed: green, which is ready, becomes the live one, with everything that belongs to it.
+/// Blue is killed: green, which is ready, becomes the live generation and takes over all that belongs to the live one.
 fn blue_is_killed(step: Step) {
     let app = step.app();
     let server = app.start();
@@ -234,7 +234,7 @@ fn blue_is_killed(step: Step) {
     let green = panel.pid_of(2);
     come.wait_generation(2, SOON);
     if step == Step::Soak {
-        // What blue had from before is done.
+        // Blue has finished the connections from before the soak.
         while panel.connections_of(1) > 0 {
             come.wait_answered(10, SOON);
         }

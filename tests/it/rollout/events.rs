@@ -1,4 +1,4 @@
-//! An application hears what a rollout does, and leads it from within.
+//! An application receives the events of a rollout, and controls the rollout from within.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn with(on_canary: Option<Reaction>, on_soak: Option<Reaction>) -> App {
     App::new(Options { canary: vec![(Share::percent(5), HOUR)], soak: HOUR, on_canary, on_soak, ..Options::default() })
 }
 
-/// The events of the rollout, as the application has logged them, are these, in this order.
+/// Asserts that the application has logged these events of the rollout, in this order.
 #[track_caller]
 fn led_from_within(app: &App, words: &[&str]) {
     let server = app.start();
@@ -55,7 +55,7 @@ fn taken_back_from_the_soak() {
     led_from_within(&app, &[CANARY, SOAK, "to: Serving", back]);
 }
 
-/// What comes at the wrong time is refused, and that is an event as well.
+/// A request at the wrong time is refused, and the refusal is an event as well.
 #[test]
 fn what_is_refused_is_told() {
     let app = with(None, None);

@@ -1,4 +1,5 @@
-//! No user gets to the next generation before it has answered the probe; and if it does not answer, none ever does.
+//! No user reaches the next generation before that generation has passed the probe; if it does not pass, no user ever
+//! does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use crate::support::load::{Load, Mode, Plan};
 use crate::support::process::Instance;
 
 const SOON: Duration = Duration::from_secs(20);
-/// For thousands of connections, on a machine that has other things to do.
+/// Time limit for thousands of connections, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
-/// So many connections come while the probe runs: a share of a hundredth would be seen.
+/// The number of connections during the probe: enough to show a share of one percent.
 const MANY: u64 = 2000;
 
 fn probing(target: &str, timeout: Duration) -> Options {
@@ -27,7 +28,7 @@ fn load(targets: impl Into<Vec<SocketAddr>>) -> Load {
     load
 }
 
-/// The probe is answered by 503 for as long as some thousand users come, and by 200 then.
+/// The probe gets 503 while some thousand users connect, and 200 after that.
 fn users_stay_on_blue_until_it_passes(listen: &str, hosts: &[&str]) {
     let app = App::new(Options { listen: vec![listen.into()], ..probing("/healthz", LONG) });
     app.healthz("503");
@@ -73,7 +74,7 @@ fn dual_stack() {
     users_stay_on_blue_until_it_passes("[::]:0", &["127.0.0.1", "[::1]"]);
 }
 
-/// It does not pass: these words say why, green is gone, and blue serves on.
+/// Asserts that the probe fails with these words as the reason, that green is gone, and that blue serves on.
 #[track_caller]
 fn fails(app: &App, words: &[&str]) {
     let server = app.start();
@@ -91,7 +92,7 @@ fn fails(app: &App, words: &[&str]) {
     report.assert_nothing_lost();
     assert_eq!(Vec::from_iter(&report.generations), [&1]);
     assert_eq!(server.pids(), [server.first_pid()]);
-    // And it was no more than green's word: with another one the next reload works.
+    // The failure depends on green's answer only: with another answer the next reload works.
     app.healthz("200");
     assert_eq!(panel.reload().done(), 3);
 }
@@ -121,7 +122,7 @@ fn a_redirection_passes() {
     assert_eq!(asked_with(&server, "302"), 1);
 }
 
-/// Green dies of the very question.
+/// The probe request kills green.
 #[test]
 fn a_death_while_it_is_probed() {
     let app = App::new(probing("/healthz", SOON));
@@ -133,7 +134,7 @@ fn a_death_while_it_is_probed() {
     load.stop().assert_nothing_lost();
 }
 
-/// TLS listeners, asked by what is found out, and by what is said; users are there too, by TLS and without.
+/// TLS listeners, detected by the probe or declared by its target. Users by TLS stay on blue until the probe passes.
 #[test]
 fn tls() {
     let plain_and_tls = || vec!["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
@@ -163,7 +164,7 @@ fn tls() {
     }
 }
 
-/// A plain listener that is said to be one of TLS fails, whatever it would answer.
+/// A plain listener that is declared as TLS fails the probe, whatever its answer would be.
 #[test]
 fn tls_that_is_none() {
     let app = App::new(probing("https:/healthz", Duration::from_millis(500)));
@@ -183,13 +184,13 @@ fn tls_that_says_no() {
     assert!(app.page_by_tls(server.addr()).contains("generation 1"));
 }
 
-/// How often it was asked in a rollout that is done.
+/// The number of probes that got this answer, in a rollout that is done.
 fn asked_with(server: &Instance, does: &str) -> usize {
     server.wait_log("reload done", SOON);
     server.count_log(&format!("asked for /healthz generation=2 does=\"{does}\""))
 }
 
-/// Each address is asked, and one that says no is enough.
+/// Each address is probed, and one failure is enough.
 #[test]
 fn each_of_several_addresses() {
     let listen = vec!["127.0.0.1:0".into(), "[::1]:0".into(), "127.0.0.1:0".into()];

@@ -1,4 +1,5 @@
-//! A rollback gives everything back to the old generation at once, from each step; what the next one has it finishes.
+//! A rollback returns all new connections to the old generation at once, from each step; the next generation finishes
+//! the connections that it has.
 
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use crate::support::slow::Slow;
 const SOON: Duration = Duration::from_secs(20);
 const ON_REQUEST: &[&str] = &["was rolled back on request"];
 
-/// A server whose users must lose nothing.
+/// A server whose users must lose no request.
 struct Bench {
     app: App,
     server: Instance,
     panel: Panel,
 }
 
-/// They are where the kernel led them when they came, and come anew all the time.
+/// One load stays on the connections that the kernel assigned at first, the other makes new connections all the time.
 struct Users(Vec<Load>);
 
 impl Users {
@@ -51,7 +52,7 @@ impl Bench {
         Users([Mode::Close, Mode::KeepAlive].map(begin).into())
     }
 
-    /// From now on every connection comes to this generation.
+    /// Asserts that from now on every connection comes to this generation.
     #[track_caller]
     fn all_come_to(&self, generation: u64) {
         let load = Plan::new([self.server.addr()], 16, Mode::Close).start();
@@ -61,7 +62,7 @@ impl Bench {
         assert_eq!(Vec::from_iter(&report.generations), [&generation]);
     }
 
-    /// The only process is this one.
+    /// Waits until this process is the only one.
     #[track_caller]
     fn is_alone(&self, pid: u32) {
         for other in self.server.pids() {
@@ -72,7 +73,7 @@ impl Bench {
         assert_eq!(self.server.pids(), [pid]);
     }
 
-    /// The next reload is a whole one.
+    /// Asserts that the next reload passes all steps.
     #[track_caller]
     fn recovers(&self, next: u32) {
         let mut reload = self.panel.reload();
@@ -88,8 +89,8 @@ impl Bench {
         self.all_come_to(next.into());
     }
 
-    /// Users are on green, with answers under way that are longer than the rollback: none is cut, and green goes by
-    /// itself when it has given them.
+    /// Users are on green, with answers that take longer than the rollback: no answer is cut, and green exits by itself
+    /// when its answers are finished.
     #[track_caller]
     fn goes_back(&self, reload: Watched<'_>, slow: Vec<Slow>) {
         let (blue, green) = (self.server.first_pid(), self.panel.pid_of(2));
@@ -203,7 +204,7 @@ fn in_the_soak_with_three_listeners() {
     in_the_soak(3);
 }
 
-/// A next reload does not wait for what those before have under way.
+/// A next reload does not wait for the unfinished answers of earlier generations.
 #[test]
 fn again_while_the_ones_sent_away_still_finish() {
     let bench = Bench::begin(all_steps());
@@ -226,7 +227,7 @@ fn again_while_the_ones_sent_away_still_finish() {
     users.have_lost_nothing();
 }
 
-/// Back and forth without a pause, and where no answer is long.
+/// Rollouts back and forth without a pause, with short answers only.
 #[test]
 fn again_and_again() {
     let bench = Bench::begin(Options { probe: None, ..all_steps() });

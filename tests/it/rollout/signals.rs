@@ -1,4 +1,4 @@
-//! Signals at the wrong time, and processes that die at the wrong time: nothing is lost that the kernel does not take.
+//! Signals and deaths at the wrong time: no request is lost, except those that the kernel itself drops.
 
 use std::time::{Duration, Instant};
 
@@ -40,8 +40,8 @@ fn a_hup_in_a_rollout_is_refused_and_said() {
     trial.recovers();
 }
 
-/// Whoever starts the first generation with SIGHUP blocked, as a generation does with the next, may send it at any time:
-/// it is kept until it can be handled, and then a reload is made of it.
+/// The first generation may get SIGHUP at any time if its parent has started it with SIGHUP blocked, as a generation
+/// does with the next one: the signal stays pending until it can be handled, and then causes a reload.
 #[test]
 fn a_hup_in_the_first_millisecond_is_a_reload() {
     for delay in [0, 100, 300, 600, 1000].map(Duration::from_micros) {
@@ -58,19 +58,20 @@ fn a_hup_in_the_first_millisecond_is_a_reload() {
     }
 }
 
-/// A HUP for the whole process group reaches green before it can handle one. It is not killed by it.
+/// A SIGHUP to the whole process group reaches green before green can handle one. The signal does not kill green.
 #[test]
 fn a_hup_in_the_first_millisecond_of_green_does_not_kill_it() {
     let trial = Trial::begin("", &[]);
     for generation in 2..=10 {
         let blue = trial.server.main_pid();
         trial.server.hup();
-        // As soon as there is a second process with SIGHUP blocked, which is so from just before exec on, it gets one.
+        // Green gets a SIGHUP as soon as a second process with SIGHUP blocked exists, which is so from just before exec
+        // on.
         let listening = format!("listening generation={} ", 2 * generation - 2);
         let by = Instant::now() + SOON;
         let green = loop {
             assert!(Instant::now() < by, "no green of process {blue}: {}", trial.server.log());
-            // On a busy machine it may be live, and blue gone, before it is looked for.
+            // On a busy machine green may be live, and blue gone, before the test looks for green.
             let has_begun = trial.server.log_contains(&listening);
             let mut others = trial.server.pids().into_iter().filter(|pid| *pid != blue);
             if let Some(green) = others.find(|pid| has_begun || is_child(*pid, blue) && blocks_hup(*pid)) {
@@ -115,7 +116,7 @@ fn a_term_in_a_rollout_ends_green_too() {
 fn a_term_finishes_the_requests_under_way_and_a_second_one_does_not_wait() {
     for (signals, at_once) in [(1, false), (2, true)] {
         let server = Start::serve().args(["--drain-timeout", "1h"]).ready();
-        // A request whose header has no end yet: the connection is in use.
+        // A request whose header is incomplete: the connection is in use.
         let mut client = std::net::TcpStream::connect(server.addr()).expect("connected");
         std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: x\r\n").expect("sent");
         wait_connections(&server, 1);
@@ -157,7 +158,7 @@ fn green_killed_before_it_is_ready() {
     trial.recovers();
 }
 
-/// Green listens, says READY, and is dead before users are steered to it: blue is stopped until then.
+/// Green listens, sends READY, and is dead before users are steered to green: blue is frozen until then.
 #[test]
 fn green_killed_as_soon_as_it_is_ready() {
     let trial = Trial::begin("ready-and-dead", &[]);
@@ -189,7 +190,7 @@ fn blue_killed_while_green_starts() {
     assert_eq!(server.pids(), [green], "it goes on starting, and takes over");
     assert!(!server.log_contains("has joined the group"), "{}", server.log());
     assert!(http_get(addr, "/").expect("an answer").contains("generation 2"));
-    // And it is a whole generation: it can be reloaded.
+    // Green is a complete generation: a reload works.
     deployed.put_real();
     server.signal(green, Signal::HUP);
     server.wait_log("reload done: generation 3 is live", SOON);

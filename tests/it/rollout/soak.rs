@@ -1,4 +1,4 @@
-//! In the soak all is on the next generation, and the old one can have it back.
+//! In the soak all new connections come to the next generation, and the old one can get them back.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn promotion_ends_it() {
     }
 }
 
-/// One request after another, each on a connection of its own, as fast as one client can.
+/// Requests one after another, each on a connection of its own, as fast as one client can.
 struct Tries {
     stop: Arc<AtomicBool>,
     made: JoinHandle<Vec<Try>>,
@@ -67,7 +67,7 @@ struct Tries {
 struct Try {
     began: Instant,
     ended: Instant,
-    /// What was answered, if anything.
+    /// The answer, if there was one.
     answer: Option<String>,
 }
 
@@ -97,7 +97,7 @@ fn longest_gap(tries: &[&Try]) -> Duration {
     tries.windows(2).map(|two| two[1].ended - two[0].ended).max().unwrap_or_default()
 }
 
-/// Green is killed in the soak, and somebody asks all the time: how long is nobody there?
+/// Green is killed in the soak, under constant requests: how long is the time without service?
 #[test]
 fn the_time_without_service_when_green_is_killed() {
     let server = Start::serve().args(["--soak", "1h"]).ready();
@@ -105,7 +105,7 @@ fn the_time_without_service_when_green_is_killed() {
     let mut reload = panel.reload();
     reload.reaches_soak();
     let green = panel.pid_of(2);
-    // Others have connections open, which the kernel has to close.
+    // Other clients have connections open, which the kernel has to close.
     let pause = Duration::from_millis(20);
     let others = Plan { pause, ..Plan::new([server.addr()], 32, Mode::KeepAlive) }.start();
     others.wait_answered(100, SOON);
@@ -130,7 +130,7 @@ fn the_time_without_service_when_green_is_killed() {
         tries.len() - good.len(),
         tries.len(),
     );
-    // The very next connection is answered, and by blue.
+    // The first connection after the death is answered, and by blue.
     let next = tries.iter().find(|one| one.began > gone).expect("one that began after the death");
     assert!(next.answer.as_ref().is_some_and(|answer| answer.contains("generation 1\n")), "{next:?}");
     assert!(tries.iter().filter(|one| one.began > gone).all(|one| one.answer.is_some()));

@@ -1,4 +1,4 @@
-//! SIGTERM in a rollout ends both generations, and neither cuts what it has; nobody is left behind.
+//! SIGTERM in a rollout ends both generations, and neither cuts its connections; no process is left behind.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::slow::Slow;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Nothing lives, and nobody answers.
+/// Asserts that no process lives, and that connections are refused.
 #[track_caller]
 fn is_over(server: &Instance) {
     for pid in server.pids() {
@@ -61,12 +61,12 @@ fn in_the_soak() {
     both_finish_what_they_have(Options { soak: HOUR, ..Options::default() }, &[2]);
 }
 
-/// Twice, while green is just being made: whatever came into being by then is ended.
+/// Two SIGTERM while green is being spawned: every process that exists by then is ended.
 #[test]
 fn twice_while_green_is_spawned() {
     let (mut at_once, mut spawned, mut late) = (0, 0, 0);
     let delays = [0, 50, 100, 150, 200, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 5000];
-    // From the HUP on, and from the moment on at which it is told that green is being made.
+    // The delay begins at the SIGHUP, or at the log line which says that green is being spawned.
     let from = ["", "to=starting"];
     for (delay, from) in delays.iter().flat_map(|delay| from.map(|from| (*delay, from))) {
         let server = Start::serve().ready();
@@ -78,13 +78,15 @@ fn twice_while_green_is_spawned() {
         }
         spin(delay);
         server.signal(blue, Signal::TERM);
-        // Two that come at once are one: the first has been heard when this is told (rolling back, or retiring).
+        // Two pending SIGTERM count as one: the server has taken the first when this line is logged (rolling back, or
+        // retiring).
         server.wait_log_after(mark, "to=r", SOON);
         server.signal(blue, Signal::TERM);
         assert!(server.wait_exit(SOON).success());
         server.wait_log("gone generation=1", SOON);
         if server.log_contains("reload done") {
-            // That was too late, or the machine was slow: green is live, and a stop of blue is none of its business.
+            // The SIGTERM was too late, or the machine was slow: green is live, and a stop of blue does not affect
+            // green.
             late += 1;
             server.pids().into_iter().for_each(|green| server.signal(green, Signal::TERM));
         }
@@ -98,7 +100,7 @@ fn twice_while_green_is_spawned() {
     );
 }
 
-/// There is nothing to wait on: the moment is what is tried.
+/// The moment of the signal is what the test varies, so there is no event to wait for.
 fn spin(microseconds: u64) {
     let began = Instant::now();
     while began.elapsed() < Duration::from_micros(microseconds) {

@@ -1,4 +1,4 @@
-//! A next generation that is no good: the one before serves on, the reason is said, and nothing of it is left.
+//! A next generation that fails: the old one serves on, the log has the reason, and no process of the next one is left.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::script::{DAEMON, Script, executable};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// A server that can be deployed anew.
+/// A server whose program can be replaced.
 struct Deployed {
     port: Port,
     script: Script,
@@ -26,13 +26,13 @@ impl Deployed {
         Deployed { port, script, run, first }
     }
 
-    /// A reload fails with these words, and nothing has changed.
+    /// Asserts that a reload fails with these words, and that nothing has changed.
     #[track_caller]
     fn fails(&self, words: &[&str]) {
         fails(&self.run, self.port.address, self.first, words);
     }
 
-    /// The same with this program as the next generation; the one after that is good again.
+    /// The same with this program as the next generation; a good program after that goes live.
     #[track_caller]
     fn fails_with(&self, text: &str, words: &[&str]) {
         self.script.deploy(text);
@@ -97,7 +97,7 @@ fn one_that_is_killed_before_it_is_ready() {
     Deployed::new(&[]).fails_with(text, &["generation 2 was killed by SIGKILL (9) before it was ready"]);
 }
 
-/// What is left when its first process ends goes with it.
+/// Processes that the first process leaves behind end too.
 #[test]
 fn one_that_exits_and_leaves_others_behind() {
     let text = "
@@ -124,7 +124,7 @@ time.sleep(600)
     Deployed::new(&["--ready-timeout", "2s"]).fails_with(text, &["generation 2 did not become ready in 2s"]);
 }
 
-/// The next generation's program was changed, and cannot bind any more: it says so itself, and so do we.
+/// The next generation's program was changed, and cannot bind any more: both the program and the supervisor say so.
 #[test]
 fn one_that_does_not_share_its_port_any_more() {
     let text = "serve(sys.argv[1], share=False)";
@@ -133,12 +133,12 @@ fn one_that_does_not_share_its_port_any_more() {
     server.run.wait_log("Address already in use", SOON);
 }
 
-/// The running one cannot be joined by anybody: that is said before anything is spawned, and how it is fixed.
+/// The running program does not share its port: the supervisor says so before a spawn, with the ways to fix it.
 #[test]
 fn a_running_one_that_does_not_share_its_port() {
     let (port, script) = (Port::free(), Script::new("serve(sys.argv[1], share=False)"));
     let address = port.address;
-    // The test's own socket would be in the way.
+    // The test's own socket would block the program's bind(2).
     drop(port);
     for listen in [true, false] {
         let run = match listen {

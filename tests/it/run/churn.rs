@@ -1,4 +1,4 @@
-//! Programs of several processes, each with a listener of its own: some die and come back while a rollout is under way.
+//! Programs of several processes, each with a listener of its own: some die and are replaced during a rollout.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ impl Site {
     }
 }
 
-/// Those of its workers that have answered.
+/// The workers that have answered, all of this generation.
 #[track_caller]
 fn workers(site: &Site, generation: u64) -> BTreeSet<u32> {
     let load = Plan::new([site.port.address], 8, Mode::Close).start();
@@ -48,7 +48,7 @@ fn workers(site: &Site, generation: u64) -> BTreeSet<u32> {
     report.pids
 }
 
-/// A worker of the first generation dies and comes back, and until then nobody has met another generation.
+/// A worker of the first generation dies and is replaced, and until then no other generation answers.
 #[track_caller]
 fn one_is_replaced(site: &Site, run: &Running) {
     let before = workers(site, 1);
@@ -62,7 +62,8 @@ fn one_is_replaced(site: &Site, run: &Running) {
     });
 }
 
-/// While the next generation listens and is not ready, nobody gets to it, whoever dies and comes back in this one.
+/// The next generation listens and is not ready: no client reaches it, whichever worker of the old generation is
+/// replaced.
 #[test]
 fn of_the_old_generation() {
     let site = Site::new();
@@ -75,7 +76,8 @@ fn of_the_old_generation() {
     assert_eq!(workers(&site, 2).len(), 3, "each listener of the next generation has its part");
 }
 
-/// So do a stranger's and a worker's that comes back: nobody has told who of them stands where, and nobody is led astray.
+/// The same with a stranger in the group: the order of the stranger and of the replaced worker is unknown to the
+/// supervisor, and still no connection goes astray.
 #[test]
 fn with_a_stranger() {
     let site = Site::new();
@@ -91,7 +93,8 @@ fn with_a_stranger() {
     assert!(!run.log_contains("not steered"), "{}", run.log());
 }
 
-/// One that came back stands behind all of the next generation, and is moved when that one is given up and dies.
+/// The listener of a replaced worker comes after all listeners of the next generation, and moves when that generation
+/// is given up and ends.
 #[test]
 fn of_the_old_generation_and_the_new_one_is_given_up() {
     let site = Site::new();
@@ -115,7 +118,7 @@ fn of_the_old_generation_and_the_new_one_is_given_up() {
     assert!(!run.log_contains("not steered"), "{}", run.log());
 }
 
-/// The next generation has all, and can still be had back.
+/// The next generation has all new connections, and a rollback is still possible.
 #[test]
 fn of_the_new_generation_in_the_soak() {
     let site = Site::new();
@@ -131,7 +134,7 @@ fn of_the_new_generation_in_the_soak() {
     run.wait_until("three listeners again", || workers(&site, 2).len() == 3);
 }
 
-/// Nothing is under way: each that comes gets its part at once.
+/// Outside of a rollout each new listener gets its part at once.
 #[test]
 fn while_it_serves() {
     let site = Site::new();
@@ -142,7 +145,7 @@ fn while_it_serves() {
     let before = workers(&site, 2);
     let killed = *before.first().expect("three");
     run.signal(killed, Signal::KILL);
-    // What it had in its queue has gone with it.
+    // The connections in the killed worker's queue are lost, so the loads begin when the worker is gone.
     run.wait_until("it is gone", || !run.members().contains(&killed));
     run.wait_until("three again", || {
         let now = workers(&site, 2);

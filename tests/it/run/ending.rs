@@ -1,4 +1,5 @@
-//! How it ends: with the program's exit code, in time, and with nothing left; and what happens if a generation ends by itself.
+//! The end of `cutover run`: with the program's exit code, in time, and with no process left; and a generation that
+//! ends by itself.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::support::verb::{Verb, folder};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Ignores what it is told; so do its children.
+/// A program that ignores SIGTERM, as does its child.
 const DEAF: &str = "
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 listener = listen(sys.argv[1])
@@ -48,7 +49,7 @@ fn the_code_of_the_program_is_passed_on() {
     }
 }
 
-/// It does not handle it, and is killed by it.
+/// The program has no handler for the signal, and is killed.
 #[test]
 fn one_that_is_killed_by_the_stop_signal() {
     let (_port, _script, run) = started("answer(listen(sys.argv[1]))", &[]);
@@ -100,7 +101,7 @@ fn a_second_stop_ends_at_once() {
     ends_with(&run, 128 + 9);
 }
 
-/// Before it was ready, too.
+/// A second stop also ends at once a program that was not ready.
 #[test]
 fn a_second_stop_ends_at_once_what_was_not_ready() {
     let text = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.fork()\nos.write(1, b'sleeps\\n')\ntime.sleep(600)";
@@ -108,7 +109,7 @@ fn a_second_stop_ends_at_once_what_was_not_ready() {
     let run = Run::at(port.address, script.at(port.address)).args(["--stop-timeout", "1h"]).spawn();
     run.wait_until("both sleep", || run.count_log("sleeps") == 2);
     run.signal(run.first_pid(), Signal::TERM);
-    // A signal that comes before the one before was taken is the same.
+    // A second SIGTERM would be merged with the first one, if that is still pending.
     run.signal(run.first_pid(), Signal::INT);
     ends_with(&run, 128 + 9);
     let run = Run::at(port.address, script.at(port.address)).args(["--stop-timeout", "1s"]).spawn();
@@ -117,7 +118,8 @@ fn a_second_stop_ends_at_once_what_was_not_ready() {
     ends_with(&run, 128 + 9);
 }
 
-/// A shell that passes nothing on: its child is told as well, in a reload and at the end, and finishes what it has.
+/// A shell that forwards no signal: its child gets the stop signal as well, in a reload and at the end, and finishes
+/// its requests.
 #[test]
 fn what_the_first_process_leaves_behind_is_told_to_stop() {
     let (port, script) = (Port::free(), Script::server());
@@ -136,7 +138,7 @@ fn what_the_first_process_leaves_behind_is_told_to_stop() {
     ends_with(&run, 128 + 15);
 }
 
-/// Two reloads come and go while it finishes what it has.
+/// Two reloads come and go while the first generation finishes its request.
 #[test]
 fn an_old_one_drains_while_newer_ones_come_and_go() {
     let (port, _script, run) = started("serve(sys.argv[1])", &["--linger", "100ms"]);
@@ -190,7 +192,7 @@ fn one_drains() -> (Port, Script, Running, UnderWay) {
     (port, script, run, under_way)
 }
 
-/// Nobody is left who would see to the ones that drain.
+/// No serving generation is left, so the draining ones are ended.
 #[test]
 fn one_that_ends_by_itself_while_an_older_one_drains() {
     let (_port, _script, run, under_way) = one_drains();
@@ -200,7 +202,7 @@ fn one_that_ends_by_itself_while_an_older_one_drains() {
     assert!(under_way.was_cut());
 }
 
-/// A stop waits for those that drain; a second one does not.
+/// A stop waits for the draining generations; a second stop does not.
 #[test]
 fn a_stop_while_an_older_one_drains() {
     let (_port, _script, run, under_way) = one_drains();
@@ -218,7 +220,7 @@ fn a_stop_while_an_older_one_drains() {
     assert!(under_way.was_cut());
 }
 
-/// The next one is started already, and all that is left: it is live, and ready when it is.
+/// The next generation has started already, and is the only one left: it becomes live at once, and is ready later.
 #[test]
 fn one_that_ends_by_itself_while_the_next_one_starts() {
     let (port, script, run) = started("serve(sys.argv[1])", &[]);

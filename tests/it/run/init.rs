@@ -1,4 +1,5 @@
-//! The first process of a PID namespace, as in a container, or a subreaper elsewhere: it adopts orphans, and reaps them.
+//! The supervisor as the first process of a PID namespace, as in a container, or as a subreaper elsewhere: it adopts
+//! orphans, and reaps them.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::support::{http_get, skip};
 const SOON: Duration = Duration::from_secs(20);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
 
-/// Leaves an orphan at each USR1 that ends at once, and one that stays; ends with 7.
+/// At each SIGUSR1 the program leaves two orphans: one ends at once, and one stays. The exit code is 7.
 const ORPHANS: &str = "
 listener = listen(sys.argv[1])
 stop_at(listener)
@@ -30,7 +31,7 @@ answer(listener)
 sys.exit(7)
 ";
 
-/// One that is the first process of its namespace, and its pid outside.
+/// A supervisor that is the first process of its namespace, and its PID outside.
 struct Container {
     unshare: Instance,
     first: u32,
@@ -52,7 +53,7 @@ impl Container {
         Some(Container { first: *first.first()?, unshare })
     }
 
-    /// As many processes, it included.
+    /// Waits until this many processes are there, the supervisor included, and no zombie.
     #[track_caller]
     fn wait_processes(&self, wanted: usize) {
         wait_until(&format!("{wanted} processes and no zombie"), || {
@@ -68,7 +69,7 @@ fn as_the_first_process_it_reaps_what_it_adopts_and_passes_signals_and_the_code_
     let live = container.unshare.wait_log(" live generation=1 ", SOON);
     assert!(!live.contains("pid=1 "), "{live}");
     container.unshare.signal(container.first, Signal::USR1);
-    // Itself, the program, and the orphan that stays.
+    // The supervisor, the program, and the orphan that stays.
     let both = || container.unshare.count_log("an orphan") == 2;
     wait_until("both have begun", both);
     container.wait_processes(3);
@@ -76,7 +77,7 @@ fn as_the_first_process_it_reaps_what_it_adopts_and_passes_signals_and_the_code_
     container.unshare.signal(container.first, Signal::HUP);
     container.unshare.wait_log("generation 2 is live", SOON);
     container.unshare.wait_log("gone generation=1", SOON);
-    // The orphan of the old one went with it.
+    // The orphan of the old generation has ended with it.
     container.wait_processes(2);
     assert_ne!(pid_in(&before), pid_in(&http_get(port.address, "/").expect("an answer")));
     container.unshare.signal(container.first, Signal::TERM);
@@ -84,7 +85,8 @@ fn as_the_first_process_it_reaps_what_it_adopts_and_passes_signals_and_the_code_
     assert!(!container.unshare.log_contains("WARN orphans"), "{}", container.unshare.log());
 }
 
-/// A signal that it has no use for would not reach a first process at all; the program's death by one is passed on.
+/// The kernel drops a signal that a first process does not handle; the supervisor passes on the program's death by a
+/// signal.
 #[test]
 fn as_the_first_process_it_passes_a_death_on() {
     let (port, script) = (Port::free(), Script::new("answer(listen(sys.argv[1]))"));
@@ -107,7 +109,7 @@ fn elsewhere_it_adopts_them_too() {
     assert_eq!(run.members(), [].into());
 }
 
-/// Each of two generations makes a thousand, while the one is replaced by the other.
+/// Each of two generations makes a thousand orphans, while the first is replaced by the second.
 #[test]
 fn a_thousand_orphans_at_once() {
     let text = "

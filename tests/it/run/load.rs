@@ -1,4 +1,4 @@
-//! Reloads of real servers in other languages, under load: no request fails that cutover is answerable for.
+//! Reloads of real servers in other languages, under load: no request fails for which cutover is responsible.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,13 +20,14 @@ fn name(signal: Signal) -> String {
     signal.as_raw().to_string()
 }
 
-/// The library's own server: it knows that it is supervised.
+/// The library's own server, which detects that it is supervised.
 #[test]
 fn the_reference_server() {
     serve_under_load(&[]).iter().for_each(Report::assert_nothing_lost);
 }
 
-/// Nothing steers and nothing migrates: the retiring server ignores new handshakes, which come again a second later.
+/// Without steering and without migration the retiring server ignores new handshakes, which clients repeat a second
+/// later.
 #[test]
 fn the_reference_server_without_steering() {
     serve_under_load(&[("CUTOVER_STEERING", "off")]).iter().for_each(Report::assert_nothing_lost);
@@ -49,7 +50,7 @@ fn serve_under_load(environment: &[(&str, &str)]) -> Vec<Report> {
     reports
 }
 
-/// The negative control: steered nowhere, and told to stop at once.
+/// Negative control: no steering, and no linger time before the stop signal.
 #[test]
 fn without_steering_and_without_patience_requests_are_lost_and_counted() {
     let port = Port::free();
@@ -69,11 +70,11 @@ fn without_steering_and_without_patience_requests_are_lost_and_counted() {
 }
 
 fn plan(address: SocketAddr, mode: Mode) -> Plan {
-    // With a pause, so that the next generation gets its share of a small machine.
+    // The pause leaves the next generation its share of a small machine.
     Plan { answer: Answer::Pid, pause: Duration::from_millis(2), ..Plan::new([address], CLIENTS, mode) }
 }
 
-/// Reloads, each time when the clients have seen some hundred answers more.
+/// Reloads repeatedly, and lets the clients get some hundred answers in between.
 fn reload_under_load(program: Program, with: impl FnOnce(Run) -> Run) -> Vec<Report> {
     let port = Port::free();
     let Some(served) = program.at(port.address) else { return vec![] };
@@ -89,22 +90,22 @@ fn reload_under_load(program: Program, with: impl FnOnce(Run) -> Run) -> Vec<Rep
     }
     let reports: Vec<Report> = loads.into_iter().map(Load::stop).collect();
     reports.iter().for_each(|report| println!("{program:?}: {RELOADS} reloads: {report}"));
-    // The others change their connections when they like.
+    // The other clients keep their connections, and need not meet every process.
     let fresh = &reports[0];
     assert!(fresh.pids.len() as u64 > RELOADS, "only {} processes have answered: {fresh}", fresh.pids.len());
-    // By steering, and not because the kernel's hash was kind.
+    // The result must come from steering, and not from a lucky hash of the kernel.
     assert!(!run.log_contains(" not steered, "), "{}", run.log());
     run.wait_no_zombies();
     reports
 }
 
-/// Nothing at all fails: what keeps its connections ends them gently.
+/// No request fails at all: a program that keeps connections alive ends them gracefully.
 fn nothing_fails(program: Program) {
     let reports = reload_under_load(program, |run| run);
     reports.iter().for_each(Report::assert_nothing_lost);
 }
 
-/// It closes kept connections as it likes; of new ones none is lost.
+/// The program closes kept connections at any time; on new connections no request is lost.
 fn nothing_fails_but_on_kept_connections(program: Program) {
     let reports = reload_under_load(program, |run| run);
     reports.iter().for_each(Report::assert_nothing_lost_but_on_reused);
@@ -144,7 +145,7 @@ fn nginx_with_four_workers() {
     nothing_fails_but_on_kept_connections(Program::Nginx);
 }
 
-/// `cutover stop` has waited for all of it: the supervisor too.
+/// `cutover stop` waits for all processes, the supervisor included.
 #[test]
 fn a_stop_waits_for_the_supervisor() {
     let port = Port::free();
@@ -154,6 +155,6 @@ fn a_stop_waits_for_the_supervisor() {
     assert_eq!(status.supervisor.map(cutover::Pid::number), Some(run.first_pid()));
     let ended = Verb::new("stop").within(&run.directory().join("run")).args(["--name", "it"]).run();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
-    // A zombie at the most: this test is its parent.
+    // At most a zombie is left, because this test is its parent.
     assert_eq!(run.pids(), [] as [u32; 0], "{}", run.log());
 }

@@ -1,4 +1,4 @@
-//! What a service manager hears of it (sd_notify(3)): always from the supervisor, which stays its main process.
+//! Notifications to a service manager (sd_notify(3)): all come from the supervisor, which stays the main process.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::script::Script;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// All of them, and that each is from the supervisor and names no other process.
+/// All notifications; asserts that each one is from the supervisor, and names no other process.
 #[track_caller]
 fn heard(run: &Running) -> Vec<Notification> {
     let all = run.notifications();
@@ -79,7 +79,7 @@ fn one_that_cannot_begin_was_never_ready() {
     assert_eq!(states(&heard(&run)), [] as [&str; 0]);
 }
 
-/// The words of the program come with the next beat.
+/// The status text of the program comes with the next heartbeat.
 #[test]
 fn what_the_program_says_about_itself() {
     let text = "
@@ -105,7 +105,7 @@ fn watched(text: &str) -> (Port, Script, Running) {
     (port, script, run)
 }
 
-/// Waits for some more pings, and returns the longest time without one.
+/// Waits for this many more pings, and returns the longest time without one.
 #[track_caller]
 fn pings(run: &Running, more: usize) -> Duration {
     let mut last = Instant::now();
@@ -121,7 +121,7 @@ fn pings(run: &Running, more: usize) -> Duration {
     longest
 }
 
-/// The watchdog notices: nobody pings for longer than it waits.
+/// Waits until no ping has come for longer than the watchdog's time.
 #[track_caller]
 fn is_noticed(run: &Running) {
     run.wait_until("nobody pings any more", || {
@@ -140,7 +140,8 @@ fn the_watchdog_of_a_program_that_knows_of_none() {
     heard(&run);
 }
 
-/// A third of the time, as the supervisor does it, and only if it may be meant.
+/// A program that pings at a third of the watchdog's time, as the supervisor does; WATCHDOG_PID must not name another
+/// process.
 const PINGS: &str = "
 assert 'WATCHDOG_PID' not in os.environ
 def ping():
@@ -153,7 +154,7 @@ threading.Thread(target=ping, daemon=True).start()
 serve(sys.argv[1])
 ";
 
-/// From its first ping on its own word counts: one that hangs is noticed.
+/// From the first ping on, the program's own pings count: a program that hangs is detected.
 #[test]
 fn the_watchdog_of_a_program_that_pings() {
     let (_port, _script, run) = watched(PINGS);
@@ -163,7 +164,7 @@ fn the_watchdog_of_a_program_that_pings() {
     is_noticed(&run);
     run.signal(first, Signal::CONT);
     assert!(pings(&run, 5) < WATCHDOG);
-    // Through a reload, in which there is always one that is heard.
+    // During a reload the pings of one of the generations always count.
     run.reload_to(2);
     run.wait_reaped(first);
     assert!(pings(&run, 3) < WATCHDOG);
@@ -172,7 +173,7 @@ fn the_watchdog_of_a_program_that_pings() {
     heard(&run);
 }
 
-/// It hangs, and a reload is asked for: its successor is heard as soon as it is live.
+/// The program hangs, and a reload is requested: the pings of the next generation count as soon as it is live.
 #[test]
 fn a_reload_of_a_program_that_hangs() {
     let (_port, _script, run) = watched(PINGS);

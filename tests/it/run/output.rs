@@ -1,4 +1,4 @@
-//! What the program writes is its own: it goes where the supervisor's output goes, and not through it.
+//! The program writes to the supervisor's stdout and stderr directly, and not through the supervisor.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -72,13 +72,13 @@ impl Piped {
 
 impl Drop for Piped {
     fn drop(&mut self) {
-        // What it supervises ends with it, if it can.
+        // The program ends with the supervisor, if the supervisor can end it.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
     }
 }
 
-/// 100 MB by each of two generations, while the one is replaced by the other.
+/// Each of two generations writes 100 MB, while the first is replaced by the second.
 #[test]
 fn a_flood_is_not_held_up_and_not_held_in_memory() {
     let text = "
@@ -140,7 +140,7 @@ fn one_that_closes_its_output() {
     assert_eq!(run.wait_exit(SOON).code(), Some(0));
 }
 
-/// Its log is gone, and it serves and reloads all the same.
+/// The reader of the log is gone: the supervisor serves and reloads all the same.
 #[test]
 fn whoever_reads_the_supervisor_is_gone() {
     let (port, script) = (Port::free(), Script::server());
@@ -149,7 +149,7 @@ fn whoever_reads_the_supervisor_is_gone() {
     drop((run.out.take(), run.err.take()));
     run.signal(Signal::HUP);
     let second = run.wait_answer(&port, |pid| pid != first);
-    // This one fails, which is said, to nobody.
+    // This reload fails, and no process reads the log line about it.
     script.deploy("sys.exit(3)");
     let control = run.folder.path().to_owned();
     let reload = crate::support::verb::Verb::new("reload").within(&control).args(["--name", "it"]).run().with(75);

@@ -1,4 +1,4 @@
-//! The operator's own check before each reload: it agrees, or there is none.
+//! The operator's own check before each reload: a reload happens only if the check passes.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ fn one_that_is_missing() {
     refuses(&run, "generation 2 has no preflight check: the executable no-such-check is not in PATH");
 }
 
-/// With all that it has started.
+/// The check is killed with all processes that it has started.
 #[test]
 fn one_that_hangs_is_killed_in_time() {
     let (_port, _script, run) = with("sh -c 'sleep 601; :'", &["--ready-timeout", "1s"]);
@@ -60,7 +60,7 @@ fn one_that_hangs_is_killed_in_time() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
-/// And with the supervisor that waits for it.
+/// The check ends with the supervisor that waits for it.
 #[test]
 fn one_that_hangs_does_not_hold_up_the_end() {
     let (_port, _script, run) = with("sh -c 'echo begun; sleep 602; :'", &[]);

@@ -1,4 +1,4 @@
-//! How it is known that a generation is ready, the first one and the next: by what it says, by an answer, by time.
+//! Readiness of a generation, the first one and the next: by a notification, by an HTTP answer, by time.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn answered_by(port: &Port) -> u32 {
     pid_in(&http_get(port.address, "/").expect("an answer")).expect("a pid")
 }
 
-/// It listens long before it says that it is ready, and waits for the test in between.
+/// A program that listens long before its READY=1, and waits for the file `go` in between.
 fn waits(go: &str, then: &str) -> String {
     format!(
         "
@@ -35,9 +35,10 @@ answer(listener)
     )
 }
 
-/// The first generation is ready from now on, and not before: who it is. The next one has to wait again.
+/// Asserts that the first generation is ready from now on, and not before; returns its PID. The next generation has to
+/// wait again.
 fn is_first_from(go: &str, run: &Running) -> u32 {
-    // It is asked whether it is so, and it is not: no time has to pass for that.
+    // The program cannot be ready before the file exists, so this check needs no waiting time.
     assert!(!run.log_contains(" live generation=1 "));
     std::fs::write(go, "").expect("written");
     run.wait_log(" live generation=1 ", SOON);
@@ -45,7 +46,8 @@ fn is_first_from(go: &str, run: &Running) -> u32 {
     run.live()
 }
 
-/// All users are on the old one while the new one listens beside it, and on the new one from now on.
+/// Asserts that all users are on the old generation while the new one listens beside it, and on the new one from now
+/// on.
 fn is_live_from(go: &str, port: &Port, run: &Running, first: u32) {
     for _ in 0..20 {
         assert_eq!(answered_by(port), first);
@@ -124,7 +126,7 @@ fn it_says_that_it_failed() {
     run.wait_until("nothing of it is left", || run.members() == [first].into());
 }
 
-/// Each time that it is ready only after the deadline of the start; and the manager above is asked for the time, too.
+/// Each generation is ready only after the ready timeout; the service manager gets the request for more time, too.
 #[test]
 fn it_asks_for_more_time() {
     let text = "
@@ -160,7 +162,7 @@ fn it_has_run_for_so_long() {
     assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
 }
 
-/// After the time it must listen all the same: it is looked.
+/// After the delay the generation must listen all the same: the supervisor checks that.
 #[test]
 fn it_has_run_for_so_long_and_does_not_listen() {
     let (port, script, run) = spawn("serve(sys.argv[1])", &["--ready", "delay:1s"]);
@@ -214,7 +216,7 @@ fn it_never_answers_over_http_as_it_should() {
     run.wait_until("nothing of it is left", || run.members() == [first].into());
 }
 
-/// Wherever it is found to listen when a reload begins.
+/// The addresses are those on which the program listens when a reload begins.
 #[test]
 fn where_it_listens_is_found_out() {
     let (one, two) = (Port::free(), Port::free());

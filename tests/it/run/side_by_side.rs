@@ -1,4 +1,4 @@
-//! What a program does to kept connections when it is told to stop is its own: with cutover and without, side by side.
+//! The treatment of kept connections at a stop depends on the program alone: with cutover and without, side by side.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::run::Run;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// In CI it is seen that it can be measured; with cutover there are thirty in `load.rs`.
+/// CI only shows that the measurement works; `load.rs` does thirty reloads with cutover.
 fn rounds() -> u64 {
     if std::env::var_os("CI").is_some() { 3 } else { 10 }
 }
@@ -20,13 +20,13 @@ fn loads(port: &Port) -> [crate::support::load::Load; 2] {
     [Mode::Close, Mode::KeepAlive].map(|mode| plan(mode).start())
 }
 
-/// As it is done by hand: another copy beside it, and when that answers, the stop signal for the first.
+/// A restart by hand: start a second copy, and when the copy answers, send the stop signal to the first.
 fn without(program: Program) -> Option<[Report; 2]> {
     let port = Port::free();
     let served = program.at(port.address)?;
     let begin = |served: &Served| Start::program(&served.command[0]).args(&served.command[1..]).spawn();
     let mut blue: Instance = begin(&served);
-    // Each worker has answered: a signal to one that has just been born may be lost.
+    // Each worker must have answered: a signal to a worker that was just forked may be lost.
     let wait = |copy: &Instance| {
         let load = Plan { answer: Answer::Pid, ..Plan::new([port.address], 8, Mode::Close) }.start();
         copy.pids().iter().for_each(|_| load.wait_answered(200, SOON));

@@ -1,4 +1,5 @@
-//! Signals of the supervisor go to the first process of the program, as themselves where they have no meaning of their own.
+//! The supervisor forwards its signals to the first process of the program, unchanged where they have no meaning for
+//! itself.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::support::script::Script;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Says each signal that it gets, and ends by itself at three of them, with a code that says which.
+/// A program that prints each signal, and ends at SIGTERM, SIGINT or SIGQUIT with a code that identifies the signal.
 const LISTENER: &str = "
 listener = listen(sys.argv[1])
 def got(number, _):
@@ -42,7 +43,7 @@ fn those_that_mean_nothing_to_the_supervisor_go_to_the_program() {
         run.signal(run.first_pid(), signal);
         run.wait_log(&format!("generation got SIG{name}"), SOON);
     }
-    // To the live one.
+    // The signal goes to the live generation.
     let (before, first) = (run.mark(), run.live());
     run.reload_to(2);
     run.wait_reaped(first);
@@ -73,7 +74,7 @@ fn a_stop_goes_to_the_program_as_what_it_is() {
     }
 }
 
-/// Those that are no use to it yet would kill it: that is the program's business.
+/// A signal that the program does not handle yet would kill it: that is up to the program.
 #[test]
 fn before_the_first_generation_is_ready() {
     let text = LISTENER.replace("listener = listen(sys.argv[1])", "").replace(
@@ -112,7 +113,7 @@ fn a_stop_before_the_first_generation_is_ready() {
     assert!(!run.log_contains("before it was ready"), "it was told to: {}", run.log());
 }
 
-/// The one that is asked over HTTP whether it is ready has ended, or is told to: nobody waits for its answer.
+/// The generation that is asked over HTTP gets the stop signal, or ends: the supervisor does not wait for its answer.
 #[test]
 fn a_stop_and_an_end_while_the_first_generation_is_asked() {
     let text = "

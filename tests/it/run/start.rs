@@ -1,4 +1,4 @@
-//! A program that cannot begin: said with the reason, by the exit code too, and nothing is left behind.
+//! A program that cannot begin: log and exit code give the reason, and no process is left behind.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::verb::Verb;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Starts it, and it ends by itself with this code and these words in its log.
+/// Asserts that the run ends by itself, with this code and with these words in its log.
 #[track_caller]
 fn ends_with(run: Run, code: i32, words: &[&str]) {
     let run = run.spawn();
@@ -46,7 +46,7 @@ fn a_command_that_cannot_be_executed() {
     );
 }
 
-/// Before anything is looked at, and with a word about what is wrong.
+/// Wrong usage is refused before any other check, with the reason.
 #[test]
 fn what_cannot_be_meant() {
     let usages: [(&[&str], &str); 10] = [
@@ -101,7 +101,7 @@ fn one_that_daemonises_is_named_as_such_and_ended() {
     );
 }
 
-/// As nginx does it, which also writes its title over its environment, by which orphans are known otherwise.
+/// nginx daemonises in this way; its title also overwrites its environment, by which orphans are found otherwise.
 #[test]
 fn one_that_daemonises_and_wipes_its_environment() {
     let port = Port::free();
@@ -127,7 +127,7 @@ fn one_that_never_listens_is_given_up_with_all_its_children() {
     ends_with(run, 69, &["cannot begin: generation 1 did not become ready in 1s: it does not listen on"]);
 }
 
-/// Which is said: where it listens instead is the first thing that anybody would want to know.
+/// The message names the address on which the program listens instead, because an operator needs that first.
 #[test]
 fn one_that_listens_elsewhere_is_given_up() {
     let (port, other) = (Port::free(), Port::free());

@@ -1,4 +1,4 @@
-//! Who else listens on the program's port: a stranger is named, and none of the program's own processes is one.
+//! Other listeners on the program's port: a stranger is named, and the program's own processes are not.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::run::Run;
 const SOON: Duration = Duration::from_secs(30);
 const NAMED: &str = " has joined the group ";
 
-/// Also before the first reload, which is when their sockets are looked up for other reasons.
+/// The check also works before the first reload; a reload looks up the sockets for other reasons anyway.
 #[test]
 fn only_a_stranger_is_named() {
     let port = Port::free();

@@ -1,4 +1,4 @@
-//! On a terminal: the program has the keyboard and Ctrl-C, as if a shell had started it.
+//! `cutover run` on a terminal: the program has the keyboard and Ctrl-C, as if a shell had started it.
 
 use crate::support::terminal::{Shown, Terminal};
 use crate::support::verb::Verb;
@@ -34,12 +34,12 @@ fn what_is_typed_goes_to_the_program() {
 fn a_shell_with_jobs_of_its_own() {
     let terminal = run(&["sh", "-i"]);
     terminal.types(b"echo $((6*7))\n");
-    // Behind a prompt, or below one beside which the log goes on.
+    // The answer follows a prompt, or comes below a prompt that is followed by log text.
     terminal.wait("its answer", |picture| picture.iter().any(|line| line.ends_with("42")));
-    // In a group of its own.
+    // The job runs in a process group of its own.
     terminal.types(b"sh -c 'read word; echo \"<$word>\"'\n");
     terminal.types(b"more\n");
-    // Behind a prompt, if what was typed ahead is echoed before that is shown.
+    // The answer follows the prompt on the same line, if the input was echoed before the prompt was shown.
     terminal.wait("the answer of a job", |picture| picture.iter().any(|line| line.ends_with("<more>")));
     terminal.types(b"exit 3\n");
     ends_with(terminal, 3);
@@ -65,7 +65,7 @@ fn an_interrupt_goes_to_the_program_and_ends_it() {
     ends_with(terminal, 9);
 }
 
-/// A shell that runs it, and reads a line when it has ended.
+/// A shell that runs the supervisor, and reads a line after its end.
 fn in_a_shell(words: &str) -> Terminal {
     let script = format!("{CUTOVER} run --no-control {words}; echo ended $?; read word; echo \"<$word>\"");
     Terminal::run(Verb::by("sh", "-c").args([script]), 100, 30)
@@ -78,7 +78,7 @@ fn the_shell_goes_on(terminal: Terminal, after: &'static str) {
     ends_with(terminal, 0);
 }
 
-/// The shell that has started it can read again.
+/// The shell that has started the supervisor can read again.
 #[test]
 fn the_shell_has_the_terminal_back() {
     let terminal = in_a_shell("-- sh -c 'echo begun; exec cat'");
@@ -87,13 +87,13 @@ fn the_shell_has_the_terminal_back() {
     the_shell_goes_on(terminal, "ended 0");
 }
 
-/// And if it could not even begin.
+/// The same for a program that could not even begin.
 #[test]
 fn the_shell_has_the_terminal_back_from_one_that_was_not_ready() {
     the_shell_goes_on(in_a_shell("--ready notify -- sh -c 'exit 4'"), "ended 4");
 }
 
-/// It belongs to whichever generation is live.
+/// The terminal belongs to the live generation.
 #[test]
 fn the_next_generation_has_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,7 +117,7 @@ fn the_next_generation_has_it() {
     };
     answers(pid(1), "one");
     Verb::new("reload").within(folder.path()).args(["--name", "it"]).run().with(0);
-    // One that reads already gets the next line, whoever has the terminal then.
+    // A process that is in read(2) already gets the next line, whichever process has the terminal then.
     terminal.wait_text(" gone generation=1 ");
     answers(pid(2), "two");
     terminal.types(b"\x04");

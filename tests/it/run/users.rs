@@ -1,4 +1,4 @@
-//! Programs of another user, and a sandbox that lets nobody copy a socket.
+//! Programs of another user, and a sandbox that forbids copies of sockets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,18 +22,18 @@ fn may_change_user() -> bool {
     is_root
 }
 
-/// A port that is free for all: one that the test's user holds is not shared with others.
+/// A port that is free for every user: a port that the test's user holds is not shared with others.
 fn free() -> SocketAddr {
     Port::free().address
 }
 
-/// Who is in the way of others of his kind only.
+/// Lets other users read the script.
 fn readable(script: &Script) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(script.folder(), std::fs::Permissions::from_mode(0o755)).expect("set");
 }
 
-/// How many listen there on IPv4, by /proc/net/tcp: state 0A.
+/// The number of IPv4 listeners on the port, from /proc/net/tcp: state 0A.
 fn listeners(port: u16) -> usize {
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("readable");
     let (port, mut listening) = (format!(":{port:04X}"), 0);
@@ -49,7 +49,7 @@ fn uid(pid: u32) -> u32 {
     line.split_whitespace().next().expect("one").parse().expect("a number")
 }
 
-/// Each of some reloads is steered, and each new one serves.
+/// Asserts that each of three reloads leads all connections to a new generation.
 #[track_caller]
 fn reloads(run: &Running, address: SocketAddr) {
     for generation in 2..=4 {
@@ -88,7 +88,7 @@ answer(listener)
     assert!(!run.log_contains("WARN"), "{}", run.log());
 }
 
-/// Its listeners belong to another user than the supervisor, so that this one cannot join them.
+/// The listeners belong to another user than the supervisor, which therefore cannot join their group.
 #[test]
 fn one_that_has_other_rights_from_the_start() {
     if !may_change_user() {
@@ -102,7 +102,7 @@ fn one_that_has_other_rights_from_the_start() {
     assert!(!run.log_contains("WARN"), "{}", run.log());
 }
 
-/// It says so itself, and is the other user's: no check beforehand can tell.
+/// The program itself reports the failure: for another user's listener no check beforehand can detect it.
 #[test]
 fn one_of_another_user_that_does_not_share_its_port() {
     if !may_change_user() {
@@ -120,7 +120,7 @@ fn one_of_another_user_that_does_not_share_its_port() {
     assert_eq!(pid_in(&http_get(address, "/").expect("an answer")), Some(first));
 }
 
-/// A supervisor without rights, as the user that it shall be.
+/// A supervisor without privileges, started as the user that the program is to have.
 #[test]
 fn one_without_rights() {
     if !may_change_user() {
@@ -140,8 +140,8 @@ fn one_without_rights() {
     assert!(!run.log_contains("not steered"), "{}", run.log());
 }
 
-/// As Docker's default profile does it: the supervisor joins them with a listener of its own, and is gone from there when all
-/// is done.
+/// As under Docker's default profile: the supervisor joins the group with a listener of its own, and closes that
+/// listener when all is done.
 #[test]
 fn where_no_socket_can_be_copied() {
     let (port, script) = (Port::free(), Script::server());
@@ -163,7 +163,8 @@ fn where_no_socket_can_be_copied() {
     run.wait_until("only the program listens", || ours() == 1);
 }
 
-/// Where it may not listen as that user either: it is said once, and left to the kernel.
+/// Where the supervisor may not listen as that user either, the log says so once, and the kernel distributes the
+/// connections.
 #[test]
 fn where_no_socket_of_another_user_can_be_copied() {
     if !may_change_user() {
@@ -194,7 +195,7 @@ fn where_no_socket_of_another_user_can_be_copied() {
     }
 }
 
-/// A canary, which needs steering, works there too, and is taken back.
+/// A canary, which needs steering, works without copies too, and is rolled back.
 #[test]
 fn where_no_socket_can_be_copied_and_a_canary_is_asked_for() {
     let (port, script) = (Port::free(), Script::server());

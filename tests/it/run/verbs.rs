@@ -1,4 +1,4 @@
-//! The verbs, on a server in another language: they are the same as on one of ours.
+//! The verbs work on a server in another language as on a server of the library.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ fn promote_and_roll_back() {
     load.stop().assert_nothing_lost();
 }
 
-/// Green dies in the canary: users are back where they were.
+/// Green dies in the canary: all users are on blue again.
 #[test]
 fn a_canary_that_dies() {
     let Some(server) = serving(&["--canary", "50%:1h"]) else { return };

@@ -1,5 +1,5 @@
-//! A program whose worker processes, each with a listener of its own, die and come back: while it serves, and while it is
-//! replaced.
+//! A program whose worker processes, each with a listener of its own, die and are replaced: while the program serves,
+//! and during a reload.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,8 +45,8 @@ while workers:
         begin()
 ";
 
-/// Each accepts nothing any more when it is told to stop, and shuts its listener down some time after that. A copy of the
-/// listener, unlike at a close, does not keep it open.
+/// Each worker stops accepting at the stop signal, and shuts its listener down some time later. A copy of the listener
+/// does not prevent that, unlike a close.
 const SHUTTERS: &str = "
 class Stop(Exception):
     pass
@@ -97,7 +97,7 @@ impl Serving {
         Serving { port, run, load, killed: 0, script }
     }
 
-    /// The workers of the live generation, when it has all of them.
+    /// The workers of the live generation, once all of them are there.
     #[track_caller]
     fn workers(&self, master: u32) -> BTreeSet<u32> {
         let children = || children_of(master);
@@ -113,14 +113,14 @@ impl Serving {
         self.load.wait_answered(50, SOON);
     }
 
-    /// Each of them gets connections.
+    /// Asserts that each worker gets connections.
     #[track_caller]
     fn all_answer(&self, master: u32) {
         let workers: BTreeSet<u64> = self.workers(master).into_iter().map(u64::from).collect();
         self.run.wait_until("each worker answers", || workers.is_subset(&self.load.generations()));
     }
 
-    /// What was in the hands of one that died may have failed, and nothing else.
+    /// Requests at a killed worker may have failed, and no others.
     #[track_caller]
     fn end(self) {
         let report = self.load.stop();
@@ -174,7 +174,7 @@ fn they_shut_down_one_after_the_other_and_no_copy_may_be_had() {
     reloaded(Serving::of(SHUTTERS, |run| run.with(|start| start.refused(Refused::PidfdGetfd))));
 }
 
-/// Four, then one, then four: whoever is the only one is moved by each close of the others.
+/// Four workers, then one, then four: the closes of the four move the listener of the single one.
 fn reloaded_with_fewer(with: impl FnOnce(Run) -> Run) {
     let server = Serving::of(SHUTTERS, with);
     for generation in 2..=7 {
@@ -199,7 +199,7 @@ fn fewer_follow_and_no_copy_may_be_had() {
     reloaded_with_fewer(|run| run.with(|start| start.refused(Refused::PidfdGetfd)));
 }
 
-/// They take their time, and then close all at once. Until then each of the new ones gets its part.
+/// All workers take their time, and then close at once. Until then each of the new workers gets its part.
 fn reloaded_late(with: impl FnOnce(Run) -> Run) {
     let late = SHUTTERS.replace("0.06, 0, 0.09, 0.03", "1.5, 1.5, 1.5, 1.5");
     let server = Serving::of(&late, with);
@@ -237,7 +237,7 @@ fn between_two_reloads() {
     server.end();
 }
 
-/// One of the old generation dies while the next one starts.
+/// A worker of the old generation dies while the next generation starts.
 #[test]
 fn in_a_reload() {
     let mut server = Serving::start();

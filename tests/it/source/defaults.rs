@@ -1,4 +1,4 @@
-//! Each default is written once, in `cutover::defaults`; what else names one, says the same: rustdoc, help, docs, units.
+//! Each default is written once, in `cutover::defaults`; rustdoc, help, docs and units must give the same value.
 
 use std::fs;
 use std::path::Path;
@@ -13,12 +13,12 @@ fn read(path: &str) -> String {
         .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// A value as people read it: `30 s`, `65,536`.
+/// A duration as prose has it: `30 s`.
 fn words(value: Duration) -> String {
     format!("{} s", value.as_secs())
 }
 
-/// An option of the library and its default, as rustdoc and docs/library.md have it.
+/// The options of the library with their defaults, as rustdoc and docs/library.md have them.
 fn library() -> Vec<(&'static str, String)> {
     vec![
         ("ready_timeout", words(defaults::READY_TIMEOUT)),
@@ -37,7 +37,8 @@ fn with_comma(number: usize) -> String {
     format!("{},{:03}", number / 1000, number % 1000)
 }
 
-/// An option of the program and its default, as the help and docs/operators.md have it; `serve` or `run` is where it stands.
+/// The options of the program with their defaults, as the help and docs/operators.md have them; each with its verb,
+/// `serve` or `run`.
 fn program() -> Vec<(&'static str, &'static str, String)> {
     let seconds = |value: Duration| format!("{}s", value.as_secs());
     let mut all = Vec::new();
@@ -59,7 +60,7 @@ fn program() -> Vec<(&'static str, &'static str, String)> {
     all
 }
 
-/// What rustdoc says of the default of a method, up to the end of its paragraph's sentence.
+/// The default of a method, from its rustdoc: the text after `Default: `.
 fn documented(source: &str, method: &str) -> String {
     let (before, _) = source.split_once(&format!("pub fn {method}(")).unwrap_or_else(|| panic!("no method {method}"));
     let docs = &before[before.rfind("\n\n").unwrap_or(0)..];
@@ -138,7 +139,8 @@ fn the_docs_say_the_defaults() {
     }
 }
 
-/// systemd kills at its own time: that must be after the server has ended what is left.
+/// systemd kills at its own timeout, which must be longer than the drain: so the server itself ends the last
+/// connections.
 #[test]
 fn the_units_leave_time_for_a_drain() {
     for unit in ["cutover.service", "cutover-notify-reload.service", "cutover@.service"] {

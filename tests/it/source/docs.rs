@@ -1,4 +1,5 @@
-//! The documents name what there is: each option, verb, exit code, metric and log line; and their links lead somewhere.
+//! The documents name each option, verb, exit code, metric and log line that exists; and each of their links has a
+//! target.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::verb::Verb;
 
-/// The README is read in one sitting, or not at all.
+/// Upper limit for the README, so that readers can finish it in one sitting.
 const README_LINES: usize = 130;
 
 fn root() -> &'static Path {
@@ -39,7 +40,7 @@ fn help(words: &[&str]) -> String {
     Verb::new(words[0]).args(&words[1..]).run().with(0).out
 }
 
-/// The long options of a help text, which stand first in their lines.
+/// The long options of a help text, each of which begins its line.
 fn options(help: &str) -> BTreeSet<&str> {
     help.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| word.starts_with("--")).collect()
 }
@@ -63,7 +64,7 @@ fn each_verb_and_each_option_is_documented() {
         let options = options(&help);
         assert!(!options.is_empty() || verb == "promote" || verb == "rollback", "no option in {help}");
         for option in options {
-            // Those of a server have a row in a table; the few of the other verbs stand in the text.
+            // Options of a server have a row in a table; the few options of the other verbs are named in the text.
             let is_explained = match verb.as_str() {
                 "serve" | "run" => is_named(&book, &format!("\n| `{option}")),
                 _ => is_named(&book, option),
@@ -109,7 +110,7 @@ fn each_metric_is_documented() {
     }
 }
 
-/// The texts that a file of source logs at `info` and above.
+/// The messages that a source file logs at `info` and above.
 fn log_lines(source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let levels = ["tracing::info!(", "tracing::warn!(", "tracing::error!("];
@@ -118,7 +119,7 @@ fn log_lines(source: &str) -> Vec<String> {
     levels.into_iter().flat_map(of_level).collect()
 }
 
-/// A text without the values that are put into it.
+/// The constant parts of a message, without the inserted values.
 fn parts(line: &str) -> Vec<String> {
     let outside = line.split('{').enumerate().map(|(number, part)| match number {
         0 => part,
@@ -127,7 +128,7 @@ fn parts(line: &str) -> Vec<String> {
     outside.map(|part| part.trim().replace('`', "")).filter(|part| part.len() > 4).collect()
 }
 
-/// The last string of a call, up to its closing parenthesis: what is logged, behind the fields.
+/// The last string literal of a call, up to its closing parenthesis: the message, which follows the fields.
 fn last_literal(code: &str) -> String {
     let (mut depth, mut last, mut chars) = (1, String::new(), code.chars().peekable());
     while let Some(c) = chars.next() {
@@ -137,7 +138,7 @@ fn last_literal(code: &str) -> String {
             '"' => {
                 last.clear();
                 while let Some(c) = chars.next_if(|c| *c != '"') {
-                    // A line that goes on in the next one.
+                    // A string literal that continues on the next line.
                     if c == '\\' && chars.next_if_eq(&'\n').is_some() {
                         while chars.next_if(|c| c.is_whitespace()).is_some() {}
                     } else {
@@ -169,7 +170,7 @@ fn each_log_line_is_explained() {
             lines += 1;
             let is_explained = match line.contains('{') {
                 true => parts(&line).iter().all(|part| text.contains(part)),
-                // As it is: a word such as `live` stands in other places as well.
+                // The whole message must be there: a word such as `live` has other places as well.
                 false => page.contains(&format!("`{line}`")),
             };
             assert!(is_explained, "docs/troubleshooting.md does not explain the line `{line}` of {name}");
@@ -178,14 +179,14 @@ fn each_log_line_is_explained() {
     assert!(lines > 60, "only {lines} lines were found");
 }
 
-/// What a heading is called by in a link, as code hosts and mdBook do it.
+/// The anchor of a heading in a link, as code hosts and mdBook make it.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The lines of a page that are no code.
+/// The lines of a page outside of code blocks.
 fn prose(page: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     page.lines().filter(move |line| {
@@ -194,14 +195,14 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The targets of all links of a page that stay in this repository.
+/// The targets of all links of a page into this repository.
 fn links(page: &str) -> Vec<&str> {
     let targets = prose(page).flat_map(|line| line.split("](").skip(1));
     let targets = targets.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
     targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")).collect()
 }
 
-/// The links of this page that lead nowhere.
+/// The links of this page that have no target.
 fn dead_links(path: &Path, page: &str) -> Vec<String> {
     let folder = path.parent().expect("a folder");
     let is_dead = |link: &&str| {
@@ -250,7 +251,7 @@ fn the_readme_is_short() {
     assert!(lines <= README_LINES, "{lines} lines of at most {README_LINES}");
 }
 
-/// So that the checks above can fail.
+/// Negative control: the checks above can fail.
 #[test]
 fn a_fault_would_be_found() {
     let path = root().join("docs/faq.md");

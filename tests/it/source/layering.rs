@@ -1,4 +1,5 @@
-//! The structure of the library: rows need only rows below them, no modules form a circle, the model has no I/O and no clock.
+//! The structure of the library: each row uses only itself and the rows below it, no modules form a cycle, and the
+//! model has no I/O and no clock.
 
 mod modules;
 
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use self::modules::{Modules, files};
 
-/// From the top to the bottom: a row may use itself and the rows below it. Each row may use `error`.
+/// The rows from top to bottom: a row may use itself and the rows below it. Each row may use `error`.
 const ROWS: [&str; 10] =
     ["control", "server", "supervisor", "client", "doctor", "runtime", "config", "sys", "model", "defaults"];
-/// What stands at the same height, or needs less than all that is below it: the first may not use the second.
+/// Exceptions to this order, as pairs: the first row may not use the second one, though the second one is below.
 const APART: [(&str, &str); 8] = [
     ("server", "supervisor"),
     ("server", "client"),
@@ -23,7 +24,7 @@ const APART: [(&str, &str); 8] = [
 ];
 const GROUND: &str = "error";
 
-/// Words that have no place in the model outside its tests, as the tokens of the code stand side by side.
+/// Words that the model must not use outside its tests, as the tokens of the code with spaces between them.
 const IMPURE: [&str; 10] = [
     "Instant :: now",
     "SystemTime",
@@ -47,7 +48,7 @@ fn is_broken(row: &str, other: &str) -> bool {
     ROWS[..place].contains(&other) || APART.contains(&(row, other))
 }
 
-/// What breaks the rule: the module, and the row that the module uses.
+/// The violations: the module, and the row that the module uses.
 fn imports_upwards(modules: &Modules) -> Vec<String> {
     let mut found = Vec::new();
     for (module, source) in modules.iter().filter(|(module, _)| !module.is_empty()) {
@@ -80,7 +81,7 @@ fn no_import_goes_upwards() {
 fn no_modules_form_a_circle() {
     let modules = Modules::read(&source());
     let circles = modules.circles();
-    // Which of the modules needs which, so that somebody who has sown a circle sees the way around.
+    // The dependencies within each cycle, so that the failure shows how the cycle is closed.
     let name = |module: &Vec<String>| module.join("::");
     let within = |circle: &BTreeSet<Vec<String>>, module| -> Vec<String> {
         modules

@@ -1,4 +1,5 @@
-//! A reload to a bad binary: the service stays active, the old process serves on, and who waits for the reload is told.
+//! A reload to a bad binary: the service stays active, the old process serves on, and a verb that waits for the reload
+//! reports the failure.
 
 use super::{BY_SIGNAL, EXITS, HANGS, PROGRAM, REAL, SERVER, Site, on_each_suite, own_server};
 use crate::support::load::Mode;
@@ -10,7 +11,7 @@ on_each_suite! {
     with_the_verbs_in_it;
 }
 
-/// The old one serves on, then a good one goes live; nothing is lost.
+/// The old generation serves on after each bad binary, then a good one goes live; no request is lost.
 fn trial(site: &Site, server: &str, bad: &[&str], mut reload: impl FnMut()) {
     let load = site.load(Mode::Close);
     let pid = site.main_pid();
@@ -52,7 +53,7 @@ fn and_a_reload_that_waits_fails(suite: Suite) {
     });
 }
 
-/// Where the deployed file is the one that has the verb, nobody is asked for anything, and the reload fails as well.
+/// The deployed file also has the verb `reload`: no server is asked for anything, and the reload fails as well.
 fn with_the_verbs_in_it(suite: Suite) {
     let Some(site) = Site::start(suite, "cutover.service", "") else { return };
     let pid = site.main_pid();
@@ -64,7 +65,8 @@ fn with_the_verbs_in_it(suite: Suite) {
     site.reload(2);
 }
 
-/// systemd waits for READY=1, and that is said after a failed reload too: only the journal tells.
+/// systemd waits for READY=1, which is sent after a failed reload too: only the journal and the status line show the
+/// failure.
 #[test]
 fn of_notify_reload() {
     let Some(site) = Site::start(Suite::Trixie, "cutover-notify-reload.service", "") else { return };

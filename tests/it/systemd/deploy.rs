@@ -1,4 +1,4 @@
-//! `deploy/deploy.sh` against the unit: by `systemctl reload`, and by its PID file.
+//! `deploy/deploy.sh` with the unit: by `systemctl reload`, and by the PID file.
 
 use std::process::{Child, Output, Stdio};
 
@@ -11,7 +11,7 @@ const DEPLOY: &str = "/usr/local/bin/deploy.sh";
 const ROOT: &str = "/srv/app";
 const PID_FILE: &str = "/run/cutover/cutover.service/cutover.pid";
 
-/// What is told to reload.
+/// The option by which deploy.sh finds the server.
 type Way = [&'static str; 2];
 const BY_UNIT: Way = ["--unit", "cutover"];
 const BY_PID_FILE: Way = ["--pid-file", PID_FILE];
@@ -23,7 +23,7 @@ on_each_suite! {
 }
 
 impl Site {
-    /// A server that runs from its first release, and three more to be deployed.
+    /// A server that runs from its first release, and three more releases to deploy.
     fn with_releases(suite: Suite, options: &str) -> Option<Site> {
         let lines = server_at(&format!("{ROOT}/current/server"), options);
         Site::prepare(suite, "cutover.service", &lines, |machine| {
@@ -52,7 +52,7 @@ impl Site {
         self.machine.must(&["readlink", &format!("{ROOT}/current")])
     }
 
-    /// The PID file, systemd and a new connection name the same process.
+    /// Asserts that the PID file, systemd and a new connection name the same process.
     #[track_caller]
     fn assert_agreed(&self, generation: u64) {
         let in_file = String::from_utf8_lossy(&self.machine.read(PID_FILE)).trim().parse();
@@ -90,7 +90,7 @@ fn good_broken_and_hanging_releases(suite: Suite, way: Way) {
             assert_eq!(site.current(), current, "flipped back");
             site.assert_agreed(generation);
         }
-        // Each attempt has a number of its own.
+        // Each attempt has its own generation number.
         generation += 2;
         site.wait_log(mark, &format!("reload failed: generation {generation} "));
     }

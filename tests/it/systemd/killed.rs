@@ -1,4 +1,4 @@
-//! The main process is killed: `Restart=` brings the service back, whichever generation it was.
+//! The main process is killed: `Restart=` brings the service back, whichever generation the process was.
 
 use super::{Request, SOON, Site, UNIT, on_each_suite};
 use crate::support::systemd::Suite;
@@ -17,7 +17,7 @@ impl Site {
         pid
     }
 
-    /// Started anew, once.
+    /// Asserts that systemd has restarted the service, once.
     #[track_caller]
     fn assert_comes_back(&self, killed: u32) {
         let is_back = || {
@@ -45,7 +45,7 @@ fn the_second_generation(suite: Suite) {
     site.assert_comes_back(killed);
 }
 
-/// The drain is ended with it, for as long as that runs nobody would listen.
+/// The drain ends with the main process, because no process would listen as long as the drain goes on.
 fn while_the_old_one_drains(suite: Suite) {
     let Some(site) = Site::start(suite, "cutover.service", "") else { return };
     let mark = site.mark();

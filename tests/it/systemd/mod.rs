@@ -1,4 +1,4 @@
-//! The units in `systemd/`, under real ones: systemd 252 and 257, each the process 1 of a machine of its own. Needs root.
+//! The units in `systemd/`, under a real systemd, 252 and 257, each as process 1 of a machine of its own. Needs root.
 
 mod broken;
 mod deploy;
@@ -19,7 +19,7 @@ use crate::support::http_get;
 use crate::support::load::{Load, Mode, Plan};
 use crate::support::systemd::{Machine, Mark, Suite, said};
 
-/// A test of each function, on each suite.
+/// Makes a test of each function, on each suite.
 macro_rules! on_each_suite {
     ($($name:ident;)*) => {
         mod bookworm {
@@ -34,25 +34,25 @@ use on_each_suite;
 
 const REAL: &str = env!("CARGO_BIN_EXE_cutover");
 const SOON: Duration = Duration::from_secs(30);
-/// Where the units look for the program.
+/// The path of the program in the units.
 const PROGRAM: &str = "/usr/local/bin/cutover";
-/// A server that is not the program which has the verbs.
+/// A server whose file is another one than that of the verbs.
 const SERVER: &str = "/usr/local/lib/server";
 const UNIT: &str = "cutover.service";
-/// As the units have it.
+/// The port of the units, on the loopback address.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 const BY_SIGNAL: &str = "ExecReload=\nExecReload=/bin/kill -HUP $MAINPID\n";
 const EXITS: &str = "#!/bin/sh\nexit 1\n";
 const HANGS: &str = "#!/bin/sh\nexec sleep 1000\n";
 
-/// The text of a unit file of ours.
+/// The text of one of the unit files of this repository.
 fn file(name: &str) -> String {
     let path = format!("{}/systemd/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"))
 }
 
-/// Another server than the verbs' program, with these options more.
+/// Drop-in lines for a server whose file is another one than that of the verbs, with these further options.
 fn own_server(options: &str) -> String {
     server_at(SERVER, options)
 }
@@ -62,7 +62,7 @@ fn server_at(path: &str, options: &str) -> String {
     format!("ExecStart=\nExecStart={start}\n")
 }
 
-/// The template, and an instance of it.
+/// The template, and the name of an instance of it.
 const TEMPLATE: &str = "cutover@.service";
 const INSTANCE: &str = "cutover@web.service";
 
@@ -73,13 +73,13 @@ struct Site {
 }
 
 impl Site {
-    /// With this file as cutover.service, or as the template, and these lines in a drop-in.
+    /// Starts the service from this file, as cutover.service or as the template, with these lines in a drop-in.
     #[track_caller]
     fn start(suite: Suite, unit_file: &str, lines: &str) -> Option<Site> {
         Site::prepare(suite, unit_file, lines, |_| {})
     }
 
-    /// The same, of a service that needs more than the program.
+    /// The same for a service that needs more files than the program.
     #[track_caller]
     fn prepare(suite: Suite, unit_file: &str, lines: &str, more: impl FnOnce(&Machine)) -> Option<Site> {
         let machine = Machine::boot(suite)?;
@@ -96,7 +96,7 @@ impl Site {
 
     #[track_caller]
     fn load(&self, mode: Mode) -> Load {
-        // With a pause, so that systemd gets its share of a small machine.
+        // The pause leaves systemd its share of a small machine.
         let plan = Plan { pause: Duration::from_millis(2), ..Plan::new([ADDRESS], 8, mode) };
         let load = self.machine.load(plan);
         load.wait_answered(10, SOON);
@@ -111,7 +111,7 @@ impl Site {
         self.machine.run(&["systemctl", verb, self.unit])
     }
 
-    /// Begins it, and does not wait for its end.
+    /// Begins a verb of systemctl(1), and does not wait for its end.
     fn begin(&self, verb: &str) -> Child {
         let mut command = self.machine.command(&["systemctl", verb, self.unit]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run timeout(1) and nsenter(1)")
@@ -146,7 +146,7 @@ impl Site {
         self.machine.property(self.unit, name)
     }
 
-    /// Who answers a new connection: generation and pid.
+    /// The generation and the PID that answer a new connection.
     #[track_caller]
     fn who_answers(&self) -> (u64, u32) {
         let page = self.machine.in_network(|| http_get(ADDRESS, "/")).expect("an answer");
@@ -155,7 +155,7 @@ impl Site {
         found.unwrap_or_else(|| panic!("no pid and generation in {page}"))
     }
 
-    /// The service runs, and this process serves, as if nothing had been.
+    /// Asserts that the service is active and was never restarted, and that this process serves.
     #[track_caller]
     fn assert_serves(&self, generation: u64, pid: u32) {
         assert_eq!(self.who_answers(), (generation, pid));
@@ -163,7 +163,7 @@ impl Site {
         assert_eq!(self.property("NRestarts"), "0");
     }
 
-    /// Stopped without a failure, and nothing is left of it.
+    /// Asserts that the service has stopped without a failure, and that nothing of it is left.
     #[track_caller]
     fn assert_stopped_well(&self) {
         let state = ["ActiveState", "Result"].map(|name| self.property(name));
@@ -178,7 +178,7 @@ impl Site {
     }
 }
 
-/// A request that is in flight: half of it was sent, and the server has taken the connection.
+/// A request in flight: half of the request was sent, and the server has accepted the connection.
 struct Request(TcpStream);
 
 impl Request {
@@ -187,12 +187,12 @@ impl Request {
         let mut stream = site.machine.in_network(|| TcpStream::connect(ADDRESS)).expect("a connection");
         stream.set_read_timeout(Some(SOON)).expect("set");
         stream.write_all(b"GET / HTTP/1.1\r\nHost: it\r\n").expect("written");
-        // One that came later is answered: connections are taken in their order.
+        // A later connection is answered, so the server has accepted this one: connections are accepted in their order.
         site.who_answers();
         Request(stream)
     }
 
-    /// Sends the other half, and has the whole answer.
+    /// Sends the other half, and returns the complete answer.
     fn finish(mut self) -> io::Result<String> {
         self.0.write_all(b"Connection: close\r\n\r\n")?;
         let mut answer = String::new();

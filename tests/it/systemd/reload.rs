@@ -1,4 +1,5 @@
-//! `systemctl reload`, again and again under load: no request fails, and systemd knows the live generation at every moment.
+//! `systemctl reload`, repeatedly and under load: no request fails, and systemd knows the live generation at every
+//! moment.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ on_each_suite! {
 
 #[test]
 fn fifty_reloads_of_notify_reload() {
-    // 252 does not know the type.
+    // systemd 252 does not know the type.
     reload_under_load(Suite::Trixie, "cutover-notify-reload.service", "");
 }
 
@@ -41,7 +42,7 @@ fn reload_under_load(suite: Suite, unit_file: &str, lines: &str) {
     let began = Instant::now();
     for generation in 2..=RELOADS + 1 {
         if returns_early {
-            // Until it is live, and so the main process.
+            // This one waits until the generation is live, and so the main process.
             site.reload(generation);
         } else {
             let done = site.systemctl("reload");
@@ -63,7 +64,7 @@ fn reload_under_load(suite: Suite, unit_file: &str, lines: &str) {
     site.assert_serves(RELOADS + 1, main_pid);
     assert_stays_active(&site);
     let journal = site.machine.journal_of(site.unit);
-    // What systemd says of a main process for which it cannot wait.
+    // systemd logs these words about a main process for which it cannot wait.
     assert!(!journal.iter().any(|line| line.contains("not our child")), "{journal:#?}");
 }
 
@@ -74,13 +75,13 @@ fn assert_stays_active(site: &Site) {
     assert!(!left(&states), "{states:?}");
 }
 
-/// Whether ActiveState was something else than active or reloading.
+/// Whether ActiveState had a value other than active and reloading.
 fn left(states: &[String]) -> bool {
     let active = ["running", "reload", "reload-signal", "reload-notify"];
     !states.iter().all(|state| active.contains(&state.as_str()))
 }
 
-/// The negative control.
+/// Negative control: a restart loses requests, and leaves the active state.
 fn a_restart_is_seen_to_lose_and_to_leave_the_state(suite: Suite) {
     let Some(site) = Site::start(suite, "cutover.service", "") else { return };
     site.machine.log_states();

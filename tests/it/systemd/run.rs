@@ -1,11 +1,11 @@
-//! `cutover run` as a service: the supervisor is the main process, and stays it through every reload.
+//! `cutover run` as a service: the supervisor is the main process, and remains so through every reload.
 
 use super::{ADDRESS, PROGRAM, SOON, Site, on_each_suite};
 use crate::support::load::{Mode, Report};
 use crate::support::systemd::{Suite, said};
 
 const RELOADS: u64 = 10;
-/// Of a program in any language; and what the hardened unit must allow so that it can be steered.
+/// A unit for `cutover run`; the hardened unit must also allow the system call by which the supervisor steers.
 const RUN: &str = "ExecStart=\n\
     ExecStart=/usr/local/bin/cutover run --name %N --listen 0.0.0.0:80 -- /usr/local/bin/cutover serve --listen 0.0.0.0:80\n\
     SystemCallFilter=pidfd_getfd\nWatchdogSec=2s\n";

@@ -1,4 +1,4 @@
-//! `systemctl stop` at a bad time: what is in hand is finished, within TimeoutStopSec, and no process is left.
+//! `systemctl stop` at a bad time: requests in flight are finished, within TimeoutStopSec, and no process is left.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ on_each_suite! {
 }
 
 impl Site {
-    /// What is in flight, and ends only after the stop began, is answered.
+    /// Stops the service: requests in flight, which end only after the stop began, must be answered.
     #[track_caller]
     fn stop_in_the_middle(&self, requests: Vec<Request>, stopping: &str) -> Output {
         let mark = self.mark();
@@ -69,8 +69,8 @@ fn in_a_drain_that_does_not_end(suite: Suite) {
     site.assert_stopped_well();
 }
 
-/// The next generation hangs, and the main process is one that MAINPID= has named. In a reload systemd leaves ExecStop=
-/// out, so nothing but that it is systemd's own child saves it from SIGKILL.
+/// The next generation hangs, and the main process is one that MAINPID= has named. In a reload systemd skips ExecStop=,
+/// so the main process escapes SIGKILL only because it is systemd's own child.
 fn in_a_rollout(suite: Suite) {
     in_the_rollout_of(suite, 3, BY_SIGNAL);
 }
@@ -79,7 +79,7 @@ fn in_the_first_rollout(suite: Suite) {
     in_the_rollout_of(suite, 2, BY_SIGNAL);
 }
 
-/// The verb that waits for the reload is ended as well, and so the service counts as failed.
+/// The stop also ends the verb that waits for the reload, and so the service counts as failed.
 fn in_a_rollout_that_is_waited_for(suite: Suite) {
     in_the_rollout_of(suite, 3, "");
 }

@@ -1,4 +1,4 @@
-//! The unit files themselves: systemd finds nothing to complain of, and nothing that they forbid is missed.
+//! The unit files themselves: systemd reports no problem, and the server needs nothing that they forbid.
 
 use super::{PROGRAM, REAL, Site, UNIT, file, on_each_suite};
 use crate::support::systemd::{Machine, Suite, said};
@@ -13,7 +13,7 @@ on_each_suite! {
     the_doctor_finds_no_fault_but_those_that_are_sown;
 }
 
-/// Before and after a reload: then the main process is another one.
+/// The doctor runs before and after a reload, which changes the main process.
 fn the_doctor_finds_no_fault_but_those_that_are_sown(suite: Suite) {
     let Some(site) = Site::start(suite, "cutover.service", "") else { return };
     let doctor = || site.machine.run(&[PROGRAM, "doctor", "--unit", UNIT]);
@@ -48,7 +48,7 @@ fn are_verified(suite: Suite) {
     for name in files {
         machine.unit(name, &file(name));
         let done = machine.run(&["systemd-analyze", "verify", &name.replace('@', "@web")]);
-        // A line that it does not know is a warning, and no failure.
+        // systemd reports an unknown line as a warning, and not as a failure.
         assert!(done.status.success() && said(&done).is_empty(), "{name}: {}", said(&done));
     }
 }
@@ -61,7 +61,7 @@ fn steer_in_spite_of_all_that_is_forbidden(suite: Suite) {
     let status = site.machine.must(&[PROGRAM, "status"]);
     assert!(status.contains("steering     steered"), "{status}");
     for line in site.machine.journal_of(UNIT) {
-        // Anything that the server could not do it says as a warning.
+        // The server logs a warning for each thing that it could not do.
         assert!(!line.contains(" WARN ") && !line.contains(" ERROR "), "{line}");
     }
 }
@@ -79,7 +79,7 @@ fn the_template_has_instances_that_do_not_touch_each_other(suite: Suite) {
     machine.must(&["systemctl", "reload", "cutover@one"]);
     let after = pids();
     assert!(before[0] != after[0] && before[1..] == after[1..], "{before:?}, then {after:?}");
-    // The folder of one that stops is not above those of the others.
+    // The folder of a stopped instance is not above the folders of the others, so its removal leaves them alone.
     machine.must(&["systemctl", "stop", "cutover"]);
     machine.must(&["systemctl", "stop", "cutover@one"]);
     machine.must(&["systemctl", "reload", "cutover@two"]);
@@ -98,7 +98,7 @@ fn the_sysctl_file_sets_what_it_says(suite: Suite) {
     }
 }
 
-/// The three units are to be read alone; what they have in common must not drift apart.
+/// Each of the three units is complete by itself; the lines that they have in common must stay the same.
 #[test]
 fn say_the_same_where_they_can() {
     let differing = ["Description=", "Type=", "ReloadSignal=", "ExecStart=", "ExecReload=", "EnvironmentFile="];

@@ -1,4 +1,4 @@
-//! The watchdog of systemd, and its patience with a reload and a stop that take their time.
+//! The watchdog of systemd, and its timeout for a reload that takes long.
 
 use super::{Site, on_each_suite, own_server};
 use crate::support::load::Mode;
@@ -12,12 +12,12 @@ on_each_suite! {
 fn ten_reloads_without_a_restart_and_a_hung_process_is_killed(suite: Suite) {
     let Some(site) = Site::start(suite, "cutover.service", "WatchdogSec=2\n") else { return };
     let load = site.load(Mode::Close);
-    // When systemd heard from the main process last, in microseconds.
+    // The time of the main process's last heartbeat, in microseconds.
     let heard = || site.property("WatchdogTimestampMonotonic").parse::<u64>().expect("a time");
     for generation in 2..=11 {
         site.reload(generation);
         let (since, span) = (heard(), if generation == 11 { 3_000_000 } else { 1 });
-        // In the end for longer than the watchdog would wait.
+        // After the last reload, the heartbeats must go on for longer than the watchdog's time.
         site.machine.wait("a word of the main process", super::SOON, || heard() >= since + span);
     }
     let hung = site.main_pid();
@@ -32,7 +32,8 @@ fn ten_reloads_without_a_restart_and_a_hung_process_is_killed(suite: Suite) {
     assert_eq!(site.who_answers(), (1, site.main_pid()));
 }
 
-/// TimeoutStartSec= is for a reload too. The server asks for more (EXTEND_TIMEOUT_USEC) as long as its rollout goes on.
+/// TimeoutStartSec= applies to a reload too. The server requests more time (EXTEND_TIMEOUT_USEC) as long as its rollout
+/// goes on.
 fn a_canary_longer_than_the_time_for_a_reload(suite: Suite) {
     let lines = format!("{}TimeoutStartSec=6\n", own_server("--canary 50%:10s"));
     let Some(site) = Site::start(suite, "cutover.service", &lines) else { return };

@@ -1,4 +1,4 @@
-//! Addresses that cannot be had, that somebody else has, or that change.
+//! Addresses that are not available, that another process has, or that change.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::support::{http_get, join_group};
 const SOON: Duration = Duration::from_secs(10);
 const CUTOVER: &str = env!("CARGO_BIN_EXE_cutover");
 
-/// Runs `cutover` to its end, and returns the exit code and what it said.
+/// Runs `cutover` to its end, and returns the exit code and the text on stderr.
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut said = String::new();
@@ -51,7 +51,7 @@ fn an_address_that_does_not_exist_is_named() {
 
 #[test]
 fn a_privileged_port_without_the_right_says_which_right() {
-    // Root has the right; nobody has not, and is not let into the folders of root where the binary may be.
+    // Root has the right. User 65534 has not, and cannot enter root's folders, in which the binary may be.
     let folder = tempfile::Builder::new().permissions(open_to_all()).tempdir().expect("a folder");
     let copy = folder.path().join("cutover");
     std::fs::copy(CUTOVER, &copy).expect("a copy");
@@ -75,7 +75,7 @@ fn a_second_copy_is_refused_and_the_first_one_named() {
     let address = trial.server.addr();
     let first = format!("server (pid {}", trial.server.main_pid());
     says(&serve(&address.to_string()), 1, &[&first, "is taken"]);
-    // The wildcard of the same port would get a part of nothing, but it is somebody's mistake as well.
+    // The wildcard address of the same port would get no connections, but is a mistake of the operator as well.
     says(&serve(&format!("0.0.0.0:{}", address.port())), 1, &[&first, &format!("on {address}")]);
     trial.recovers();
 }
@@ -91,7 +91,7 @@ fn two_copies_started_at_once_never_share_the_port() {
             let serving = both.iter().filter(|one| one.log_contains(" live generation=1")).count();
             let refused = both.iter().filter(|one| one.log_contains("is taken")).count();
             assert!(serving <= 1, "both serve");
-            // In the very same instant each may see the other one, and both may refuse.
+            // At the very same instant each copy may see the other one, and both may refuse.
             if serving + refused == 2 {
                 break;
             }
@@ -116,7 +116,8 @@ fn a_stranger_in_the_group_is_named_and_gets_no_connection_by_a_reload() {
     trial.recovers();
 }
 
-/// Who joins while green does may stand before or behind it: it is found out.
+/// A stranger that joins at the same time as green may be before or behind green in the group: the server determines
+/// which.
 #[test]
 fn a_stranger_that_joins_with_green_is_not_steered_to_by_mistake() {
     let trial = Trial::begin("slow", &["--listeners-per-address", "2"]);
@@ -161,8 +162,8 @@ fn a_wildcard_of_ipv6_takes_ipv4_too_unless_both_are_asked_for() {
     assert!(http_get(format!("127.0.0.1:{free}").parse().expect("an address"), "/").is_ok());
 }
 
-/// The next generation comes with other addresses, as from a changed configuration: the kernel would give the more
-/// specific one everything at once, whatever the steering says. It is refused before it listens.
+/// The next generation has another address, as from a changed configuration: the kernel would give all connections to
+/// the more specific address at once, whatever the steering says. The next generation is refused before it listens.
 #[test]
 fn a_changed_address_is_refused_before_it_takes_connections() {
     let deployed = Deployed::new();
@@ -170,7 +171,7 @@ fn a_changed_address_is_refused_before_it_takes_connections() {
     let config = deployed.folder().join("address");
     std::fs::write(&config, format!("0.0.0.0:{free}")).expect("written");
     let script = format!("exec {CUTOVER} serve --listen $(cat {})", config.display());
-    // `exec -a` keeps the name by which the next generation is found: this very script.
+    // `exec -a` keeps argv[0], by which the next generation is found: this very script.
     let wrapper = deployed.folder().join("wrapper");
     std::fs::write(&wrapper, format!("#!/bin/bash\n{}\n", script.replace("exec", "exec -a \"$0\""))).expect("written");
     std::fs::set_permissions(&wrapper, open_to_all()).expect("executable");

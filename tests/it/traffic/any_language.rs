@@ -50,7 +50,7 @@ fn start(served: &Served) -> Instance {
     Start::program(&served.command[0]).args(&served.command[1..]).spawn()
 }
 
-/// Waits until each worker of each copy has answered: gunicorn loses a signal to one that has only just been born.
+/// Waits until each worker of each copy has answered: gunicorn loses a signal to a worker that was only just forked.
 #[track_caller]
 fn wait_for_answers(address: SocketAddr, served: &Served, copies: &[&Instance]) {
     let deadline = Instant::now() + SOON;
@@ -59,7 +59,7 @@ fn wait_for_answers(address: SocketAddr, served: &Served, copies: &[&Instance]) 
         copy.pids().iter().filter(|pid| answered.contains(pid)).count() == served.workers
     };
     while !copies.iter().all(|copy| has_all(copy, &answered)) {
-        // Refused at first, when none listens.
+        // Connections are refused before the first copy listens.
         answered.extend(http_get(address, "/").ok().and_then(|answer| pid_in(&answer)));
         let logs = || copies.iter().map(|copy| copy.log()).collect::<Vec<_>>();
         assert!(Instant::now() < deadline, "only {answered:?} answer: {:?}", logs());
@@ -93,7 +93,7 @@ fn a_request_in_hand_is_answered_before_the_end(program: Program) {
     let kept = program.is_gentle().then(|| Kept::alive(port.address));
     server.signal(server.first_pid(), served.stop_signal);
     match program {
-        // The last of its workers still has the listener.
+        // The last of gunicorn's workers still has the listener, so connections are not refused.
         Program::Gunicorn => drop(server.wait_log("Worker exiting", SOON)),
         Program::Python | Program::Node | Program::NodeCluster | Program::Nginx => wait_refused(port.address),
     }
@@ -106,7 +106,7 @@ fn a_request_in_hand_is_answered_before_the_end(program: Program) {
     ends_well(&server);
 }
 
-/// Why it is to get another signal, and that the test above can fail.
+/// Shows why nginx gets another signal, and that the test above can fail.
 #[test]
 fn nginx_cuts_its_requests_at_sigterm() {
     let port = Port::free();
@@ -119,7 +119,7 @@ fn nginx_cuts_its_requests_at_sigterm() {
     assert!(in_hand.was_cut());
 }
 
-/// The stop has begun.
+/// Waits until the stop has begun and connections are refused.
 #[track_caller]
 fn wait_refused(address: SocketAddr) {
     let deadline = Instant::now() + SOON;
@@ -147,7 +147,7 @@ impl Kept {
     fn ask(&mut self) -> String {
         self.0.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
         let (mut answer, mut bytes) = (String::new(), [0; 1024]);
-        // The page is one line, and the head has none that begins like it.
+        // The page is one line, and no line of the head begins like it.
         while !(answer.contains("\r\n\r\npid ") && answer.ends_with('\n')) {
             let read = self.0.read(&mut bytes).expect("an answer");
             assert!(read > 0, "not the whole answer: {answer}");
@@ -157,7 +157,7 @@ impl Kept {
     }
 }
 
-/// Who listens there has not set it: the program says that, and fails.
+/// The other listener has not set the option: the program reports that, and fails.
 fn without_the_option_the_port_is_in_use(program: Program) {
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let Some(served) = program.at(other.local_addr().expect("an address")) else { return };

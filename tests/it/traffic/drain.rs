@@ -1,4 +1,4 @@
-//! An old generation finishes what it has, for as long as it may, and is gone.
+//! An old generation finishes its connections within its time limits, and exits.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::{example, http_get, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// The `nth` connection of the live generation, whose request has no end yet.
+/// The `nth` connection of the live generation, with an incomplete request.
 fn under_way(server: &Instance, nth: usize) -> TcpStream {
     let mut client = TcpStream::connect(server.addr()).expect("connected");
     client.set_read_timeout(Some(SOON)).expect("set");
@@ -102,7 +102,8 @@ fn a_pid_file_always_names_the_live_generation() {
     assert_eq!(named(), server.first_pid());
     for _ in 0..5 {
         let green = server.reload();
-        // Written before MAINPID, so that a manager which reads it then finds the new one.
+        // The PID file is written before MAINPID is sent, so that a manager which reads the file then finds the new
+        // process.
         assert_eq!(named(), green);
     }
     server.signal(server.main_pid(), Signal::TERM);
@@ -110,7 +111,7 @@ fn a_pid_file_always_names_the_live_generation() {
     assert!(!path.exists(), "a stopped server leaves no PID file");
 }
 
-/// The plain-TCP face: what is connected stays, what is new comes to the new generation.
+/// Plain TCP: existing streams stay, and new ones come to the new generation.
 #[test]
 fn a_tcp_stream_counts_until_it_is_dropped() {
     let (server, address) = example("echo", &[]);

@@ -1,4 +1,4 @@
-//! Out of descriptors: nothing spins, nothing is lost, and it works again when there are some.
+//! Without free descriptors the server does not spin and loses nothing, and works again when there are some.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::support::process::{Instance, Start};
 const SOON: Duration = Duration::from_secs(10);
 const MORE: u64 = 1024;
 
-/// Leaves room for so many descriptors more than the process has now.
+/// Leaves room for this many more descriptors than the process has now.
 fn leave_room_for(server: &Instance, more: u64) {
     let pid = server.main_pid();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count() as u64;
@@ -32,7 +32,7 @@ fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
     let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    // USER_HZ is 100 on every Linux of today (sysconf(_SC_CLK_TCK)).
+    // USER_HZ is 100 on every current Linux (sysconf(_SC_CLK_TCK)).
     Duration::from_millis(ticks * 10)
 }
 
@@ -44,7 +44,7 @@ fn accept_waits_and_does_not_spin_when_there_is_no_descriptor() {
     let mut clients: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(server.addr()).expect("queued")).collect();
     server.wait_log("cannot accept, waiting until it can be done again", SOON);
     let (before, began) = (processor_time(server.main_pid()), Instant::now());
-    // Time itself is what is looked at here.
+    // The processor time used in one second is the quantity under test.
     std::thread::sleep(Duration::from_secs(1));
     let used = processor_time(server.main_pid()) - before;
     assert!(used < began.elapsed() / 4, "{used:?} of processor time in {:?}", began.elapsed());

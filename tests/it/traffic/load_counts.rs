@@ -1,4 +1,4 @@
-//! The load client counts each kind of failure as what it is: negative controls of every "nothing lost" test.
+//! The load client counts each kind of failure correctly: negative controls of every test that nothing is lost.
 
 use crate::support::load::{Answer, Failures, Load, Mode, Plan, Report};
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -40,7 +40,7 @@ fn hello(target: SocketAddr, mode: Mode) -> Plan {
     Plan { answer: Answer::Exact(b"hello".into()), ..Plan::new([target], 2, mode) }
 }
 
-/// What a server loses that answers nobody.
+/// The report about a server that answers no request.
 fn losses(plan: Plan) -> Report {
     let load = plan.start();
     load.wait_failed(5, PATIENCE);
@@ -49,7 +49,7 @@ fn losses(plan: Plan) -> Report {
     report
 }
 
-/// All failures are of this kind.
+/// Asserts that all failures are of this kind.
 fn assert_only(report: &Report, count: fn(&Failures) -> u64) {
     let failures = &report.failures;
     assert!(count(failures) > 0, "{report}");
@@ -64,7 +64,7 @@ fn answered(load: Load) -> Report {
 
 #[test]
 fn nobody_listens_is_refused() {
-    // Bound, so that no other test gets the port, but not listening.
+    // The socket is bound, so that no other test gets the port, but does not listen.
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
     let socket = socket.expect("a socket");
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
@@ -198,7 +198,7 @@ fn three_and_silence(mut stream: TcpStream) -> io::Result<()> {
 fn a_keep_alive_connection_closed_in_silence_is_a_failure() {
     let target = server(three_and_silence);
     let report = answered(hello(target, Mode::KeepAlive).start());
-    // Whether the FIN or the RST that answers the request is seen first is up to the kernel.
+    // The kernel decides whether the client first sees the FIN, or the RST that answers the request.
     assert_only(&report, |failures| failures.reset + failures.eof_before);
     assert!(report.connections > 1, "{report}");
 }
@@ -255,7 +255,7 @@ fn a_close_before_the_last_of_several_loses_the_rest() {
     assert_eq!(report.failures.total(), report.answered, "{report}");
 }
 
-/// To HTTP/1.0 `keep-alive` is a promise, whatever else is said.
+/// In HTTP/1.0 `keep-alive` is a promise, whatever other options the header has.
 #[test]
 fn http_1_0_is_kept_alive_by_keep_alive_only() {
     let target = server(|mut stream| {
@@ -278,7 +278,7 @@ fn an_assertion_says_what_was_lost() {
     losses(hello(target, Mode::Close)).assert_nothing_lost();
 }
 
-/// What failed is known by when its connection was begun.
+/// A failure counts by the time at which its connection was begun.
 #[test]
 #[should_panic(expected = "a connection failed that was begun")]
 fn a_failure_is_before_or_after_a_moment() {

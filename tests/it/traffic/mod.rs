@@ -1,4 +1,4 @@
-//! What clients see: no request is lost, whoever the client is and whatever the listeners are.
+//! The clients' view: no request is lost, whatever the client and the listeners are.
 
 mod addresses;
 mod any_language;

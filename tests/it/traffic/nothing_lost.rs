@@ -1,4 +1,4 @@
-//! The main promise: under full load, reload after reload, not one request fails. And its negative control.
+//! The main promise: under full load, reload after reload, no request fails. And its negative control.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const RELOADS: u64 = 50;
 const CLIENTS: usize = 64;
 const SOON: Duration = Duration::from_secs(20);
 
-/// Where the clients connect to, if the server listens on `listen`.
+/// The addresses to which the clients connect, if the server listens on `listen`.
 fn targets(server: &Instance, listen: &str) -> Vec<SocketAddr> {
     let port = server.addr().port();
     match listen {
@@ -23,7 +23,7 @@ fn targets(server: &Instance, listen: &str) -> Vec<SocketAddr> {
     }
 }
 
-/// Reloads under load, each time when the clients have seen the last generation and some hundred answers more.
+/// Reloads under load, each time after the clients have met the last generation and have got some hundred answers more.
 fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
     let load = plan.start();
     load.wait_answered(1000, SOON);
@@ -72,7 +72,7 @@ nothing_is_lost! {
     pipelined: "127.0.0.1:0", Mode::Pipelined, "1";
 }
 
-/// Clients that think between two requests: their connections are idle when the generation retires.
+/// Clients that pause between two requests: their connections are idle when the generation retires.
 #[test]
 fn keep_alive_with_pauses() {
     for pause in [20, 400].map(Duration::from_millis) {
@@ -82,7 +82,7 @@ fn keep_alive_with_pauses() {
     }
 }
 
-/// The number of listeners may change with a reload: here by the environment of a deploy, three to one and back.
+/// The number of listeners may change with a reload: here by a file that the deployed script reads.
 #[test]
 fn another_number_of_listeners_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -109,8 +109,8 @@ fn another_number_of_listeners_loses_nothing() {
     assert!(!server.log_contains("not steered"), "{}", server.log());
 }
 
-/// A process that the server's program has forked has its listeners as well, until it calls exec(2), or for as long as it
-/// lives: that they are closed by the server closes nothing then.
+/// A process that the server's program has forked has its listeners as well, until it calls exec(2), or for as long as
+/// it lives: then a close by the server does not close the listeners.
 #[test]
 fn somebody_else_who_has_the_listeners_too_loses_nothing() {
     let server = Start::serve().args(["--listeners-per-address", "3"]).ready();
@@ -129,7 +129,7 @@ fn somebody_else_who_has_the_listeners_too_loses_nothing() {
     assert!(!server.log_contains("not steered"), "{}", server.log());
 }
 
-/// Copies of the listeners that a process has.
+/// Copies of the listeners of a process.
 fn listeners_of(pid: u32) -> Vec<Socket> {
     let process = pidfd_open(group::pid_of(pid), PidfdFlags::empty()).expect("the process is there");
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there");
@@ -139,8 +139,8 @@ fn listeners_of(pid: u32) -> Vec<Socket> {
     copies.map(Socket::from).filter(|socket| is_tcp(socket) && socket.is_listener().unwrap_or_default()).collect()
 }
 
-/// Without steering, without time for what is on its way: the restart that everybody knows. If the load does not see
-/// this one lose, it would see nothing.
+/// A restart as usual: without steering, and without time for handshakes in flight. A load that sees no loss here would
+/// see none anywhere.
 #[test]
 fn a_plain_restart_loses_and_the_load_sees_it() {
     for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined] {

@@ -1,4 +1,5 @@
-//! Where a sandbox refuses what steering needs: the server says so once, works on, and loses as little as can be.
+//! A sandbox refuses a system call that steering needs: the server logs that once, works on, and loses as little as
+//! possible.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ const SOON: Duration = Duration::from_secs(20);
 const ATTACH_PROGRAM: Refused = Refused::SocketOption(libc::SO_ATTACH_REUSEPORT_CBPF);
 const ATTACH_FILTER: Refused = Refused::SocketOption(libc::SO_ATTACH_FILTER);
 
-/// Five reloads under load, which lose nothing.
+/// Five reloads under load, in which no request is lost.
 fn nothing_is_lost(start: Start) -> Instance {
     let server = start.ready();
     let load = Plan::new([server.addr()], 16, Mode::Close).start();
@@ -41,8 +42,8 @@ fn steering_turned_off() {
     says_once(&server, 6, &["it is turned off", "best effort"]);
 }
 
-/// A probe, a canary, a soak cannot be without steering: then there is no reload, rather than one without them. And it
-/// is no reason not to serve.
+/// A probe, a canary and a soak are impossible without steering: the reload is refused, rather than done without them.
+/// The server serves all the same.
 #[test]
 fn what_cannot_be_done_without_steering_is_not_done() {
     for options in [["--probe", "/"], ["--canary", "5%:1h"], ["--soak", "1h"]] {
@@ -74,7 +75,7 @@ fn steering_refused_with_three_listeners() {
     nothing_is_lost(Start::serve().args(["--listeners-per-address", "3"]).refused(ATTACH_PROGRAM));
 }
 
-/// Only the best effort is left: it restarts, and says what it could not do.
+/// Only the best effort is left: the reload works, and the log says what was not possible.
 #[test]
 fn steering_and_filters_refused() {
     let server = Start::serve().refused(ATTACH_PROGRAM).refused(ATTACH_FILTER).ready();
@@ -83,14 +84,15 @@ fn steering_and_filters_refused() {
     server.wait_gone(server.first_pid(), SOON);
 }
 
-/// The kernel does not tell when lookups by the old program have ended: it waits for the longest that one can take.
+/// The kernel does not report when lookups by the old program have ended: the server waits for the longest possible
+/// lookup.
 #[test]
 fn membarrier_refused() {
     let server = nothing_is_lost(Start::serve().refused(Refused::Membarrier));
     assert!(!server.log_contains("not steered"), "{}", server.log());
 }
 
-/// RestrictAddressFamilies= without AF_NETLINK.
+/// As under RestrictAddressFamilies= without AF_NETLINK.
 #[test]
 fn netlink_refused() {
     let server = Start::serve().refused(Refused::Family(libc::AF_NETLINK)).ready();

@@ -1,4 +1,4 @@
-//! The main promise over a long line: with 100 ms from a SYN to its last ACK there is always a handshake in flight when a
+//! The main promise over a slow line: with 100 ms from a SYN to its last ACK, a handshake is always in flight when a
 //! generation closes its listeners. Needs root and /dev/net/tun.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use crate::support::wan::{Quality, Wan};
 
 const ONE_WAY: Duration = Duration::from_millis(50);
 const ROUND_TRIP: Duration = Duration::from_millis(100);
-/// A request on a connection of its own takes two round trips, so that 60 clients make some 270 connections a second.
+/// A request on a connection of its own takes two round trips, so that 60 clients make about 270 connections a second.
 const LOADS: u32 = 20;
 const CLIENTS_OF_EACH: usize = 3;
 const PAUSE_MAX: Duration = Duration::from_millis(40);
@@ -21,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RELOADS: u64 = 10;
 const SOON: Duration = Duration::from_secs(20);
 
-/// `None` where it cannot be tried, which is said; CI must not skip it.
+/// `None`, reported as skipped, where no line can be made; CI must not skip it.
 fn line(loss_per_mille: u64, seed: u64) -> Option<Wan> {
     let made = Wan::with(Quality { one_way: ONE_WAY, loss_per_mille, seed });
     made.map_err(|why| skip(&why)).ok()
 }
 
-/// How the kernel is to treat what waits at a listener that is closed.
+/// The kernel's treatment of connections that wait at a closed listener.
 #[derive(Clone, Copy)]
 enum Migration {
     Off,
@@ -49,11 +49,12 @@ fn line_with(migration: Migration) -> Option<Wan> {
 struct Trial<'a> {
     wan: &'a Wan,
     server: Instance,
-    /// With a pause of its own each, so that the clients do not all knock in the same millisecond, again and again.
+    /// Each load has a pause of its own, so that the clients do not all connect in the same millisecond, again and
+    /// again.
     loads: Vec<Load>,
 }
 
-/// What became of all loads.
+/// The sum over all loads.
 struct Sum {
     answered: u64,
     failed: u64,
@@ -69,12 +70,12 @@ impl<'a> Trial<'a> {
             Plan { pause, timeout: PATIENCE, ..Plan::new([wan.server_addr()], CLIENTS_OF_EACH, mode) }
         };
         let loads: Vec<Load> = wan.client_side(|| (0..LOADS).map(|nth| plan(nth).start()).collect());
-        // Some rounds, in which they drift apart.
+        // In these first rounds the loads drift apart.
         loads[0].wait_answered(6 * CLIENTS_OF_EACH as u64, SOON);
         Trial { wan, server, loads }
     }
 
-    /// Reloads, each time when all loads have seen the last generation, and says which generations retired.
+    /// Reloads, each time after all loads have met the last generation, and returns the retired generations.
     fn reload(&self, reloads: u64) -> Vec<(u64, u32)> {
         let one = |generation| {
             let pid = self.server.main_pid();
@@ -85,7 +86,7 @@ impl<'a> Trial<'a> {
         (1..=reloads).map(one).collect()
     }
 
-    /// Prints what was answered and lost, and each packet of some that were lost.
+    /// Prints the answered and the failed requests, and each packet of some failed ones.
     fn end(self) -> (Instance, Sum) {
         let reports: Vec<Report> = self.loads.into_iter().map(Load::stop).collect();
         let sum = Sum {
@@ -121,7 +122,7 @@ fn unsteered() -> Start {
     Start::serve().env("CUTOVER_STEERING", "off")
 }
 
-/// How long a generation took to close its listeners, as its log says.
+/// The time in which a generation closed its listeners, from its log.
 fn time_of_retiring(server: &Instance, (generation, pid): (u64, u32)) -> Duration {
     let phase = format!(" generation={generation} pid={pid} from=retiring to=draining elapsed=");
     let line = server.wait_log(&phase, SOON);
@@ -136,7 +137,7 @@ fn time_of_retiring(server: &Instance, (generation, pid): (u64, u32)) -> Duratio
     Duration::from_secs_f64(number.parse::<f64>().expect("a number") * unit)
 }
 
-/// Reloads under load, and lets no request be lost.
+/// Reloads under load, and asserts that no request is lost.
 fn nothing_is_lost(wan: &Wan, start: Start, mode: Mode, tier: &str) {
     let trial = Trial::begin(wan, start, mode);
     trial.reload(RELOADS);
@@ -148,7 +149,7 @@ fn nothing_is_lost(wan: &Wan, start: Start, mode: Mode, tier: &str) {
     }
 }
 
-/// Reloads under load, and must see what the time for handshakes in flight is for.
+/// Negative control: without a linger time, reloads under load must lose handshakes in flight.
 fn some_are_lost(start: Start) {
     let Some(wan) = line_with(Migration::Off) else { return };
     let trial = Trial::begin(&wan, start.args(["--linger", "0s"]), Mode::Close);
@@ -189,14 +190,14 @@ fn steered_and_migrating_with_three_listeners() {
     nothing_is_lost(&wan, start, Mode::Close, "steered");
 }
 
-/// Without steering: the kernel takes what waits to the next generation.
+/// Without steering, the kernel moves waiting connections to the next generation.
 #[test]
 fn migrating() {
     let Some(wan) = line_with(Migration::On) else { return };
     nothing_is_lost(&wan, unsteered(), Mode::Close, "migrating");
 }
 
-/// Neither: the retiring listener ignores new handshakes, which come again after a second.
+/// With neither, the retiring listener ignores new handshakes, which clients repeat after a second.
 #[test]
 fn best_effort() {
     let Some(wan) = line_with(Migration::Off) else { return };
@@ -208,13 +209,13 @@ fn a_plain_restart_loses() {
     some_are_lost(unsteered());
 }
 
-/// It is the waiting for the handshakes in flight, not the steering alone, that loses nothing.
+/// Negative control: steering alone, without the wait for handshakes in flight, loses requests.
 #[test]
 fn steering_without_waiting_loses() {
     some_are_lost(Start::serve());
 }
 
-/// And it waits for as long as they take, not for a fixed time.
+/// The wait lasts as long as the handshakes, and not for a fixed time.
 #[test]
 fn retiring_takes_a_handshake_under_load_and_no_time_without() {
     let Some(wan) = line_with(Migration::Off) else { return };
@@ -233,13 +234,13 @@ fn retiring_takes_a_handshake_under_load_and_no_time_without() {
     let busy: Vec<Duration> = retired.into_iter().map(|one| time_of_retiring(&server, one)).collect();
     println!("retiring took {idle:?} without load, {busy:?} with it");
     sum.assert_nothing_lost();
-    // The rest of both is a grace period of RCU, which on a busy machine takes some 10 ms more or less.
+    // The rest of both times is a grace period of RCU, which varies by some 10 ms on a busy machine.
     assert!(busy.iter().all(|took| *took > idle + ROUND_TRIP / 2), "it took {idle:?} without load, {busy:?} with it");
     assert!(busy.iter().all(|took| *took < LINGER), "some of {busy:?} ended only with the linger time");
 }
 
-/// A packet that is lost comes again after one second, then two, then four: with a linger time that is long enough for
-/// that, a request may be slow, and none is lost.
+/// A lost packet is sent again after one second, then two, then four: with a linger time that is long enough for that,
+/// a request may be slow, and none is lost.
 #[test]
 fn lossy() {
     let Some(wan) = line(20, 77) else { return };

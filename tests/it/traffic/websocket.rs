@@ -1,4 +1,4 @@
-//! WebSockets: their handlers hear of the drain and of its end, and have a moment to say goodbye.
+//! WebSockets: their handlers learn of the drain and of its end, and have a moment to send a close frame.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use crate::support::example;
 use crate::support::process::Instance;
 
 const SOON: Duration = Duration::from_secs(10);
-/// Long enough for an echo after the reload, also on a busy machine.
+/// The drain timeout: long enough for an echo after the reload, also on a busy machine.
 const DRAIN: Duration = Duration::from_secs(3);
 
 const TEXT: u8 = 1;
@@ -18,7 +18,7 @@ const CLOSE: u8 = 8;
 /// "Going away" (RFC 6455, 7.4.1).
 const AWAY: [u8; 2] = 1001_u16.to_be_bytes();
 
-/// A client of RFC 6455, as much of it as is needed here.
+/// A client of RFC 6455, limited to what these tests need.
 struct WebSocket(TcpStream);
 
 impl WebSocket {
@@ -45,14 +45,14 @@ impl WebSocket {
         socket
     }
 
-    /// One short frame, masked by zeroes.
+    /// Sends one short frame, masked by zeroes.
     fn send(&mut self, opcode: u8, payload: &[u8]) {
         let length = u8::try_from(payload.len()).expect("a short frame");
         let frame = [&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0], payload].concat();
         self.0.write_all(&frame).expect("sent");
     }
 
-    /// One short frame: its kind, and what is in it.
+    /// Receives one short frame: the opcode and the payload.
     fn receive(&mut self) -> (u8, Vec<u8>) {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).expect("a frame");
@@ -66,21 +66,21 @@ impl WebSocket {
         assert_eq!(self.receive(), (TEXT, b"hello".to_vec()));
     }
 
-    /// The server's goodbye.
+    /// Receives the server's close frame.
     fn is_sent_away(&mut self) {
         let (opcode, payload) = self.receive();
         assert_eq!((opcode, &payload[..2]), (CLOSE, AWAY.as_slice()));
     }
 
-    /// The client's goodbye, and then the end.
+    /// Sends the client's close frame, and waits for the end of the connection.
     fn leaves(&mut self) {
         self.send(CLOSE, &AWAY);
         assert_eq!(self.0.read(&mut [0]).expect("an end, no reset"), 0);
     }
 }
 
-/// The old generation goes when the last WebSocket has said goodbye: long before the end of a drain of a minute, or within the
-/// second after the end of the drain.
+/// The old generation exits when the last WebSocket is closed: long before the end of a drain of a minute, or within
+/// the second after the end of the drain.
 fn gone(server: &Instance) {
     server.wait_gone(server.first_pid(), SOON);
 }
@@ -121,7 +121,7 @@ fn usr2_ends_the_drain_and_leaves_it_a_moment_too() {
     gone(&server);
 }
 
-/// The moment is one second, and a client that says nothing gets no more.
+/// The server waits one second for the client's close frame, and no longer.
 #[test]
 fn a_client_that_does_not_answer_the_goodbye_is_not_waited_for() {
     let (server, address) = example("websocket", &["3600"]);

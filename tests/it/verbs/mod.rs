@@ -1,4 +1,4 @@
-//! The verbs of the program, which ask an instance by its control socket or by its PID file.
+//! The verbs of the program, which reach an instance by its control socket or by its PID file.
 
 mod pid_file;
 mod reload;

@@ -1,4 +1,4 @@
-//! An instance that is named by its PID file: only what is proven to be the instance is asked, or signalled.
+//! An instance named by its PID file: a verb asks or signals only a process that is proven to be the instance.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(10);
 const VERBS: [&str; 5] = ["status", "reload", "promote", "rollback", "stop"];
 const NO_SOCKET: &str = "no control socket that is found here lists process";
 
-/// A PID file that the test writes itself, or the server.
+/// A PID file that the test or the server writes.
 struct PidFile(TempDir);
 
 impl PidFile {
@@ -35,7 +35,7 @@ impl PidFile {
         fs::write(self.path(), format!("{pid}\n")).expect("written");
     }
 
-    /// As if its process had ended long ago, and the number were another's.
+    /// Sets the file's time back, as if its process had ended long ago and the PID were another process's by now.
     fn is_from_long_ago(&self) {
         let file = File::options().append(true).open(self.path()).expect("it is there");
         file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("set");
@@ -58,10 +58,10 @@ impl PidFile {
 fn the_control_socket_that_lists_the_process_is_asked() {
     let file = PidFile::new();
     let server = Start::serve().args(["--canary", "50%:1h"]).arg("--pid-file").arg(file.path()).ready();
-    // Beside another one, so that it is no matter of being the only one.
+    // There is another instance, so that the result does not depend on a single one.
     let other = Start::serve().env("RUNTIME_DIRECTORY", folder(&server)).ready();
     let verb = |verb| file.verb_within(verb, &folder(&server));
-    // For any other proof the file is too old.
+    // The file is too old for any other proof.
     file.is_from_long_ago();
     let status = verb("status").run().with(0).out;
     assert!(status.contains(&format!("instance {}\n", name(&server))), "{status}");
@@ -79,7 +79,7 @@ fn the_control_socket_that_lists_the_process_is_asked() {
     assert_eq!((server.pids(), other.pids()), (vec![], vec![other.first_pid()]));
 }
 
-/// A generation that drains still belongs to the instance.
+/// A draining generation still belongs to the instance.
 #[test]
 fn each_generation_names_the_instance() {
     let (file, server) = (PidFile::new(), Start::serve().args(["--idle-grace", "1h"]).ready());
@@ -127,7 +127,7 @@ fn a_file_that_proves_nothing() {
         file.names(pid);
         all_fail(&[&format!("{NO_SOCKET} {pid} of"), "server.pid"]);
     }
-    // Its own number; but its socket is nowhere that is looked at.
+    // The PID is the server's own, but its socket is in no folder that the verb searches.
     file.names(server.first_pid());
     file.verb_within("stop", file.0.path()).run().fails(69, &[NO_SOCKET]);
     stranger.assert_unheard();
@@ -140,7 +140,7 @@ fn silent(file: &PidFile) -> Instance {
     Start::serve().arg("--no-control").arg("--pid-file").arg(file.path()).ready()
 }
 
-/// Where the program is that the tests start.
+/// The folder of the program that the tests start.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_cutover")).parent().expect("a folder")
 }
@@ -158,7 +158,7 @@ fn without_a_control_socket_the_proven_process_is_signalled() {
     ended.says(&format!("process {} is live (it was process {old})\n", file.pid()));
     assert_ne!(file.pid(), old);
     server.wait_log("reload done: generation 2 is live", SOON);
-    // By its control socket, where it has one: without any other proof.
+    // A process that has a control socket is asked through it, without any other proof.
     let other = Start::serve().ready();
     file.names(other.first_pid());
     let ended = reload(&file, Path::new("/nowhere")).within(&folder(&other)).run().with(0);

@@ -1,4 +1,4 @@
-//! `cutover reload`: it says what happens, and its exit code is the truth.
+//! `cutover reload`: the output gives the steps, and the exit code gives the outcome.
 
 use std::fs;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn load(server: &Instance) -> Load {
     load
 }
 
-/// The lines of a reload that went well, and the last one of them.
+/// The lines of a successful reload, and the last line apart.
 #[track_caller]
 fn lines(ended: &Ended) -> (Vec<&str>, &str) {
     let mut lines: Vec<&str> = ended.out.lines().collect();
@@ -37,7 +37,7 @@ fn when_it_ends_the_next_generation_serves() {
     let load = load(&server);
     for generation in 2..=6 {
         let ended = Verb::of("reload", &server).run().with(0);
-        // The very next look.
+        // The status right after the verb must show the new generation.
         let pid = is_serving(&status(&server), generation);
         let (steps, last) = lines(&ended);
         assert_eq!(steps, [format!("starting generation {generation}"), "cut over".into()]);
@@ -70,7 +70,7 @@ fn each_step_is_a_line() {
     load.stop().assert_nothing_lost();
 }
 
-/// What each line says, in one word.
+/// The event of each line, in a few words.
 fn events(out: &str) -> Vec<String> {
     let of = |line: &str| match serde_json::from_str::<Progress>(line) {
         Ok(Progress::Phase { phase, .. }) => phase.to_string(),
@@ -97,7 +97,7 @@ fn as_json_each_line_is_an_object_and_there_is_nothing_else() {
     assert_eq!(events(&ended.out).last().map(String::as_str), Some("done"));
 }
 
-/// A next generation that cannot be: the verb says why, and the old one serves on with nothing lost.
+/// A next generation that fails: the verb gives the reason, and the old generation serves on without a lost request.
 #[track_caller]
 fn fails(part: &str, options: &[&str], put: impl FnOnce(&Deployed), words: &[&str]) {
     let deployed = Deployed::new();
@@ -184,7 +184,7 @@ fn past_the_timeout_a_canary_is_taken_back() {
     load.stop().assert_nothing_lost();
 }
 
-/// Green was ready: it carries on by itself, and the verb finds it.
+/// Green was ready: green takes over by itself, and the verb finds green.
 #[test]
 fn the_old_process_dies_in_the_canary() {
     let server = Start::serve().args(["--canary", "5%:1h"]).ready();
@@ -209,7 +209,7 @@ fn the_old_process_dies_and_no_other_becomes_live() {
     assert!(ended.err.ends_with("no newer generation is live\n"), "{ended:?}");
 }
 
-/// It goes on starting, and takes over when it is ready: until then the verb waits.
+/// The next generation goes on starting, and takes over when it is ready: the verb waits until then.
 #[test]
 fn the_old_process_dies_and_a_slow_one_becomes_live() {
     let deployed = Deployed::new();

@@ -1,4 +1,4 @@
-//! `cutover reload --drain` waits until the old generation is gone, and says how far that is.
+//! `cutover reload --drain` waits until the old generation is gone, and reports how many connections are left.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn it_waits_for_the_last_connection() {
     assert!(reload.is_running(), "it has a connection left");
     drop(two);
     let ended = reload.end().with(0);
-    // This very moment.
+    // The old process must be gone at this very moment.
     assert!(!server.pids().contains(&server.first_pid()), "it is still there: {ended:?}");
     assert!(ended.out.ends_with(&format!("the old process (pid {}) is gone\n", server.first_pid())), "{ended:?}");
     assert_eq!(ended.err, "");
@@ -53,7 +53,7 @@ fn without_a_connection_it_says_the_same_each_time() {
     }
 }
 
-/// The control of the tests above: without `--drain` nothing is waited for.
+/// Negative control of the tests above: without `--drain` the verb does not wait.
 #[test]
 fn without_drain_it_does_not_wait() {
     let server = patient();
@@ -71,7 +71,7 @@ fn what_is_left_at_the_drain_timeout_is_not_waited_for_longer() {
     assert!(!server.pids().contains(&server.first_pid()));
 }
 
-/// The reload is decided; the old process is gone, which is what was waited for.
+/// The reload is done, and the old process is gone, which is the event that the verb waits for.
 #[test]
 fn the_old_process_is_killed_while_it_drains() {
     let server = patient();

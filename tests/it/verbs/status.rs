@@ -1,4 +1,4 @@
-//! `cutover status` says how it stands, and what there is.
+//! `cutover status` shows the state of an instance.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::support::verb::{Verb, socket};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// The table, with one kind of gap, and without what differs from run to run.
+/// The table with uniform gaps, and with placeholders for values that differ from run to run.
 fn table(server: &Instance) -> String {
     let ended = Verb::of("status", server).run().with(0);
     assert_eq!(ended.err, "");
@@ -35,7 +35,7 @@ fn table(server: &Instance) -> String {
         let line = known.iter().fold(line, |line, (from, to)| line.replace(from, to));
         mask(&mask(&line, " after ", ", "), ", ", " ago") + "\n"
     };
-    // Less than a second ago has words of its own.
+    // A time of less than a second ago has words of its own.
     ended.out.replace(", just now", ", 0 s ago").lines().map(line).collect()
 }
 
@@ -44,7 +44,7 @@ fn is_time(cell: &str) -> bool {
     matches!(words[..], [number, "ms" | "s" | "min"] if number.parse::<u64>().is_ok())
 }
 
-/// Takes a time out that stands between these.
+/// Replaces a time that is between these two texts.
 fn mask(line: &str, before: &str, after: &str) -> String {
     let time = line.match_indices(before).find_map(|(at, _)| {
         let rest = &line[at + before.len()..];
@@ -110,7 +110,7 @@ fn after_a_reload_that_failed() {
     shows(&server, "none", &last, &["1 | BLUE | AGE | serving | 100 % | 0"]);
 }
 
-/// The columns of the real table stand below each other.
+/// The columns of the real table are aligned.
 #[test]
 fn the_columns_are_straight() {
     let server = Start::serve().args(["--idle-grace", "1h", "--drain-timeout", "1h"]).ready();
@@ -126,7 +126,7 @@ fn the_columns_are_straight() {
     }
 }
 
-/// Without what goes on while one looks.
+/// The status without the values that change between two requests.
 fn settled(json: &str) -> Value {
     let mut value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
     for generation in value["generations"].as_array_mut().expect("a list") {

@@ -1,4 +1,5 @@
-//! `cutover promote` and `cutover rollback`: ahead and back, with nothing lost, and a word where that cannot be.
+//! `cutover promote` and `cutover rollback`: forward and back without a lost request, and the reason where that is not
+//! possible.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::support::verb::{Running, Verb};
 const SOON: Duration = Duration::from_secs(10);
 const BLUE_GREEN: [&str; 4] = ["--canary", "50%:1h", "--soak", "1h"];
 
-/// A reload under load, after something else was deployed.
+/// Begins a reload under load, after `deploy`.
 fn begin(start: Start, deploy: impl FnOnce()) -> (Instance, Load, Running) {
     let server = start.args(BLUE_GREEN).ready();
     deploy();
@@ -43,7 +44,7 @@ fn promotions_end_the_canary_and_the_soak() {
     load.stop().assert_nothing_lost();
 }
 
-/// Everything is as it was before.
+/// Asserts that blue serves alone again, and that no request was lost.
 #[track_caller]
 fn is_back(server: &Instance, load: Load, reload: Running) {
     let ended = reload.end().with(75);

@@ -1,4 +1,4 @@
-//! `cutover stop` ends all of an instance, and does not say so before it is true.
+//! `cutover stop` ends all processes of an instance, and reports success only after that.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use crate::support::{http_get, kept_alive, wait_connections};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A request without an end: what is idle is closed at a stop, and this is not.
+/// A connection with an incomplete request: a stop closes idle connections, but not this one.
 fn under_way(server: &Instance) -> TcpStream {
     let mut client = TcpStream::connect(server.addr()).expect("connected");
     client.set_read_timeout(Some(SOON)).expect("set");
@@ -30,7 +30,7 @@ fn stopped(server: &Instance) -> String {
     format!("instance {} is stopped\n", name(server))
 }
 
-/// Where the machine is slow it may have said before that it waits.
+/// On a slow machine the verb may have printed before that it waits.
 #[track_caller]
 fn says_so(ended: Ended, server: &Instance) {
     let ended = ended.with(0);
@@ -43,7 +43,7 @@ fn when_it_ends_nothing_is_left() {
     drop(kept_alive(server.addr()));
     wait_connections(&server, 0);
     let ended = Verb::of("stop", &server).run();
-    // This very moment.
+    // The processes must be gone at this very moment.
     assert_eq!(server.pids(), Vec::<u32>::new());
     says_so(ended, &server);
     assert!(!socket(&server).exists(), "the control socket is left");
@@ -54,7 +54,8 @@ fn when_it_ends_nothing_is_left() {
     }
 }
 
-/// Its client is listened to for a second, so that the close does not overtake an answer; not for an hour.
+/// The server reads from an idle client for one second more, so that the close does not overtake an answer, and not for
+/// the hour of the drain timeout.
 #[test]
 fn an_idle_connection_does_not_hold_it_up() {
     let server = Start::serve().args(["--drain-timeout", "1h", "--idle-grace", "1h"]).ready();

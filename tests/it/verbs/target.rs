@@ -1,4 +1,5 @@
-//! Which instance a verb is for, and what it says if there is none, or it may not, or nobody listens to it.
+//! The choice of the instance for a verb; and the verb's behaviour if there is none, if access is denied, or if no
+//! process reads the output.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -18,7 +19,7 @@ use crate::support::verb::{Verb, folder, name, socket};
 
 const SOON: Duration = Duration::from_secs(10);
 const VERBS: [&str; 5] = ["status", "reload", "promote", "rollback", "stop"];
-/// Of no instance on this machine.
+/// The name of no instance on this machine.
 const NOBODY: &str = "no-such-instance.of-the-tests";
 
 #[test]
@@ -36,7 +37,7 @@ fn where_there_is_no_instance() {
     fails(&named, &["no instance with the name", NOBODY, place.path().to_str().expect("text")]);
     let at = stale.to_str().expect("text");
     fails(&["--control", at], &["no instance runs at", at, "there is no such socket\n"]);
-    // Of a process that is gone.
+    // The socket file of a process that is gone.
     drop(UnixListener::bind(&stale).expect("bound"));
     fails(&named, &["no instance with the name", NOBODY]);
     fails(&["--control", at], &["no instance runs at", at, "its process is gone\n"]);
@@ -76,7 +77,7 @@ fn wrong_usage() {
     }
 }
 
-/// Two instances with a folder in common.
+/// Two instances with a common folder.
 fn two(folder: &Path) -> [Instance; 2] {
     let start = |name| Start::serve().args(["--name", name]).env("RUNTIME_DIRECTORY", folder).ready();
     ["one.of-the-tests", "two.of-the-tests"].map(start)
@@ -119,7 +120,7 @@ fn the_only_one_needs_no_name() {
     assert!(unnamed.out.contains(&format!("instance {}\n", name(&server))), "{unnamed:?}");
 }
 
-/// As this user, who is not root and owns nothing.
+/// A user who is not root and owns nothing.
 const STRANGER: u32 = 65534;
 
 #[test]
@@ -129,7 +130,7 @@ fn another_users_instance_is_not_ours() {
         crate::support::skip("only root can run a verb as another user");
         return;
     }
-    // Where everybody can run it, wherever it was built.
+    // A copy of the program in a folder that every user may enter, wherever the original was built.
     let place = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("a folder");
     let program = place.path().join("cutover");
     fs::copy(env!("CARGO_BIN_EXE_cutover"), &program).expect("copied");
@@ -141,7 +142,8 @@ fn another_users_instance_is_not_ours() {
             as_stranger(verb).args([OsStr::new("--control"), socket.as_ref()]).run().fails(77, words);
         }
     };
-    // The folder is closed to others, then only the socket, and then nothing but the server itself says no.
+    // At first the folder is closed to other users, then only the socket, and at last only the server itself refuses
+    // them.
     denied(&["belongs to another user"]);
     as_stranger("status").within(&folder(&server)).args(["--name", &name(&server)]).run().with(77);
     for folder in [server.directory(), &folder(&server)] {
@@ -156,8 +158,8 @@ fn another_users_instance_is_not_ours() {
     assert_eq!(server.pids(), [server.first_pid()], "somebody was heard");
 }
 
-/// A server of the control API that has the socket by listen(2) of another user, and is root's process by now: what a user can
-/// have by listen(2), fork(2), and execve(2) of a program that is set-user-ID.
+/// A server of the control API whose socket has another user's credentials from listen(2), and whose process is root's
+/// by now: a user can get there by listen(2), fork(2), and execve(2) of a set-user-ID program.
 const IMPOSTOR: &str = r#"
 import json, os, socket, sys
 path, victim, status = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -194,7 +196,7 @@ fn a_pid_file_is_not_believed_by_the_word_of_another_user() {
     let mut line = String::new();
     BufReader::new(impostor.stdout.take().expect("piped")).read_line(&mut line).expect("read");
     assert_eq!(line, "listens\n");
-    // The bench can fail: whoever names the socket gets the answer.
+    // Negative control: a verb that names the socket gets the answer.
     let named = Verb::new("status").args([OsStr::new("--control"), socket.as_ref()]).run().with(0).out;
     assert!(named.contains(&victim.id().to_string()), "{named}");
     let pid_file = place.path().join("web.pid");
@@ -208,7 +210,7 @@ fn a_pid_file_is_not_believed_by_the_word_of_another_user() {
     }
 }
 
-/// Nobody reads what a verb says: that is no reason to panic, nor not to do it.
+/// No process reads a verb's output: the verb must not panic, and must do its work all the same.
 #[test]
 fn where_nobody_reads() {
     let server = Start::serve().ready();
@@ -225,7 +227,7 @@ fn where_nobody_reads() {
     is_serving(&status(&server), 3);
     unread(Verb::of("promote", &server)).with(75);
     unread(Verb::new("--help")).with(0);
-    // Nor does anybody read why it failed.
+    // No process reads the reason of the failure either.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     unread(Verb::of("rollback", &server).with(|command| command.stderr(writer))).with(75);

@@ -1,11 +1,12 @@
-//! The exit code of the container is the program's; and where there is none, what engines and shells say then.
+//! The exit code of the container is the program's; where there is none, the code is the one that engines and shells
+//! use.
 
 use std::time::Duration;
 
 use super::{SOON, run_serve};
 use crate::support::docker::Engine;
 
-/// A program that did begin, whatever it does then.
+/// Exit codes of a program that was started, however the program ends.
 #[test]
 fn the_exit_code_is_the_programs() {
     let Some(engine) = Engine::running() else { return };
@@ -15,7 +16,7 @@ fn the_exit_code_is_the_programs() {
         ("exit 3", 3),
         ("kill -KILL $$", 137),
         ("kill -SEGV $$", 139),
-        // What it has left behind does not change it.
+        // A process that the program leaves behind does not change the code.
         ("sleep 1000 & exit 5", 5),
     ] {
         let container = engine.run(&[], image, &["run", "--", "sh", "-c", script]);
@@ -30,7 +31,7 @@ fn what_cannot_begin_has_the_code_of_a_shell() {
     for (words, code) in [
         (&["run", "--", "/no/such/program"][..], 127),
         (&["run", "--", "no-such-program"], 127),
-        // Docker puts it there, and it is no program.
+        // Docker creates this file, which is no program.
         (&["run", "--", "/etc/hosts"], 126),
         (&["run", "--"], 64),
         (&["run", "--stop-signal", "NONE", "--", "/cutover"], 64),
@@ -40,7 +41,7 @@ fn what_cannot_begin_has_the_code_of_a_shell() {
     }
 }
 
-/// Killed from outside, in the container: by number 2 it is the live generation, whose end is the end of all.
+/// The live generation, killed from within the container: its end ends the container.
 #[test]
 fn a_killed_program_ends_the_container() {
     let Some(engine) = Engine::running() else { return };
@@ -55,7 +56,7 @@ fn a_killed_program_ends_the_container() {
     assert_eq!(container.wait(SOON), 137, "{}", container.logs());
 }
 
-/// A program that does not end when it is told to is killed by the supervisor, before Docker would kill both.
+/// The supervisor kills a program that ignores SIGTERM, before Docker would kill both.
 #[test]
 fn a_deaf_program_is_killed_in_time() {
     let Some(engine) = Engine::running() else { return };
@@ -69,7 +70,7 @@ fn a_deaf_program_is_killed_in_time() {
     assert!(container.logs().contains("has not ended in its time, killing it"), "{}", container.logs());
 }
 
-/// `docker kill` by the signals that end a program.
+/// The signals of `docker kill` that stop a server.
 #[test]
 fn each_signal_to_stop_stops_it() {
     let Some(engine) = Engine::running() else { return };

@@ -1,4 +1,4 @@
-//! `cutover run` as process 1: what users of a container see of it, from outside and by `docker` itself.
+//! `cutover run` as process 1, as users of a container see it: from outside, and through `docker` itself.
 
 mod exit;
 mod mount;
@@ -14,33 +14,33 @@ use std::net::TcpStream;
 use super::SOON;
 use crate::support::docker::{Container, Engine};
 
-/// What is given to the supervisor, in the order of its command line.
+/// Arguments of the supervisor, in the order of its command line.
 const RUN: &[&str] = &["run", "--listen", "0.0.0.0:8080"];
 const PUBLISH: &[&str] = &["--publish", "8080"];
 
-/// The library's own server under `cutover run`, in an image with nothing else in it. `None` where that cannot be had,
-/// which is said.
+/// The library's own server under `cutover run`, in an image with nothing else in it. `None`, reported as skipped,
+/// where the image cannot be had.
 #[track_caller]
 fn run_serve(engine: &'static Engine, options: &[&str], serve: &[&str]) -> Option<Container> {
     let words = [RUN, &["--", "/cutover", "serve", "--listen", "0.0.0.0:8080"], serve].concat();
     Some(live(engine.run(&[PUBLISH, options].concat(), engine.cutover()?, &words)))
 }
 
-/// A server that knows nothing of cutover.
+/// A server without any support for cutover.
 #[track_caller]
 fn run_perl(engine: &'static Engine, options: &[&str]) -> Option<Container> {
     let words = [RUN, &["--", "/server.pl", "8080"]].concat();
     Some(live(engine.run(&[PUBLISH, options].concat(), engine.perl()?, &words)))
 }
 
-/// Waits until the supervisor says so; the library's own server has words of its own.
+/// Waits until the supervisor logs that the generation serves; the library's own server has another log line.
 #[track_caller]
 fn live(container: Container) -> Container {
     container.wait_log(" phase=serving", SOON);
     container
 }
 
-/// `docker kill --signal HUP`, and waits until this generation is live.
+/// Sends `docker kill --signal HUP`, and waits until this generation is live.
 #[track_caller]
 fn reload_to(container: &Container, generation: u64) {
     let mark = container.mark();
@@ -48,7 +48,7 @@ fn reload_to(container: &Container, generation: u64) {
     container.wait_log_after(mark, &format!("generation {generation} is live"), SOON);
 }
 
-/// The same, and the line that says why it did not become live.
+/// The same for a reload that fails; returns the log line with the reason.
 #[track_caller]
 fn reload_fails(container: &Container) -> String {
     let mark = container.mark();
@@ -56,14 +56,15 @@ fn reload_fails(container: &Container) -> String {
     container.wait_log_after(mark, "reload failed", SOON)
 }
 
-/// A file that is much longer than what sockets buffer, so that its server is not done with it before it is read.
+/// The length of a file, in bytes: much more than sockets buffer, so that the server cannot finish before the client
+/// reads.
 const LONG: usize = 32 << 20;
 
-/// An answer that is under way.
+/// An answer in progress.
 struct Download(TcpStream);
 
 impl Download {
-    /// Returns when it has begun.
+    /// Returns when the answer has begun.
     #[track_caller]
     fn begin(engine: &Engine, container: &Container) -> Download {
         let server = container.published(8080);
@@ -76,7 +77,7 @@ impl Download {
         Download(stream)
     }
 
-    /// Reads the rest, which must be whole.
+    /// Reads the rest of the answer, which must be complete.
     #[track_caller]
     fn finish(mut self) {
         let mut answer = Vec::new();
@@ -86,14 +87,14 @@ impl Download {
     }
 }
 
-/// A folder for all users of a container, to be mounted.
+/// A folder to mount, readable by all users of a container.
 pub(super) fn folder() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let all = std::fs::Permissions::from_mode(0o755);
     tempfile::Builder::new().permissions(all).tempdir().expect("make a folder")
 }
 
-/// `/long` is in it.
+/// A folder with the file `long`.
 fn folder_with_long() -> tempfile::TempDir {
     let folder = folder();
     let long = std::fs::File::create(folder.path().join("long")).expect("make a file");

@@ -1,4 +1,4 @@
-//! A new binary in a folder of the machine that is mounted: what a new image would need a new container for.
+//! A new binary in a mounted folder of the machine: no new container is needed, as a new image would need one.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::{SOON, folder, live, mount, reload_fails, reload_to};
 use crate::support::docker::{Container, Engine};
 use crate::support::load::{Mode, Plan};
 
-/// How a release is put where the program is.
+/// How a release replaces the program.
 #[derive(Clone, Copy)]
 enum Way {
     Rename,
@@ -23,7 +23,7 @@ impl Way {
         }
     }
 
-    /// In one step, as a deploy does it.
+    /// Replaces the program in one step, as a deploy does.
     fn put(self, root: &Path, number: u32, release: &Release) {
         match self {
             Way::Rename => {
@@ -96,7 +96,7 @@ fn broken_ones_change_nothing(way: Way) {
 
     let broken = [
         (Release::Text("no program\n"), "Exec format error"),
-        // With libraries, of which an empty image has none.
+        // This program needs libraries, and an empty image has none.
         (Release::Of(Path::new("/bin/true")), "No such file"),
         (Release::NotExecutable, "is not executable"),
         (Release::Missing, "cannot be found"),
@@ -110,7 +110,7 @@ fn broken_ones_change_nothing(way: Way) {
     assert_eq!(container.processes().len(), 2, "{:?}", container.processes());
 
     way.put(root.path(), 100, &Release::Of(&good));
-    // Each attempt has a number of its own.
+    // Each attempt has its own generation number.
     reload_to(&container, 6);
     load.wait_generation(6, SOON);
     let report = load.stop();
@@ -128,7 +128,8 @@ fn a_symlink_that_is_flipped() {
     broken_ones_change_nothing(Way::Symlink);
 }
 
-/// It is the file that was mounted, whatever has its name on the machine: what is to be replaced needs its folder mounted.
+/// The container keeps the mounted file, whatever gets its name on the machine: a file to be replaced needs its folder
+/// mounted.
 #[test]
 fn a_file_that_is_mounted_itself_is_never_replaced() {
     let Some(engine) = Engine::running() else { return };

@@ -1,10 +1,10 @@
-//! As process 1 it takes leave of all whose parents have died, and stays small.
+//! Process 1 reaps all orphans, and its memory use stays small.
 
 use super::{SOON, reload_to, run_serve};
 use crate::support::docker::{Container, Engine, Process};
 
 const ORPHANS: usize = 1000;
-/// They live until the program is told to let them go.
+/// The orphans live until the program gets SIGUSR1.
 const PROGRAM: &str = "
     pipe my $wait, my $go or die;
     $SIG{USR1} = sub { close $go };
@@ -20,7 +20,7 @@ const PROGRAM: &str = "
     print qq(begun\\n);
     sleep while 1;
 ";
-/// What it may hold in memory.
+/// Upper limit for the resident memory, in bytes.
 const SMALL: u64 = 10 << 20;
 
 fn kilobytes(container: &Container) -> u64 {
@@ -40,7 +40,7 @@ fn a_thousand_orphans_leave_no_zombie() {
     });
     let before = kilobytes(&container);
 
-    // It goes on to the program.
+    // The supervisor forwards the signal to the program.
     container.kill("USR1");
     engine.wait("no orphan and no zombie", SOON, || container.processes().len() == 2);
     let processes = container.processes();

@@ -1,4 +1,4 @@
-//! `docker kill --signal HUP` under a load from outside, through the published port.
+//! `docker kill --signal HUP` under load from outside, through the published port.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use crate::support::systemd::said;
 const RELOADS: u64 = 20;
 const CLIENTS: usize = 8;
 const SYSCTL: &[&str] = &["--sysctl", "net.ipv4.tcp_migrate_req=1"];
-/// Docker's seccomp profile lets pidfd_getfd(2) through then, also for a user who has not got this right by it.
+/// With this option Docker's seccomp profile permits pidfd_getfd(2), also for a user who does not get the capability
+/// itself.
 const PTRACE: &[&str] = &["--cap-add", "SYS_PTRACE"];
 
-/// Reloads, each time when the clients have met the generation. A connection for each request, and kept alive.
+/// Reloads repeatedly, and lets the clients get answers in between. One load opens a connection for each request, the
+/// other keeps its connections alive.
 fn reloads(engine: &'static Engine, container: &Container, answer: &Answer) -> [Report; 2] {
     let server = container.published(8080);
     let loads = [Mode::Close, Mode::KeepAlive].map(|mode| {
@@ -50,7 +52,7 @@ fn nothing_is_lost(engine: &'static Engine, container: &Container, answer: &Answ
     assert!(!logs.contains(" not steered, "), "{logs}");
 }
 
-/// Docker's own seccomp profile, in which no listener of the server can be copied.
+/// Docker's own seccomp profile, under which the supervisor cannot copy a listener of the server.
 #[test]
 fn in_dockers_own_profile_nothing_is_lost() {
     let Some(engine) = Engine::running() else { return };
@@ -65,7 +67,8 @@ fn in_dockers_own_profile_nothing_of_a_stranger_is_lost() {
     nothing_is_lost(engine, &container, &Answer::Pid);
 }
 
-/// The kernel chooses who gets what waits at a close, and it may choose who accepts nothing: so nothing must wait.
+/// At a close the kernel chooses which listener gets the waiting connections, and may choose one that accepts nothing:
+/// so no connection may be waiting.
 #[test]
 fn the_sysctl_does_no_harm() {
     let Some(engine) = Engine::running() else { return };
@@ -82,8 +85,8 @@ fn by_copies_nothing_is_lost() {
     nothing_is_lost(engine, &container, &Answer::Pid);
 }
 
-/// The negative control: a stranger that is steered nowhere and told to stop at once, without and with the sysctl. With it a
-/// handshake is lost that ends in the very moment of the close, so it makes less of a loss, and not always none.
+/// Negative control: a program that is not steered and has no linger time, without and with the sysctl. The sysctl
+/// reduces the loss, but not always to zero: a handshake that ends at the very moment of the close is still lost.
 #[test]
 fn without_steering_requests_are_lost_and_with_the_sysctl_fewer() {
     let Some(engine) = Engine::running() else { return };
@@ -110,7 +113,7 @@ fn without_steering_requests_are_lost_and_with_the_sysctl_fewer() {
     assert!(with < without, "{with} with the sysctl, {without} without");
 }
 
-/// What a careful operator sets: no rights, and nothing to be written but the control socket.
+/// A hardened container: no capabilities, and nothing writable but the folder of the control socket.
 #[test]
 fn hardened_nothing_is_lost() {
     let Some(engine) = Engine::running() else { return };

@@ -1,14 +1,14 @@
-//! `docker stop`: all that was begun is finished, and it ends in its time, whatever is under way.
+//! `docker stop`: all requests in progress are finished, and the container ends in time, at every stage of a rollout.
 
 use std::time::Duration;
 
 use super::{Download, SOON, folder_with_long, mount, reload_to, run_serve};
 use crate::support::docker::{Container, Engine};
 
-/// More than it takes; Docker kills then.
+/// Docker's stop timeout in seconds, after which Docker kills: longer than a stop takes.
 const PATIENCE: &[&str] = &["--stop-timeout", "30"];
 
-/// Stops it while these are under way, which are read only when it has begun to stop.
+/// Stops the container during these downloads, which the test reads only after the drain has begun.
 fn stops_after(engine: &'static Engine, container: Container, downloads: Vec<Download>) {
     let mark = container.mark();
     let (took, code) = std::thread::scope(|scope| {
@@ -50,7 +50,7 @@ fn slow_requests_of_older_generations_are_answered() {
     stops_after(engine, container, downloads);
 }
 
-/// The next generation, which has not said yet that it is ready, goes too.
+/// The next generation, which is not ready yet, ends too.
 #[test]
 fn in_the_middle_of_a_rollout() {
     let Some(engine) = Engine::running() else { return };
@@ -69,7 +69,7 @@ fn in_the_middle_of_a_rollout() {
     stops_after(engine, container, vec![download]);
 }
 
-/// And one before the first generation is ready.
+/// A stop before the first generation is ready.
 #[test]
 fn before_it_has_begun() {
     let Some(engine) = Engine::running() else { return };
@@ -77,7 +77,7 @@ fn before_it_has_begun() {
     let server = ["/cutover", "serve", "--listen", "0.0.0.0:8080"];
     let run = [&["run", "--listen", "0.0.0.0:8080", "--ready", "delay:20s", "--"], &server[..]].concat();
     let container = engine.run(PATIENCE, image, &run);
-    // It does serve, and says so itself.
+    // The server serves already, and logs that itself.
     container.wait_log(" live generation=1 ", SOON);
     let (took, code) = container.stop();
     assert_eq!(code, 0, "{}", container.logs());

@@ -1,11 +1,11 @@
-//! `docker run -it`: a program that has the terminal, as if nothing were between them.
+//! `docker run -it`: a program uses the terminal as if `cutover run` were not there.
 
 use crate::support::docker::Engine;
 use crate::support::terminal::Terminal;
 
 const CTRL_C: &[u8] = b"\x03";
 
-/// Waits for its prompt, after so many Ctrl-C: what was typed before that is thrown away by it.
+/// Waits for the shell's prompt after this many Ctrl-C: input that is typed before the prompt is discarded.
 #[track_caller]
 fn prompts(terminal: &Terminal, after: usize) {
     terminal.wait("the prompt", |picture| {
@@ -20,20 +20,20 @@ fn a_shell_has_the_terminal() {
     let Some(image) = engine.perl() else { return };
     let run = ["run", "--interactive", "--tty", "--rm", "--pull", "never", image, "run", "--", "sh", "-i"];
     let terminal = engine.on_terminal(&run);
-    // The log of `cutover run` may go on beside the first prompt.
+    // Log text of `cutover run` may follow the first prompt on the same line.
     terminal.wait("the prompt", |picture| picture.iter().any(|line| line.starts_with('$')));
-    // What is typed is seen too, so the answer differs from it.
+    // The terminal echoes the input, so the answer must differ from it.
     terminal.types(b"echo it is $((40 + 2)).\n");
     terminal.wait_text("it is 42.");
 
-    // A child in the foreground is ended by it,
+    // Ctrl-C ends a child in the foreground.
     terminal.types(b"sh -c 'echo it runs: $((1 + 1)).; exec sleep 1000'\n");
     terminal.wait_text("it runs: 2.");
     terminal.types(CTRL_C);
     prompts(&terminal, 1);
     terminal.types(b"echo it ended by $?.\n");
     terminal.wait_text("it ended by 130.");
-    // and neither the shell nor the container is.
+    // Ctrl-C at the prompt ends neither the shell nor the container.
     terminal.types(CTRL_C);
     prompts(&terminal, 2);
     terminal.types(b"echo still $((3 * 3)).\n");

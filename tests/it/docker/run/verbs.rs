@@ -20,7 +20,7 @@ fn reload_waits_and_says_how_it_went() {
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     let told = said(&done);
     assert!(told.contains("generation 2 is live") && told.contains("the old generation is gone"), "{told}");
-    // With the drain it is the only one at once.
+    // After the drain only the new generation is left.
     let processes = container.processes();
     assert_eq!(processes.len(), 2, "{processes:?}");
     let status = said(&container.exec(&["/cutover", "status"]));
@@ -34,7 +34,7 @@ fn reload_waits_and_says_how_it_went() {
     assert!(told.contains("/srv/server cannot be found") && told.contains("generation 2 serves on"), "{told}");
 
     let stopped = container.exec(&["/cutover", "stop"]);
-    // The end of process 1 is the end of all that runs in the container: KILL comes before the word, or after it.
+    // The end of process 1 ends all processes of the container: SIGKILL may reach the verb before or after its answer.
     assert!(matches!(stopped.status.code(), Some(0 | 137)), "{}", said(&stopped));
     assert_eq!(container.wait(SOON), 0, "{}", container.logs());
 }

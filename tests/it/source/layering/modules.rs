@@ -1,4 +1,4 @@
-//! The modules of the library, and which module needs which, as the source says; tests are left out.
+//! The modules of the library and their dependencies, from the source; tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,9 +12,9 @@ pub(super) type Module = Vec<String>;
 
 /// One file of the library.
 pub(super) struct Source {
-    /// Each path that the file names, with the module in which the path stands.
+    /// Each path that the file names, with the module in which the path occurs.
     paths: Vec<(Module, Vec<String>)>,
-    /// What the file names anew for others: the new name, and the path that the name stands for.
+    /// The re-exports of the file: the new name, and the path that the name stands for.
     exports: Vec<(String, Vec<String>)>,
     module: Module,
     /// The code without comments and tests.
@@ -25,7 +25,7 @@ pub(super) struct Source {
 pub(super) struct Modules(BTreeMap<Module, Source>);
 
 impl Modules {
-    /// Reads a folder that has a `lib.rs`. What is below `bin` belongs to another crate.
+    /// Reads a folder that has a `lib.rs`. Files below `bin` belong to another crate.
     pub(super) fn read(root: &Path) -> Modules {
         let mut modules = BTreeMap::new();
         for file in files(root) {
@@ -54,7 +54,7 @@ impl Modules {
         self.0.iter()
     }
 
-    /// The modules that this one needs. What a module names anew for others is not needed by that module.
+    /// The modules on which this one depends. Re-exports do not count as dependencies of the module that makes them.
     pub(super) fn needed_by(&self, module: &Module) -> BTreeSet<Module> {
         let paths = &self.0[module].paths;
         let mut needed: BTreeSet<_> = paths.iter().filter_map(|(within, path)| self.find(within, path)).collect();
@@ -62,7 +62,7 @@ impl Modules {
         needed
     }
 
-    /// The module in which this path is defined, behind all re-exports; `None` if in another crate.
+    /// The module that defines this path, with all re-exports resolved; `None` for a path into another crate.
     fn find(&self, within: &Module, path: &[String]) -> Option<Module> {
         let (mut at, mut rest) = self.start(within, path)?;
         for _ in 0..10 {
@@ -83,7 +83,7 @@ impl Modules {
         Some(at)
     }
 
-    /// Where a path begins, and what is left of the path.
+    /// The module in which a path begins, and the rest of the path.
     fn start(&self, within: &Module, path: &[String]) -> Option<(Module, Vec<String>)> {
         let known = |module: Module| -> Module {
             // An inline module is part of its file.
@@ -105,13 +105,13 @@ impl Modules {
         }
     }
 
-    /// The circles: sets of modules of which each needs each other, if not directly.
+    /// The cycles: sets of modules in which each depends on each other, directly or not.
     pub(super) fn circles(&self) -> Vec<BTreeSet<Module>> {
         let needs: BTreeMap<_, _> = self.0.keys().map(|module| (module, self.needed_by(module))).collect();
         let reached = |from: &Module| {
             let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
             while let Some(module) = next.pop() {
-                // The crate's root names the public items and nothing else.
+                // The crate's root only names the public items, so its dependencies do not count.
                 next.extend(
                     needs[module].iter().filter(|module| !module.is_empty() && reached.insert((*module).clone())),
                 );
@@ -138,14 +138,15 @@ impl Source {
         Source { paths: reader.paths, exports: reader.exports, module, code }
     }
 
-    /// The first parts below the crate's root of all paths that leave the module's own row, re-exports included.
+    /// The rows that the module names: the first part below the crate's root of each path from the root, re-exports
+    /// included.
     pub(super) fn rows(&self) -> impl Iterator<Item = &str> {
         let exports = self.exports.iter().map(|(_, path)| (&self.module, path));
         self.paths.iter().map(|(within, path)| (within, path)).chain(exports).filter_map(|(within, path)| {
             let supers = path.iter().take_while(|part| *part == "super").count();
             match path[0] == "crate" {
                 true => path.get(1),
-                // As many as lead to the root.
+                // This number of `super` leads to the root.
                 false if supers > 0 && supers == within.len() => path.get(supers),
                 false => None,
             }
@@ -182,7 +183,7 @@ impl Visit<'_> for Reader {
     }
 
     fn visit_path(&mut self, path: &syn::Path) {
-        // One word alone is a variable, or was named by a `use`.
+        // A single word is a variable, or a name from a `use`.
         if path.leading_colon.is_none() && path.segments.len() > 1 {
             let parts = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             self.paths.push((self.within.clone(), parts));
@@ -190,10 +191,10 @@ impl Visit<'_> for Reader {
         syn::visit::visit_path(self, path);
     }
 
-    /// `pub(super)` needs nothing of a parent.
+    /// `pub(super)` is no dependency on a parent.
     fn visit_vis_restricted(&mut self, _: &syn::VisRestricted) {}
 
-    /// Nobody has parsed what a macro is given: paths by the crate's root or by a parent are looked for.
+    /// The arguments of a macro are not parsed: their text is searched for paths by `crate`, `super` and `self`.
     fn visit_macro(&mut self, item: &syn::Macro) {
         let text = item.tokens.to_string();
         let words: Vec<&str> = text.split_whitespace().collect();
