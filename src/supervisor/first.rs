@@ -101,7 +101,7 @@ pub(super) async fn begin(instance: &Arc<Instance>, signals: &mut Signals) -> Re
                     let elsewhere = readiness::elsewhere(instance, &child).await;
                     return give_up(&child, format!("did not become ready in {:?}{elsewhere}", settings.plan.ready)).await;
                 }
-                tracing::warn!(%generation, %pid, "has not ended in its time, killing it");
+                tracing::warn!(%generation, %pid, "the generation has not ended in its time, killing it");
                 kill(&child).await;
                 deadline += settings.plan.drain;
             }
