@@ -239,8 +239,8 @@ proven() {
     hertz=$(getconf CLK_TCK 2>/dev/null) || hertz=100
     why='began after the file was written'
     [ $((now_s - $(uptime) + began / hertz)) -le $((written + 2)) ] || return
-    exe=$(readlink "/proc/$1/exe") || exe='what cannot be seen'
-    why="executes $exe, and neither that nor what it was started by is in $root"
+    exe=$(readlink "/proc/$1/exe") || exe='a file that cannot be seen'
+    why="executes $exe, and neither that file nor the path by which it was started is in $root"
     case $exe in "$root"/*) ;; *) was_started_in_root "$1" ;; esac
 }
 

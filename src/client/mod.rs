@@ -112,7 +112,7 @@ impl Control {
                 return Ok(control);
             }
         }
-        let message = format!("no control socket that is found here lists process {pid} of {}", path.display());
+        let message = format!("no control socket in the usual folders lists process {pid} of {}", path.display());
         Err(ControlError::new(ControlErrorKind::NoInstance, message))
     }
 

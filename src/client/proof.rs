@@ -26,11 +26,11 @@ const FIRST_LINE: u64 = 256;
 /// The proof that fails, in words that go on after "process 12".
 pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     let Named { pid, written } = named;
-    let handles = credentials::handles_hup(pid).map_err(|error| format!("cannot be looked at: {error}"))?;
+    let handles = credentials::handles_hup(pid).map_err(|error| format!("cannot be examined: {error}"))?;
     if !handles {
         return Err("does not handle SIGHUP".to_owned());
     }
-    let age = process_age::of(pid).map_err(|error| format!("cannot be looked at: {error}"))?;
+    let age = process_age::of(pid).map_err(|error| format!("cannot be examined: {error}"))?;
     began_before(SystemTime::now().checked_sub(age), written)?;
     let root =
         fs::canonicalize(root).map_err(|error| format!("cannot be compared with {}: {error}", root.display()))?;
@@ -44,14 +44,14 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
     if is_proven || started_by(&arguments, first_line).iter().any(|path| leads_into(path, &root)) {
         return Ok(());
     }
-    let exe = exe.map_or_else(|_| "what cannot be seen".to_owned(), |exe| exe.display().to_string());
-    Err(format!("executes {exe}, and neither that nor what it was started by is in {}", root.display()))
+    let exe = exe.map_or_else(|_| "a file that cannot be seen".to_owned(), |exe| exe.display().to_string());
+    Err(format!("executes {exe}, and neither that file nor the path by which it was started is in {}", root.display()))
 }
 
 /// A number is reused only after its process is gone, so a later process with the same number began after the file was
 /// written. If the clock was set forward in between, the right process looks like a later one as well: it is refused.
 fn began_before(began: Option<SystemTime>, written: SystemTime) -> Result<(), String> {
-    let began = began.ok_or("began at no time that the clock can tell")?;
+    let began = began.ok_or("has a start time that cannot be computed")?;
     match began.duration_since(written) {
         Ok(late) if late > GRANULARITY => Err(format!("began {} s after the file was written", late.as_secs())),
         Ok(_) | Err(_) => Ok(()),

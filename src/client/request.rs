@@ -184,7 +184,7 @@ async fn whole(path: &Path, how: Patience, body: Incoming, by: Instant) -> Resul
     let collected = timeout_at(by, Limited::new(body, ANSWER_MAX).collect()).await.map_err(|_| silent(path, how))?;
     collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
         let kind = if error.is::<hyper::Error>() { ControlErrorKind::Lost } else { ControlErrorKind::Protocol };
-        ControlError::because(kind, format!("the answer on {} has no end", path.display()), error)
+        ControlError::because(kind, format!("the answer on {} cannot be read to its end", path.display()), error)
     })
 }
 

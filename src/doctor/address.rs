@@ -54,8 +54,8 @@ pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Findin
             (findings, home)
         }
         Err(error) => {
-            let what = format!("who listens there cannot be seen ({error})");
-            (vec![Finding::note(address.to_string(), what, "let netlink sockets through (AF_NETLINK)")], None)
+            let what = format!("the listeners there cannot be seen ({error})");
+            (vec![Finding::note(address.to_string(), what, "permit netlink sockets (AF_NETLINK)")], None)
         }
     }
 }
@@ -133,11 +133,11 @@ fn dropped(address: SocketAddr, exact: &[&Listener], home: &Process) -> Option<F
         Finding::problem(
             address.to_string(),
             format!(
-                "pid {} has bound it as uid {} and is uid {} now: the next generation cannot listen there, for all \
-                 sockets of a group belong to one user",
+                "pid {} has bound the address as uid {} and is uid {} now: the next generation cannot listen there, \
+                 because all sockets of a group must belong to one user",
                 home.pid, own.uid, home.uid
             ),
-            "start it as the user that it is to be, with AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024",
+            "start it as the user that it becomes, with AmbientCapabilities=CAP_NET_BIND_SERVICE for a port below 1024",
         )
     })
 }
@@ -152,13 +152,13 @@ fn strange(
     let subject = address.to_string();
     let stop = match &stranger.process {
         Some(process) => format!("stop it (pid {})", process.pid),
-        None => "run cutover doctor as root to see which it is, and stop it".to_owned(),
+        None => "run cutover doctor as root to see which process that is, and stop it".to_owned(),
     };
     match home {
         Some(home) => Finding::problem(
             subject,
             format!(
-                "{who} has joined the group of pid {} by SO_REUSEPORT: where its listener stands is not known, so that \
+                "{who} has joined the group of pid {} by SO_REUSEPORT: the slot of its listener is not known, so that \
                  reloads are not steered",
                 home.pid
             ),
@@ -166,12 +166,14 @@ fn strange(
         ),
         None if stranger.process.is_none() && instances.hidden(stranger.uid) => Finding::note(
             subject,
-            format!("{who} listens there: it may be an instance, for that user has one"),
+            format!("{who} listens there: it may be an instance, because that user has one"),
             "run cutover doctor as that user, or as root, to know",
         ),
         None => Finding::problem(
             subject,
-            format!("{who} listens there, and no control socket leads to it: a server that is started there refuses"),
+            format!(
+                "{who} listens there, and no control socket of that process is found: a server cannot be started there"
+            ),
             format!("{stop}, or choose another address; if it is an instance, give it a folder for its control socket"),
         ),
     }
@@ -179,13 +181,15 @@ fn strange(
 
 fn overlapping(address: SocketAddr, other: SocketAddr, who: &str) -> Finding {
     let what = if other.ip().is_unspecified() && !address.ip().is_unspecified() {
-        format!("{who} listens on {other}: a server on {address}, which is more specific, takes connections from it")
+        format!(
+            "{who} listens on {other}: a server on {address}, which is more specific, takes connections away from it"
+        )
     } else if address.ip().is_unspecified() && !other.ip().is_unspecified() {
         format!("{who} listens on {other}, which is more specific: it gets the connections for that address")
     } else {
-        format!("{who} listens on {other}, where the same connections may come")
+        format!("{who} listens on {other}, which may get connections for {address}")
     };
-    let fix = "let only one of them listen; a server that is started beside another one refuses";
+    let fix = "let only one of the two processes listen; a server refuses to start beside another process";
     Finding::note(address.to_string(), what, fix)
 }
 

@@ -57,7 +57,9 @@ pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
             ),
             FIX,
         ),
-        Some(open) => Finding::ok(SUBJECT, format!("{whose} has {open} of at most {limit}; each generation its own")),
+        Some(open) => {
+            Finding::ok(SUBJECT, format!("{whose} has {open} of at most {limit}; the limit holds for each generation"))
+        }
         None => Finding::ok(SUBJECT, format!("{whose} may have {limit} for each generation")),
     }
 }
@@ -65,7 +67,7 @@ pub(super) fn judge_descriptors(whose: &str, found: Descriptors) -> Finding {
 fn judge_memory(server: Option<Pid>, found: Option<Memory>) -> Finding {
     const SUBJECT: &str = "memory";
     let Some(Memory { limit, used, own, folder }) = found else {
-        return Finding::ok(SUBJECT, "no limit holds for the cgroup, or none that can be seen");
+        return Finding::ok(SUBJECT, "the cgroup has no limit, or none that can be seen");
     };
     let (free, at) = (limit.saturating_sub(used), folder.display());
     let (size, own) = (mib(limit), (own, mib(own)));
@@ -86,8 +88,8 @@ fn judge_memory(server: Option<Pid>, found: Option<Memory>) -> Finding {
         // How much of the memory belongs to a server is not known.
         None => Finding::note(
             SUBJECT,
-            format!("{} of {size} in use at {at}: a second generation of all that would not fit", mib(used)),
-            "say --unit or --listen, to look at the server itself",
+            format!("{} of {size} in use at {at}: a second generation that needs as much would not fit", mib(used)),
+            "use --unit or --listen to check the server itself",
         ),
     }
 }

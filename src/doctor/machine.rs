@@ -43,35 +43,39 @@ pub(super) fn findings(self_test: &SelfTest, settings: &Settings) -> Vec<Finding
 fn steering(self_test: &SelfTest, settings: &Settings) -> (SteeringMode, Finding) {
     let (why, fix) = match (&self_test.steering, &self_test.sock_diag) {
         (Steering::Works, Ok(())) => {
-            let what = "each new connection goes where a program says, as tried with two listeners";
+            let what =
+                "each new connection goes to the listener that a BPF program chooses, as tried with two listeners";
             return (SteeringMode::Steered, Finding::ok("steering", format!("{}: {what}", SteeringMode::Steered)));
         }
-        (Steering::Works, Err(error)) => {
-            (format!("who stands in a group cannot be seen ({error})"), "let sock_diag through, see there".to_owned())
-        }
-        (Steering::Refused(error), _) => (format!("refused ({error})"), permit(error)),
+        (Steering::Works, Err(error)) => (
+            format!("the listeners of a group cannot be seen ({error})"),
+            "permit sock_diag, see the line sock_diag".to_owned(),
+        ),
+        (Steering::Refused(error), _) => (format!("the BPF program is refused ({error})"), permit(error)),
         (Steering::Ignored, _) => (
-            "this kernel takes a program, and does not follow it".to_owned(),
-            "run on Linux 4.6 or later, and not on an imitation of it".to_owned(),
+            "this kernel takes a BPF program, and does not follow it".to_owned(),
+            "run on Linux 4.6 or later, without a sandbox that imitates it (gVisor)".to_owned(),
         ),
         (Steering::Untried(error), _) => (
-            format!("cannot be tried ({error})"),
-            "bring the loopback interface up, and let TCP sockets through".to_owned(),
+            format!("steering cannot be tried ({error})"),
+            "bring the loopback interface up, and permit TCP sockets".to_owned(),
         ),
     };
     if settings.migrate_req == Some(true) {
-        let what = "the kernel takes what waits at a closed listener to the next generation, so that nothing is lost, \
-                    but there is no probe, no canary and no soak";
+        let what = "the kernel moves connections that wait at a closed listener to the next generation, so that \
+                    nothing is lost, but there is no probe, no canary and no soak";
         return (
             SteeringMode::Migrating,
-            Finding::note("steering", format!("{}, for it is {why}: {what}", SteeringMode::Migrating), fix),
+            Finding::note("steering", format!("{}, because {why}: {what}", SteeringMode::Migrating), fix),
         );
     }
     let what = match self_test.ignoring {
         Ok(()) => "a retiring generation ignores new handshakes, whose clients try again after a second",
-        Err(_) => "a listener is closed in a quiet moment, and what knocks then is lost",
+        Err(_) => {
+            "a listener is closed when no handshake is in flight, and connections that come in that moment are lost"
+        }
     };
-    let what = format!("{}, for it is {why}: {what}", SteeringMode::BestEffort);
+    let what = format!("{}, because {why}: {what}", SteeringMode::BestEffort);
     (SteeringMode::BestEffort, Finding::problem("steering", what, format!("{fix}; or {MIGRATE}")))
 }
 
@@ -92,8 +96,8 @@ fn sock_diag(tried: &io::Result<()>) -> Finding {
         Ok(()) => Finding::ok(SUBJECT, "shows listeners, and handshakes in flight"),
         Err(error) => Finding::problem(
             SUBJECT,
-            format!("who listens, and which handshakes are in flight, cannot be seen ({error}): nothing is steered"),
-            "let netlink sockets through: AF_NETLINK in RestrictAddressFamilies=, socket(2) in the seccomp filter",
+            format!("listeners and handshakes in flight cannot be seen ({error}): nothing is steered"),
+            "permit netlink sockets: AF_NETLINK in RestrictAddressFamilies=, socket(2) in the seccomp filter",
         ),
     }
 }
@@ -101,7 +105,7 @@ fn sock_diag(tried: &io::Result<()>) -> Finding {
 fn membarrier(tried: &io::Result<()>) -> Finding {
     const SUBJECT: &str = "membarrier";
     match tried {
-        Ok(()) => Finding::ok(SUBJECT, "tells when nothing is steered by the old program any more"),
+        Ok(()) => Finding::ok(SUBJECT, "tells when the kernel no longer uses the old BPF program"),
         Err(error) => Finding::note(
             SUBJECT,
             format!("refused ({error}): a retiring generation waits 100 ms instead"),
@@ -113,11 +117,11 @@ fn membarrier(tried: &io::Result<()>) -> Finding {
 fn pidfd(tried: &io::Result<()>) -> Finding {
     const SUBJECT: &str = "pidfd";
     match tried {
-        Ok(()) => Finding::ok(SUBJECT, "the next generation can be held by a descriptor"),
+        Ok(()) => Finding::ok(SUBJECT, "the process of the next generation can be held by a descriptor"),
         Err(error) => Finding::problem(
             SUBJECT,
             format!("refused ({error}): no next generation can be started"),
-            "run on Linux 5.3 or later, with pidfd_open(2) and pidfd_send_signal(2) let through",
+            "run on Linux 5.3 or later, and permit pidfd_open(2) and pidfd_send_signal(2)",
         ),
     }
 }
@@ -128,8 +132,11 @@ fn lend(self_test: &io::Result<()>) -> Finding {
         Ok(()) => Finding::ok(SUBJECT, "`cutover run` can steer a program by a copy of its listener"),
         Err(error) => Finding::note(
             SUBJECT,
-            format!("refused ({error}): `cutover run` steers by one more listener, as root or as the program's user"),
-            "nothing, where it is one of them; else docker run --cap-add SYS_PTRACE, in a unit SystemCallFilter=pidfd_getfd",
+            format!(
+                "refused ({error}): `cutover run` steers by one more listener, if it is root or the program's user"
+            ),
+            "nothing, if `cutover run` is one of them; otherwise docker run --cap-add SYS_PTRACE, or \
+             SystemCallFilter=pidfd_getfd in the unit",
         ),
     }
 }
@@ -137,16 +144,18 @@ fn lend(self_test: &io::Result<()>) -> Finding {
 fn tcp_migrate_req(tier: SteeringMode, set: Option<bool>) -> Finding {
     const SUBJECT: &str = "tcp_migrate_req";
     match (set, tier) {
-        (Some(true), _) => Finding::ok(SUBJECT, "1: what waits at a closed listener goes to the next generation"),
+        (Some(true), _) => {
+            Finding::ok(SUBJECT, "1: connections that wait at a closed listener go to the next generation")
+        }
         (Some(false), SteeringMode::Steered) => Finding::ok(SUBJECT, "0, and not needed where steering works"),
         (None, SteeringMode::Steered) => Finding::ok(SUBJECT, "not there, and not needed where steering works"),
         (Some(false), SteeringMode::Migrating | SteeringMode::BestEffort) => {
-            Finding::note(SUBJECT, "0: without steering, what waits at a closed listener is lost", MIGRATE)
+            Finding::note(SUBJECT, "0: without steering, connections that wait at a closed listener are lost", MIGRATE)
         }
         (None, SteeringMode::Migrating | SteeringMode::BestEffort) => Finding::note(
             SUBJECT,
-            "not there: without steering, what waits at a closed listener is lost",
-            "run on Linux 5.14 or later, with /proc/sys to be seen",
+            "not there: without steering, connections that wait at a closed listener are lost",
+            "run on Linux 5.14 or later, with /proc/sys mounted",
         ),
     }
 }
@@ -158,12 +167,10 @@ fn somaxconn(set: Option<u32>) -> Finding {
         Some(room) if room >= backlog => Finding::ok(SUBJECT, format!("{room}: room for the backlog of {backlog}")),
         Some(room) => Finding::note(
             SUBJECT,
-            format!(
-                "{room}: so many connections wait in an accept queue at the most, and not the backlog of {backlog}"
-            ),
+            format!("{room}: at most so many connections wait in an accept queue, fewer than the backlog of {backlog}"),
             format!("sysctl -w net.core.somaxconn={backlog}, and a file in /etc/sysctl.d to keep it"),
         ),
-        None => Finding::note(SUBJECT, "cannot be seen", "run it with /proc/sys to be seen"),
+        None => Finding::note(SUBJECT, "cannot be seen", "run cutover doctor with /proc/sys mounted"),
     }
 }
 

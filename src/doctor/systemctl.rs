@@ -28,11 +28,11 @@ pub(super) fn unit(name: &str) -> Result<Unit, Finding> {
     }
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => wrong("no systemctl was found".into(), "leave out --unit where there is no systemd"),
-        _ => wrong(format!("systemctl tells nothing: {error}"), "run cutover doctor where systemd manages the unit"),
+        _ => wrong(format!("systemctl fails: {error}"), "run cutover doctor where systemd manages the unit"),
     };
     let version = systemctl(&["--version"]).map_err(failed)?;
     let version = version.split_whitespace().nth(1).and_then(unit::leading_number);
-    let version = version.ok_or_else(|| wrong("systemctl tells no version".into(), "use systemctl of systemd"))?;
+    let version = version.ok_or_else(|| wrong("systemctl prints no version".into(), "use systemctl of systemd"))?;
     let shown = systemctl(&["show", "--no-pager", &format!("--property={}", PROPERTIES.join(",")), "--", name]);
     let shown = Properties::parse(&shown.map_err(failed)?);
     match shown.one("LoadState") {
@@ -40,15 +40,15 @@ pub(super) fn unit(name: &str) -> Result<Unit, Finding> {
         "not-found" => {
             return Err(wrong(
                 "systemd knows no such unit".into(),
-                "systemctl list-units --type=service shows those it knows",
+                "systemctl list-units --type=service shows the units that systemd knows",
             ));
         }
         state => {
             let why = shown.one("LoadError").split_once(' ').map(|(_, why)| why.trim_matches('"')).unwrap_or_default();
-            let what = format!("systemd has not loaded it: {state} {why}");
+            let what = format!("systemd has not loaded the unit: {state} {why}");
             return Err(wrong(
                 what.trim_end().into(),
-                "systemctl status tells more; systemctl unmask, if it is masked",
+                "systemctl status tells more; systemctl unmask, if the unit is masked",
             ));
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), 
     if let Some(new) = next.iter().find(other) {
         let (address, offer) = (new.bound, new.offer);
         return Err(format!(
-            "it would listen on {address} for its {offer}, and the living one does for something else: \
+            "it would listen on {address} for its {offer}, and the live generation listens there for something else: \
              a changed address needs a restart"
         ));
     }
@@ -70,15 +70,15 @@ pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), 
     for &new in next.iter().filter(|new| !living.contains(new)) {
         if let Some(old) = living.iter().find(|old| overlap(**old, new)) {
             return Err(format!(
-                "it would listen on {new} beside {old} of the living one, and take a part of its connections at once: \
-                 a changed address needs a restart"
+                "it would listen on {new}, which overlaps with {old} of the live generation, and take a part of the \
+                 connections at once: a changed address needs a restart"
             ));
         }
     }
     match living.iter().find(|old| !next.contains(old)) {
-        Some(old) => {
-            Err(format!("it would not listen on {old}, as the living one does: a changed address needs a restart"))
-        }
+        Some(old) => Err(format!(
+            "it would not listen on {old}, where the live generation listens: a changed address needs a restart"
+        )),
         None => Ok(()),
     }
 }

@@ -129,7 +129,7 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
                 // for one.
                 if said.is_none_or(|said| said.elapsed() > SAID_AGAIN) {
                     said = Some(Instant::now());
-                    tracing::warn!(%error, open = connections.open(), "cannot accept, waiting until it can be done again");
+                    tracing::warn!(%error, open = connections.open(), "cannot accept connections, trying again");
                 }
                 // Without a pause the loop would spin, because the listener stays readable.
                 tokio::time::sleep(EXHAUSTED).await;

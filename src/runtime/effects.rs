@@ -77,7 +77,7 @@ fn gate<H: Host>(host: &H, green: Generation) {
         };
         let result = match result {
             Ok(()) => groups.attempt(move |table| gated(table, green, needs_steering)).await,
-            Err(stalled) => Err(format!("was not started, for the live processes cannot be looked at: {stalled}")),
+            Err(stalled) => Err(format!("was not started, because the live processes cannot be examined: {stalled}")),
         };
         RolloutEvent::Gated { green, result }
     });
@@ -98,7 +98,7 @@ fn gated(table: &mut Table, green: Generation, needs_steering: bool) -> Result<(
     match needs_steering {
         true => table
             .all_steered()
-            .map_err(|why| format!("was not started, for its probe, canary or soak need steering: {why}")),
+            .map_err(|why| format!("was not started, because its probe, canary or soak need steering: {why}")),
         false => Ok(()),
     }
 }
@@ -112,7 +112,7 @@ fn verify<H: Host>(host: &H, green: Generation) {
                 let told = look.told.await;
                 let verify = move |table: &mut Table, shown: &_, holders| table.verify(green, shown, holders, &told);
                 let looked = groups.look(&look.lane, look.holders, verify).await;
-                looked.unwrap_or_else(|stalled| Err(format!("cannot be looked at: {stalled}")))
+                looked.unwrap_or_else(|stalled| Err(format!("cannot be examined: {stalled}")))
             }
             None => Err("is gone".into()),
         };
@@ -146,7 +146,7 @@ fn steer_share<H: Host>(host: &H, green: Generation, share: Share) {
     context.in_background(async move {
         let result = match follow.await {
             Ok(()) => groups.attempt(move |table| table.share(green, share)).await,
-            Err(stalled) => Err(format!("cannot be looked at: {stalled}")),
+            Err(stalled) => Err(format!("cannot be examined: {stalled}")),
         };
         RolloutEvent::Shared { green, result }
     });
@@ -158,7 +158,7 @@ fn cut_over<H: Host>(host: &H, green: Generation, turn: Revocability) {
     context.in_background(async move {
         let moved = match follow.await {
             Ok(()) => groups.attempt(move |table| table.cut_over(green, turn)).await,
-            Err(stalled) => Err(format!("cannot be looked at: {stalled}")),
+            Err(stalled) => Err(format!("cannot be examined: {stalled}")),
         };
         let result = moved.map(|tier| {
             tracing::info!(generation = %green, %tier, "new connections go to the next generation");
@@ -201,7 +201,7 @@ pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Event> {
             Some(Event::Canary { share: *share, time: *time })
         }
         Effect::Soak { time } => {
-            tracing::info!(%generation, ?time, "soaking: all of it can still be taken back");
+            tracing::info!(%generation, ?time, "soaking: all new connections can still be taken back");
             Some(Event::Soak { time: *time })
         }
         Effect::Refuse { asked, reason } => {

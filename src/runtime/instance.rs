@@ -43,7 +43,8 @@ pub(crate) fn claim(
         (ControlSocket::Wanted, Some(folder)) => folder,
         (ControlSocket::Wanted, None) => {
             tracing::info!(
-                "no control socket, for there is no folder for it (RUNTIME_DIRECTORY, XDG_RUNTIME_DIR); signals work"
+                "no control socket, because there is no folder for it (RUNTIME_DIRECTORY, XDG_RUNTIME_DIR); signals \
+                 work"
             );
             return Ok((name, None));
         }
@@ -65,7 +66,7 @@ fn named(folder: &Path, name: String, control_target: &ControlTarget) -> Result<
         Err(Refused::Taken(pid)) => {
             let who = pid.map_or_else(String::new, |pid: Pid| format!(" (pid {pid})"));
             let why =
-                format!("an instance with the name {name} runs already{who}, by {}", path(folder, &name).display());
+                format!("an instance with the name {name} runs already{who}: see {}", path(folder, &name).display());
             Err(Error::new(ErrorKind::AlreadyRunning, why))
         }
         Err(Refused::Failed(error)) => {

@@ -114,7 +114,7 @@ impl Queue {
             }
             if lines.dropped > 0 {
                 let dropped = std::mem::take(&mut lines.dropped);
-                return format!("{dropped} log lines were dropped, for nobody read the log\n").into_bytes();
+                return format!("{dropped} log lines were dropped, because nobody read the log\n").into_bytes();
             }
             lines.writing = false;
             self.changed.notify_all();
@@ -168,7 +168,7 @@ mod tests {
         let (mut seen, mut dropped) = (0, 0);
         for told in read.lines() {
             let told = told.expect("text");
-            match told.strip_suffix(" log lines were dropped, for nobody read the log") {
+            match told.strip_suffix(" log lines were dropped, because nobody read the log") {
                 Some(count) => {
                     dropped = count.parse().expect("a number");
                     break;

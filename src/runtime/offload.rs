@@ -29,7 +29,7 @@ const THREADS: usize = 256;
 pub(crate) enum Stalled {
     #[error("no answer in {0:?}")]
     Late(Duration),
-    #[error("it panicked")]
+    #[error("the task panicked")]
     Panicked,
 }
 

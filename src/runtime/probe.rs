@@ -218,7 +218,7 @@ impl<S: Steer> Attempt<'_, S> {
                 self.request(stream.map_err(|error| no_handshake(&error))?).await
             }
             #[cfg(not(feature = "tls"))]
-            Scheme::Https => Err(Miss::NoTls("this build has none".into())),
+            Scheme::Https => Err(Miss::NoTls("this build is without TLS".into())),
         }
     }
 
@@ -349,7 +349,7 @@ impl From<hyper::Error> for Miss {
         } else if error.is_incomplete_message() || io.is_some_and(is_closed) {
             Miss::Foreign("it closed the connection before it answered".into())
         } else if error.is_parse() {
-            Miss::Foreign("what it answered is no HTTP/1.1".into())
+            Miss::Foreign("its answer is no HTTP/1.1".into())
         } else {
             Miss::Foreign(io.map_or_else(|| error.to_string(), io::Error::to_string))
         }
@@ -367,7 +367,7 @@ fn is_closed(error: &io::Error) -> bool {
 #[cfg(feature = "tls")]
 fn no_handshake(error: &io::Error) -> Miss {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(_)) => Miss::NoTls("what it answered is something else".into()),
+        Some(rustls::Error::InvalidMessage(_)) => Miss::NoTls("its answer is something else".into()),
         Some(error) => Miss::Foreign(format!("the TLS handshake failed: {error}")),
         None if is_closed(error) => Miss::NoTls("it closed the connection in the handshake".into()),
         None => Miss::NoTls(error.to_string()),

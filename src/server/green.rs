@@ -113,7 +113,7 @@ impl Green {
         let process = self.process.clone();
         tokio::spawn(async move {
             if tokio::time::timeout(patience, process.gone()).await.is_err() {
-                tracing::warn!(generation = %self.generation, pid = %self.pid, ?patience, "was sent away and is not gone, killing it");
+                tracing::warn!(generation = %self.generation, pid = %self.pid, ?patience, "the generation was rolled back and has not ended in its time, killing it");
                 process.kill();
             }
         });
@@ -152,7 +152,7 @@ impl Source {
                     let sender = received.sender.map(Pid::number);
                     tracing::warn!(
                         sender, green = %self.pid,
-                        "a notification that does not come from the next generation's own process, ignoring all such"
+                        "ignoring notifications that do not come from the next generation's own process"
                     );
                 }
                 continue;

@@ -225,7 +225,7 @@ impl ToBlue {
             line.push(b'\n');
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = stream.write_all(&line) {
-                tracing::debug!(%error, "the generation before does not read, ignoring");
+                tracing::debug!(%error, "the previous generation does not read the handover socket, ignoring");
                 // A part of the line may be sent, and a next line would continue that part. Fails if blue is gone.
                 let _ = stream.shutdown(std::net::Shutdown::Write);
             }

@@ -109,7 +109,7 @@ impl Server {
             }
             Role::Green { spawn_info, blue } => {
                 let to_blue = ToBlue::start(blue, &spawn_info, host_events.clone());
-                let to_blue = to_blue.map_err(system("cannot talk to the generation before"))?;
+                let to_blue = to_blue.map_err(system("cannot talk to the previous generation"))?;
                 to_blue.listening(table.joined());
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
@@ -172,7 +172,8 @@ impl Server {
     /// Leaves the control socket and the reloads to the supervisor.
     fn leave_it_to_the_supervisor(&mut self) {
         self.config.control = ControlSocket::Unwanted;
-        self.before_reload = Some(Arc::new(|| Err("it runs under `cutover run`, which does that".to_owned())));
+        self.before_reload =
+            Some(Arc::new(|| Err("the server runs under `cutover run`, which does the reloads".to_owned())));
     }
 
     /// Binds the addresses of the application, followed by the addresses for metrics.
@@ -249,7 +250,9 @@ fn own_pid() -> Pid {
 
 fn resolved(address: &std::io::Result<Vec<SocketAddr>>) -> Result<&[SocketAddr], Error> {
     match address {
-        Ok(resolved) if resolved.is_empty() => Err(Error::new(ErrorKind::Address, "an address that has no IP address")),
+        Ok(resolved) if resolved.is_empty() => {
+            Err(Error::new(ErrorKind::Address, "an address resolves to no IP address"))
+        }
         Ok(resolved) => Ok(resolved),
         Err(error) => {
             let why = std::io::Error::new(error.kind(), error.to_string());

@@ -247,7 +247,7 @@ impl Child {
         offload::detach(move || {
             // The first process comes first, and without a look at others: /proc may not answer.
             if self.kill_first() || !self.members().is_empty() {
-                tracing::warn!(generation = %self.generation, pid = %self.pid, "has not ended in its time, killing it");
+                tracing::warn!(generation = %self.generation, pid = %self.pid, "the generation has not ended in its time, killing it");
                 self.kill();
             }
         });

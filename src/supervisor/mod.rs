@@ -94,8 +94,9 @@ impl Supervisor {
         }
         match found.iter().find(|address| address.port() == 0) {
             Some(address) => {
-                let what =
-                    format!("{address} has port 0: what the system chooses cannot be shared with the next generation");
+                let what = format!(
+                    "{address} has port 0: a port that the system chooses cannot be shared with the next generation"
+                );
                 Err(Error::new(ErrorKind::Config, what))
             }
             None => Ok(Some(found).filter(|found| !found.is_empty())),

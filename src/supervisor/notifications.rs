@@ -43,7 +43,7 @@ async fn read(socket: UnixDatagram, child: Weak<Child>, instance: Weak<Instance>
                 let sender = received.sender.map(Pid::number);
                 tracing::warn!(
                     sender, generation = %child.generation,
-                    "a notification that does not come from a process of this generation, ignoring all such"
+                    "ignoring notifications that do not come from a process of this generation"
                 );
             }
             continue;

@@ -29,7 +29,7 @@ pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<
         find_addresses(&looking, &child);
         looking.addresses().into_iter().try_for_each(can_be_shared)
     });
-    looked.await.unwrap_or_else(|_| Err("could not be looked for".into()))?;
+    looked.await.unwrap_or_else(|_| Err("was not started: the checks before the start panicked".into()))?;
     match &instance.settings.preflight {
         Some(words) => agree(instance, words).await,
         None => Ok(()),
@@ -57,17 +57,17 @@ fn can_be_shared(address: SocketAddr) -> Result<(), String> {
         // generation.
         Err(_) if group.values().any(|uid| *uid != own) => Ok(()),
         Err(_) if !group.is_empty() => Err(format!(
-            "was not started, for the program listens on {address} without SO_REUSEPORT, and nobody can listen beside it: \
-             {HOW}"
+            "was not started, because the program listens on {address} without SO_REUSEPORT, and nobody can listen beside \
+             it: {HOW}"
         )),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
 /// How a program is made to share its port.
-pub(super) const HOW: &str = "set it (gunicorn: reuse_port = True; nginx: listen ... reuseport; node: listen({ port, \
-     reusePort: true }); Python: setsockopt(SOL_SOCKET, SO_REUSEPORT, 1) before bind; Go: net.ListenConfig.Control; Java: \
-     StandardSocketOptions.SO_REUSEPORT)";
+pub(super) const HOW: &str = "set SO_REUSEPORT (gunicorn: reuse_port = True; nginx: listen ... reuseport; node: listen({ \
+     port, reusePort: true }); Python: setsockopt(SOL_SOCKET, SO_REUSEPORT, 1) before bind; Go: net.ListenConfig.Control; \
+     Java: StandardSocketOptions.SO_REUSEPORT)";
 
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
 async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), String> {
@@ -87,8 +87,8 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
         Ok((Check { process, mark }, end))
     });
     let started: Result<_, String> = started.await.unwrap_or_else(|stalled| Err(stalled.to_string()));
-    let (running, end) = started.map_err(|why| format!("has no preflight check: {why}"))?;
-    let ended = end.await.map_err(|_| "was not checked: nobody has waited for that".to_owned())?;
+    let (running, end) = started.map_err(|why| format!("was not started: its preflight check cannot be run: {why}"))?;
+    let ended = end.await.map_err(|_| "was not started: the result of its preflight check is lost".to_owned())?;
     drop(running);
     match ended.code() {
         0 => Ok(()),

@@ -71,7 +71,7 @@ async fn listens(instance: &Arc<Instance>, child: &Weak<Child>) -> bool {
             Err(Stalled::Panicked) => return false,
             Err(Stalled::Late(limit)) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%generation, "cannot look at its processes: /proc has not answered in {limit:?}");
+                    tracing::warn!(%generation, "the processes of the generation cannot be examined: /proc has not answered in {limit:?}");
                 }
                 continue;
             }
@@ -123,7 +123,9 @@ pub(super) fn told(ended: Ended, child: &Child, left: &BTreeSet<Pid>, has_addres
     }
     match ended.code() {
         0 | 128.. => ended.to_string(),
-        _ if has_addresses && !child.was_ready() => format!("{ended} (if it says that the address is in use, {HOW})"),
+        _ if has_addresses && !child.was_ready() => {
+            format!("{ended} (if the program says that the address is in use, {HOW})")
+        }
         _ => ended.to_string(),
     }
 }

@@ -104,7 +104,7 @@ async fn taken_in(instance: &Arc<Instance>, child: &Arc<Child>, deadline: Instan
 
 fn cannot_look(child: &Child, stalled: Stalled) {
     let (generation, pid) = (child.generation, child.pid);
-    tracing::warn!(%generation, %pid, "its processes cannot be looked at, told to stop without that: {stalled}");
+    tracing::warn!(%generation, %pid, "the processes of the generation cannot be examined, telling it to stop all the same: {stalled}");
 }
 
 /// Keeps the generation's listeners open, once their slots are known.
@@ -132,7 +132,7 @@ async fn keep(
             Ok(None) => tokio::time::sleep(LOOK_AT_ALL).await,
             Err(stalled) => {
                 let (generation, pid) = (child.generation, child.pid);
-                tracing::error!(%generation, %pid, "its listeners cannot be kept open, told to stop without that: {stalled}");
+                tracing::error!(%generation, %pid, "the listeners of the generation cannot be kept open, telling it to stop all the same: {stalled}");
                 return vec![];
             }
         }

@@ -46,7 +46,7 @@ impl Supervisor {
         if std::process::id() != 1
             && let Err(error) = reaper::become_subreaper()
         {
-            tracing::warn!(%error, "orphans of the program are not seen");
+            tracing::warn!(%error, "orphans of the program cannot be adopted");
         }
         signals::reap(reaper.clone()).map_err(system("cannot handle signals"))?;
         let addresses = settings.addresses.clone().unwrap_or_default();
@@ -69,7 +69,7 @@ impl Supervisor {
         let parts = Parts { name, settings, program, reaper, groups, addresses, service_manager, live_endpoint };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = pidfd_getfd::try_copy() {
-            tracing::info!(%error, "the program's listeners cannot be copied, it is steered by one more beside them");
+            tracing::info!(%error, "the program's listeners cannot be copied, steering by one more listener beside them");
         }
         let pid_file = self.config.pid_file.take().map(PidFile::new);
         let done = self.run_all(&instance, signals, watchdog, pid_file.as_ref()).await;
@@ -154,7 +154,7 @@ impl Instance {
     async fn end_draining(&self) {
         for child in self.draining() {
             let (generation, pid) = (child.generation, child.pid);
-            tracing::warn!(%generation, %pid, "ended while it drained, for no generation is left that serves");
+            tracing::warn!(%generation, %pid, "killed while it drained, because no generation is left that serves");
             child.killed().await;
         }
     }
@@ -201,7 +201,7 @@ impl Supervisor {
         let config = &mut self.config;
         if let ReadyWhen::Http(target) = &self.ready {
             if config.probe.is_some() {
-                return Err(wrong("both a probe and --ready http: are asked for: they are the same".into()));
+                return Err(wrong("--probe and --ready http: cannot be combined: both send the same request".into()));
             }
             config.probe = Some(target.clone());
             config.probe_timeout = config.ready_timeout;
@@ -216,7 +216,7 @@ impl Supervisor {
             && time >= needs.ready
         {
             return Err(wrong(format!(
-                "--ready delay: {time:?} is not before --ready-timeout, {:?}, when a generation is given up",
+                "--ready delay:{time:?} is not shorter than --ready-timeout {:?}, after which a generation is given up",
                 needs.ready
             )));
         }

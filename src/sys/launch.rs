@@ -72,8 +72,10 @@ impl Launch {
         let name = self.arguments.first().filter(|name| !name.is_empty());
         let name =
             Path::new(name.ok_or("the process was started without a name (argv[0]), so its executable is not known")?);
-        let directory =
-            self.directory.as_deref().ok_or("the directory that the process was started in was gone already then")?;
+        let directory = self
+            .directory
+            .as_deref()
+            .ok_or("the directory that the process was started in had been removed before the start")?;
         std::fs::metadata(directory)
             .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
         // As in a shell, a file that may not be executed counts only if PATH has no executable one.

@@ -38,7 +38,7 @@ pub(crate) struct Place {
 /// seccomp filter, `EACCES` from /proc); otherwise another failure (`ENOSYS` before Linux 5.6, `EMFILE`); otherwise
 /// `NotFound`.
 pub(crate) fn copy(holders: impl IntoIterator<Item = Pid>, inode: Inode) -> io::Result<(OwnedFd, Place)> {
-    let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was asked has it");
+    let nobody = io::Error::new(io::ErrorKind::NotFound, "no process that was looked at has this socket");
     let mut worst = (Weight::Gone, during(format_args!("copy {inode}"), nobody));
     for holder in holders {
         match copy_from(holder, inode) {

@@ -51,7 +51,7 @@ impl BoundPlaceholder {
         };
         for family in families {
             let signed = tcp_md5::with_all(&bound, *family, &key);
-            signed.map_err(|error| during("let nothing in (TCP_MD5SIG_EXT)", error))?;
+            signed.map_err(|error| during("refuse all connections (TCP_MD5SIG_EXT)", error))?;
         }
         Ok(BoundPlaceholder { inode: socket::inode(&bound)?, bound })
     }

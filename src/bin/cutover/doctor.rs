@@ -16,19 +16,20 @@ const INDENT: usize = 9;
 /// The narrowest width to which a text is wrapped.
 const WIDTH_MIN: usize = 40;
 
-/// Look whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to fix what is not.
+/// Check whether kernel, limits, addresses and unit are fit for restarts without loss, and say how to fix what is not.
 ///
-/// One line a finding: ok, note or problem, what was looked at, what it means, how to fix it. Needs no root, and changes
-/// nothing. Exit status 1 if there is a problem; notes do no harm.
+/// Prints one line per finding: ok, note or problem, what was checked, what was found, how to fix it. Needs no root,
+/// and changes nothing. Exit status 1 if there is a problem, 0 if there are only notes.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Look at this unit of systemd: what it says, and its main process.
+    /// Check this systemd unit, too: its settings and its main process.
     #[arg(long, value_name = "NAME")]
     unit: Option<String>,
-    /// Look who listens here too; may be given more than once. Default: where the unit's program does.
+    /// Check which processes listen on this address, too; may be given more than once. Default: the addresses on which
+    /// the program of the unit listens.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Vec<Addresses>,
-    /// As JSON, one object a line: {"level":"ok|note|problem","subject":"…","what":"…","fix":"…" or null}
+    /// Print the findings as JSON, one object per line: {"level":"ok|note|problem","subject":"…","what":"…","fix":"…" or null}
     #[arg(long)]
     json: bool,
 }

@@ -33,16 +33,17 @@ use exit::{BUG, USAGE};
 
 /// A server that restarts without losing one request.
 ///
-/// Start one, change its binary or its files, and send it SIGHUP, or say `cutover reload`: a fresh process takes over all
-/// new connections at once, the old one finishes what it has and is gone. Signals: HUP reload; TERM, INT stop gracefully,
-/// twice at once; USR2 end the drain now; USR1 log the status. The environment variable CUTOVER_LOG filters the log
-/// (default: info).
+/// Start a server, change its binary or its files, and send it SIGHUP, or run `cutover reload`: a new process takes
+/// over all new connections at once, and the old process finishes its open connections and ends. Signals: HUP reloads;
+/// TERM and INT stop gracefully, a second one stops at once; USR2 ends the drain now; USR1 logs the status. The
+/// environment variable CUTOVER_LOG filters the log (default: info).
 ///
-/// Exit status: 0 done; 1 the server cannot begin, or the doctor found a problem; 64 wrong usage, or several instances run
-/// and none was named; 69 no such instance, a PID file that proves nothing, or its process is lost or hangs; 70 a bug; 74
-/// stdout cannot be written; 75 it was refused or not done in time: the reload failed, and the old generation serves on; 77
-/// the instance belongs to another user. `run` passes the exit code of its program on, and 128+n for a signal; 126 it cannot
-/// be executed; 127 there is no such program.
+/// Exit status: 0 done; 1 the server cannot begin, or the doctor found a problem; 64 wrong usage, or several instances
+/// run and none was named; 69 no such instance, the process in the PID file is not proven to be the server, or the
+/// process of the instance is lost or hangs; 70 a bug; 74 stdout cannot be written; 75 the request was refused or not
+/// done in time, or the reload failed and the old generation serves on; 77 the instance belongs to another user. `run`
+/// exits with the exit code of its program, or with 128+n if signal n has killed the program; 126 the program cannot be
+/// executed; 127 there is no such program.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Command {

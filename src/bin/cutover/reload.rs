@@ -31,28 +31,28 @@ const END: Duration = Duration::from_secs(10);
 
 /// Start the next generation, and wait until it is live or given up.
 ///
-/// On a terminal it shows what happens now; otherwise each step is a line. Ctrl-C ends the watching, not the reload: that
-/// goes on, and `cutover status` shows it.
+/// On a terminal, one line shows the current step; otherwise each step is a line. Ctrl-C ends this command, not the
+/// reload: the reload goes on, and `cutover status` shows it.
 ///
-/// Exit status: 0 the next generation is live, 75 it is not and the old one serves on, or a rollout is under way already;
-/// 69 no such instance, or its process is lost and no newer generation is live.
+/// Exit status: 0 the next generation is live, 75 it is not and the old one serves on, or a rollout is under way
+/// already; 69 no such instance, or its process is lost and no newer generation is live.
 #[derive(Debug, Args)]
 pub(crate) struct Reload {
     #[command(flatten)]
     target: Target,
-    /// With --pid-file, where no control socket lists the process: send it SIGHUP, if it began before the file was
-    /// written, handles SIGHUP, and its executable, or the path that it was started by, is in this folder; and wait until
-    /// the file names another such process, for --timeout at most (35s). What it cannot tell: a next generation that has
-    /// failed, and a rollout that is under way; the server's log does.
+    /// With --pid-file, where no control socket lists the process: send SIGHUP to the process, if the process began
+    /// before the file was written, handles SIGHUP, and its executable, or the path by which it was started, is in this
+    /// folder. Then wait until the file names another such process, for --timeout at most (without it, 35s). This way
+    /// does not show that the next generation has failed, or that a rollout is under way: read the log of the server.
     #[arg(long, value_name = "DIR", requires = "pid_file", conflicts_with_all = ["name", "control", "drain", "json"])]
     root: Option<PathBuf>,
-    /// If the reload is not decided by then, ask for a rollback, and wait for what becomes of that.
+    /// If the reload has no outcome after this time, ask for a rollback, and wait for the outcome.
     #[arg(long, value_name = "TIME", value_parser = format::parse_time)]
     timeout: Option<Duration>,
     /// Wait until the process of the old generation is gone as well.
     #[arg(long)]
     drain: bool,
-    /// What happens as JSON, one object a line, and nothing else on stdout.
+    /// Print the progress as JSON, one object per line, and nothing else on stdout.
     #[arg(long)]
     json: bool,
 }
@@ -184,9 +184,9 @@ impl Watch {
     fn note_rollback(&self, time: Duration, answer: Result<(), ControlError>) {
         let what = match answer {
             Ok(()) => "asked for a rollback".to_owned(),
-            Err(error) => format!("no rollback: {}", with_cause(&error)),
+            Err(error) => format!("cannot roll back: {}", with_cause(&error)),
         };
-        self.display.note(&format!("not decided in {}: {what}", humantime::format_duration(time)));
+        self.display.note(&format!("no outcome after {}: {what}", humantime::format_duration(time)));
     }
 
     /// Reports the outcome to people, and returns it for the exit code.
@@ -284,7 +284,8 @@ impl Watch {
         let left = process::wait(old.into_iter().collect(), END);
         self.display.clear();
         if !left.is_empty() {
-            let message = format!("the old process (pid {pid}) has nothing left to do, and is not gone in {END:?}");
+            let message =
+                format!("the old process (pid {pid}) has finished its connections, but has not ended in {END:?}");
             return Err(Failure::new(TRY_AGAIN, message));
         }
         self.display.result(&format!("the old process (pid {pid}) is gone"));

@@ -39,7 +39,7 @@ pub(crate) async fn reload(
         };
         match another {
             Ok(pid) => {
-                say(format_args!("process {pid} is live (it was process {})", old.pid()));
+                say(format_args!("process {pid} is live (before: process {})", old.pid()));
                 return Ok(());
             }
             Err(why) if !is_alive => {

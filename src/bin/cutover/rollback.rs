@@ -16,8 +16,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Give up the rollout that is under way: the old generation gets all new connections again.
 ///
-/// Returns when nothing is left of the rollout, so that another reload can be asked for. Exit status 75 if there is nothing
-/// that can be taken back.
+/// Returns when the rollback is complete, so that another reload can be asked for. Exit status 75 if there is nothing
+/// to roll back.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
     #[command(flatten)]
@@ -30,7 +30,12 @@ impl Rollback {
         control.rollback().await?;
         match timeout(PATIENCE, nothing_left(&control)).await {
             Ok(ended) => ended?,
-            Err(_) => return Err(Failure::new(TRY_AGAIN, format!("asked for, and not done in {PATIENCE:?}"))),
+            Err(_) => {
+                return Err(Failure::new(
+                    TRY_AGAIN,
+                    format!("the rollback was asked for, and is not complete after {PATIENCE:?}"),
+                ));
+            }
         }
         say("rolled back");
         Ok(())

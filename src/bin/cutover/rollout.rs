@@ -24,22 +24,24 @@ pub(crate) struct Rollout {
     /// A file that always names the live process.
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
-    /// How long the next generation may take to become ready, before it is killed and this one serves on.
+    /// How long the next generation may take to become ready, before it is killed and the old generation serves on.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::READY_TIMEOUT))]
     ready_timeout: Duration,
-    /// Ask the next generation before any user gets to it: /PATH, https:/PATH, https://NAME/PATH. 2xx and 3xx pass.
+    /// Send a request to the next generation before any client reaches it: /PATH, https:/PATH, https://NAME/PATH. An
+    /// answer with 2xx or 3xx passes.
     #[arg(long, value_name = "TARGET")]
     probe: Option<String>,
-    /// How long to ask before the probe counts as failed.
+    /// How long to repeat the request before the probe counts as failed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::PROBE_TIMEOUT))]
     probe_timeout: Duration,
     /// Give the next generation a part of the new connections first, for some time: 5%:30s,50%:30s.
     #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = canary_step)]
     canary: Vec<CanaryStep>,
-    /// Keep the old process ready to have everything back, so long after all new connections went to the next one.
+    /// How long the old process can take all new connections back, after they were moved to the next generation.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::SOAK))]
     soak: Duration,
-    /// How long to wait for handshakes in flight before the listeners are closed. 0s closes at once, and loses them.
+    /// How long to wait for handshakes in flight before the listeners are closed. 0s closes at once, and loses these
+    /// handshakes.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::LINGER))]
     linger: Duration,
 }
@@ -50,7 +52,7 @@ pub(crate) struct Addresses(pub(crate) Vec<SocketAddr>);
 #[expect(clippy::disallowed_methods, reason = "names are resolved before anything begins")]
 pub(crate) fn address(text: &str) -> Result<Addresses, String> {
     let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
-    if found.is_empty() { Err("it has no IP address".into()) } else { Ok(Addresses(found)) }
+    if found.is_empty() { Err("the host has no IP address".into()) } else { Ok(Addresses(found)) }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,9 +64,9 @@ struct CanaryStep {
 fn canary_step(text: &str) -> Result<CanaryStep, String> {
     let (percent, time) = text.split_once(':').ok_or("a step is a percentage and a time: 5%:30s")?;
     let percent = percent.strip_suffix('%').ok_or_else(|| format!("{percent} is no percentage: write 5%"))?;
-    let percent: f64 = percent.trim().parse().map_err(|_| format!("{percent} is no number of percent"))?;
+    let percent: f64 = percent.trim().parse().map_err(|_| format!("{percent} is no number"))?;
     let share = Share::try_from(percent).map_err(|error| error.to_string())?;
-    let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
+    let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no duration: {error}"))?;
     Ok(CanaryStep { share, time })
 }
 

@@ -15,23 +15,26 @@ use crate::rollout::{Addresses, Rollout, address};
 
 /// Run a program that listens by SO_REUSEPORT, and replace it on SIGHUP without losing a request.
 ///
-/// Fit to be the first process of a container. The exit code is the program's, 128+n if signal n has killed it.
+/// Can be the first process of a container. The exit code is that of the program, or 128+n if signal n has killed the
+/// program.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Where the program listens; may be given more than once. Default: wherever it is found to listen.
+    /// The address on which the program listens; may be given more than once. Default: the addresses on which the
+    /// program is found to listen.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Vec<Addresses>,
-    /// How it is known that a generation is ready: `listening` on each --listen; `notify`, it says READY=1 (sd_notify);
-    /// `http:/PATH`, it answers that with 2xx or 3xx; `delay:2s`, it has run for so long.
+    /// How to detect that a generation is ready. `listening`: it listens on each address; `notify`: it sends READY=1
+    /// (sd_notify); `http:/PATH`: it listens, and answers a request for this path with 2xx or 3xx; `delay:2s`: it has
+    /// run for this time.
     #[arg(long, value_name = "HOW", value_parser = ready, default_value = "listening")]
     ready: ReadyWhen,
     /// The signal by which an old generation is told to stop.
     #[arg(long, value_name = "SIGNAL", default_value = defaults::STOP_SIGNAL)]
     stop_signal: String,
-    /// How long a generation that was told to stop may take, before it is killed.
+    /// How long a generation that was told to stop may take to end, before it is killed.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::DRAIN_TIMEOUT))]
     stop_timeout: Duration,
-    /// A command that is asked before each reload; if it does not end with 0, there is none: \"nginx -t\".
+    /// A command to run before each reload, such as "nginx -t"; if its exit code is not 0, the reload is refused.
     #[arg(long, value_name = "CMD", value_parser = words)]
     preflight: Option<Words>,
     #[command(flatten)]
@@ -46,7 +49,7 @@ struct Words(Vec<String>);
 
 fn words(text: &str) -> Result<Words, String> {
     match shell_words::split(text) {
-        Ok(words) if words.is_empty() => Err("there is no command in it".into()),
+        Ok(words) if words.is_empty() => Err("the command is empty".into()),
         Ok(words) => Ok(Words(words)),
         Err(error) => Err(error.to_string()),
     }
@@ -59,10 +62,10 @@ fn ready(text: &str) -> Result<ReadyWhen, String> {
         Some(("http", path)) if path.starts_with('/') => Ok(ReadyWhen::Http(path.to_owned())),
         Some(("https", _)) => Ok(ReadyWhen::Http(text.to_owned())),
         Some(("delay", time)) => {
-            let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no time: {error}"))?;
+            let time = humantime::parse_duration(time).map_err(|error| format!("{time} is no duration: {error}"))?;
             Ok(ReadyWhen::Delay(time))
         }
-        _ => Err("it is one of listening, notify, http:/PATH, https:/PATH, delay:TIME".into()),
+        _ => Err("the possible values are listening, notify, http:/PATH, https:/PATH, delay:TIME".into()),
     }
 }
 

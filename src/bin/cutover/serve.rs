@@ -14,25 +14,26 @@ use crate::format::seconds;
 use crate::page::Page;
 use crate::rollout::{Addresses, Rollout, address};
 
-/// Serve a directory, or without one a page that shows who answers.
+/// Serve a directory, or without DIR a page that shows which process answers.
 ///
-/// On a terminal a reload ends the job of the shell, and Ctrl-C does not reach the next generation: `cutover run -- cutover
-/// serve` keeps the server in the foreground.
+/// On a terminal a reload ends the job of the shell, and Ctrl-C does not reach the next generation: `cutover run --
+/// cutover serve` keeps the server in the foreground.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The directory to serve.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Listen here; may be given more than once. Port 0: the system chooses, and it is kept through restarts.
+    /// The address to listen on; may be given more than once. With port 0 the kernel chooses the port, and all
+    /// generations keep that port.
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: Vec<Addresses>,
     #[command(flatten)]
     rollout: Rollout,
-    /// How long a kept-alive connection may be idle, or a request stay half sent, after a reload, before the old process
-    /// closes it.
+    /// How long a kept-alive connection may be idle, or a request stay half sent, after a reload, before the old
+    /// process closes the connection.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::IDLE_GRACE))]
     idle_grace: Duration,
-    /// How long the old process may take to finish its connections, before it closes what is left.
+    /// How long the old process may take to finish its connections, before it closes the connections that are left.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = seconds(defaults::DRAIN_TIMEOUT))]
     drain_timeout: Duration,
     /// Listening sockets for each address.

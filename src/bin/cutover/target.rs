@@ -13,8 +13,9 @@ pub(crate) struct Target {
     /// The path of the control socket of the instance, where it is in none of the usual folders.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// The instance of the process that this file names, if its control socket lists that process. The file alone proves
-    /// nothing: otherwise the exit status is 69.
+    /// The instance whose control socket lists the process that this PID file names. The file alone is no proof,
+    /// because the process id may be that of another process by now: if no control socket lists the process, the exit
+    /// status is 69.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "control"])]
     pid_file: Option<PathBuf>,
 }

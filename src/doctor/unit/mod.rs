@@ -73,8 +73,9 @@ pub(super) fn lint(unit: &Unit) -> Vec<Finding> {
 
 fn stale(unit: &Unit) -> Option<Finding> {
     unit.shown.is("NeedDaemonReload", "yes").then(|| {
-        let what = "its files were changed, and systemd has not read them yet: this is what was there before";
-        Finding::note(unit.name(), what, "systemctl daemon-reload, then look again")
+        let what =
+            "the unit's files were changed, and systemd has not read them yet: these findings are about the old files";
+        Finding::note(unit.name(), what, "systemctl daemon-reload, then run cutover doctor again")
     })
 }
 
@@ -84,10 +85,12 @@ fn missing(unit: &Unit) -> Vec<Finding> {
     let gone = all.filter(|(_, command)| unit.missing.contains(&command.path));
     let finding = |(line, command): (&&str, properties::Command)| {
         let fix = match command.path.as_str() {
-            "/bin/kill" | "/usr/bin/kill" => "install it (Debian: procps), or ExecReload=cutover reload".to_owned(),
-            path => format!("put a program at {path}, or name the one that is there"),
+            "/bin/kill" | "/usr/bin/kill" => {
+                "install kill(1) (Debian: procps), or ExecReload=cutover reload".to_owned()
+            }
+            path => format!("install a program at {path}, or correct the path"),
         };
-        Finding::problem(*line, format!("{} is not there", command.path), fix)
+        Finding::problem(*line, format!("{} does not exist", command.path), fix)
     };
     gone.map(finding).collect()
 }

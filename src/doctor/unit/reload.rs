@@ -70,7 +70,7 @@ fn reload_signal(unit: &Unit) -> Finding {
 
 /// With Type=notify-reload, systemd itself sends SIGHUP, and then runs the commands.
 fn twice(unit: &Unit) -> Finding {
-    let what = "beside Type=notify-reload, which sends SIGHUP itself: the server is told twice";
+    let what = "used with Type=notify-reload, which sends SIGHUP itself: the server gets two requests";
     let fix = "remove ExecReload=, or Type=notify";
     match waits(unit) {
         true => Finding::problem(SUBJECT, format!("{what}, refuses the second one, and systemctl reload fails"), fix),
@@ -91,7 +91,7 @@ fn once(unit: &Unit, commands: &[Command]) -> Finding {
         ),
         Way::Kills | Way::Other => Finding::note(
             SUBJECT,
-            "kill: systemctl reload returns before the next generation is live, and says nothing if it fails",
+            "kill: systemctl reload returns before the next generation is live, and does not tell if the reload fails",
             "ExecReload=/usr/local/bin/cutover reload, which waits for the outcome",
         ),
         Way::Waits if command.ignores_failure => Finding::note(
@@ -127,13 +127,15 @@ fn start_timeout(unit: &Unit) -> Option<Finding> {
     Some(if limit <= ASKS_EVERY {
         Finding::problem(
             SUBJECT,
-            format!("{what}: systemd gives up before the server can ask for more time, every {ASKS_EVERY:?}"),
+            format!(
+                "{what}: systemd gives up before the server asks for more time, which it does every {ASKS_EVERY:?}"
+            ),
             format!("TimeoutStartSec={}s", steps.as_secs().saturating_add(60)),
         )
     } else {
         Finding::note(
             SUBJECT,
-            format!("{what}: that holds only because the server asks for more time every {ASKS_EVERY:?}"),
+            format!("{what}: that is enough only because the server asks for more time every {ASKS_EVERY:?}"),
             format!("TimeoutStartSec={}s", steps.as_secs().saturating_add(60)),
         )
     })

@@ -29,19 +29,21 @@ fn kind(unit: &Unit) -> Finding {
     const SUBJECT: &str = "Type";
     if unknown_type(unit) {
         let what = format!(
-            "systemd {} does not know notify-reload ({NOTIFY_RELOAD} does) and takes it for {}: it does not wait for READY=1",
+            "systemd {} does not know notify-reload ({NOTIFY_RELOAD} does), uses {} instead, and does not wait for \
+             READY=1",
             unit.version,
             unit.shown.one("Type")
         );
         return Finding::problem(SUBJECT, what, "Type=notify");
     }
     match unit.shown.one("Type") {
-        "notify" | "notify-reload" => {
-            Finding::ok(SUBJECT, format!("{}: started means that it listens", unit.shown.one("Type")))
-        }
+        "notify" | "notify-reload" => Finding::ok(
+            SUBJECT,
+            format!("{}: systemd takes the server for started when it listens", unit.shown.one("Type")),
+        ),
         other => Finding::problem(
             SUBJECT,
-            format!("{other}: systemd takes the server for started before it listens, or when it has failed to begin"),
+            format!("{other}: systemd takes the server for started before it listens, or even if it fails to start"),
             "Type=notify",
         ),
     }
@@ -50,7 +52,9 @@ fn kind(unit: &Unit) -> Finding {
 fn notify_access(unit: &Unit) -> Finding {
     const SUBJECT: &str = "NotifyAccess";
     match unit.shown.one("NotifyAccess") {
-        access @ ("main" | "exec") => Finding::ok(SUBJECT, format!("{access}: the old generation names the new one")),
+        access @ ("main" | "exec") => {
+            Finding::ok(SUBJECT, format!("{access}: the old generation tells systemd the next main process"))
+        }
         "all" => Finding::note(
             SUBJECT,
             "all: any process of the unit may say that it is ready, or name another main process",
@@ -58,7 +62,7 @@ fn notify_access(unit: &Unit) -> Finding {
         ),
         _ => Finding::problem(
             SUBJECT,
-            "none: systemd does not hear which process is the main one after a reload, and ends the service",
+            "none: systemd is not told which process is the main process after a reload, and ends the service",
             "NotifyAccess=main",
         ),
     }
@@ -72,7 +76,7 @@ fn pid_file(unit: &Unit) -> Option<Finding> {
             "PIDFile",
             format!(
                 "systemd reads {file} when the kill of ExecReload= is done, which is before the next generation is live, \
-                 and takes the old process for the main one again"
+                 and sets the main process back to the old process"
             ),
             "remove PIDFile=; --pid-file is for scripts",
         )
@@ -92,10 +96,10 @@ fn watchdog(unit: &Unit) -> Option<Finding> {
     let time = shown.or_else(|| time_span(unit.written.get("WatchdogSec")?));
     let time = time.filter(|time| !time.is_zero() && *time != Duration::MAX)?;
     Some(if time < WATCHDOG_MIN {
-        let what = format!("{time:?}: a busy machine is taken for a server that hangs, and the server killed");
+        let what = format!("{time:?}: on a busy machine systemd may take the server for one that hangs, and kill it");
         Finding::problem(SUBJECT, what, "WatchdogSec=10s, or more than 1 s at the least")
     } else {
-        Finding::ok(SUBJECT, format!("{time:?}: the live generation speaks three times as often"))
+        Finding::ok(SUBJECT, format!("{time:?}: the live generation sends WATCHDOG=1 three times as often"))
     })
 }
 
@@ -121,7 +125,10 @@ fn descriptors(unit: &Unit) -> Option<Finding> {
 fn memory(unit: &Unit) -> Option<Finding> {
     let limit: u64 = unit.shown.one("MemoryMax").parse().ok().filter(|limit| *limit != u64::MAX)?;
     unit.main().is_none().then(|| {
-        let what = format!("{} MiB for both generations of a reload; what they need shows when it runs", limit >> 20);
-        Finding::note("MemoryMax", what, "look again when it runs")
+        let what = format!(
+            "{} MiB for both generations of a reload; how much they need is known only when the unit runs",
+            limit >> 20
+        );
+        Finding::note("MemoryMax", what, "run cutover doctor again when the unit runs")
     })
 }

@@ -7,7 +7,7 @@ use super::reload::ASKS_EVERY;
 use crate::doctor::finding::Finding;
 
 const WAITS: &str =
-    "remove ExecStop=, for systemd tells the main process itself; or ExecStop=/usr/local/bin/cutover stop";
+    "remove ExecStop=, because systemd itself tells the main process to stop; or ExecStop=/usr/local/bin/cutover stop";
 
 pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
     let others = [kill_signal(unit), stop_timeout(unit)];
@@ -24,8 +24,8 @@ fn exec_stop(unit: &Unit) -> Finding {
     if commands.iter().any(waits) {
         return Finding::ok(SUBJECT, "waits for the end of the main process");
     }
-    let what = "does not wait for the end: SIGTERM comes when it is over, and if it has sent one itself that is the \
-                second, which ends the server at once with what is open";
+    let what = "does not wait for the end of the server: systemd sends SIGTERM when the command has ended, and if the \
+                command has sent SIGTERM itself, the second one stops the server at once and cuts open connections";
     Finding::problem(SUBJECT, what, WAITS)
 }
 
@@ -39,20 +39,22 @@ fn waits(command: &Command) -> bool {
 fn kill_mode(unit: &Unit) -> Finding {
     const SUBJECT: &str = "KillMode";
     match unit.shown.one("KillMode") {
-        "mixed" => Finding::ok(SUBJECT, "mixed: the live generation is told to stop, and waits for those that drain"),
+        "mixed" => {
+            Finding::ok(SUBJECT, "mixed: the live generation is told to stop, and waits for the generations that drain")
+        }
         "process" => Finding::note(
             SUBJECT,
-            "process: what is left of older generations when the live one has ended stays for ever",
+            "process: processes of older generations that are left when the live one has ended are never stopped",
             "KillMode=mixed",
         ),
         "none" => Finding::problem(
             SUBJECT,
-            "none: systemctl stop stops nothing, and what is left over is in the way of the next start",
+            "none: systemctl stop stops no process, and the processes that are left block the next start",
             "KillMode=mixed",
         ),
         other => Finding::note(
             SUBJECT,
-            format!("{other}: every generation gets SIGTERM at once, one that just becomes ready too"),
+            format!("{other}: every generation gets SIGTERM at the same time, even one that is still becoming ready"),
             "KillMode=mixed",
         ),
     }
@@ -76,12 +78,12 @@ fn stop_timeout(unit: &Unit) -> Option<Finding> {
     Some(if limit > drain {
         Finding::ok(SUBJECT, format!("longer than the {drain:?} that a drain takes at the most"))
     } else if limit <= ASKS_EVERY {
-        let what = format!("{limit:?}: connections that take longer are killed, and not drained for up to {drain:?}");
+        let what = format!("{limit:?}: connections that take longer are cut, though a drain may take up to {drain:?}");
         Finding::problem(SUBJECT, what, fix())
     } else {
         let what = format!(
-            "{limit:?}, and a drain takes up to {drain:?}: that holds only because the server asks for more time every \
-             {ASKS_EVERY:?}"
+            "{limit:?}, and a drain takes up to {drain:?}: that is enough only because the server asks for more time \
+             every {ASKS_EVERY:?}"
         );
         Finding::note(SUBJECT, what, fix())
     })

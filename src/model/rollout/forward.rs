@@ -116,7 +116,7 @@ impl Rollout {
                     Step::Verify => "as soon as it was ready",
                     Step::Probe => "while it was probed",
                     Step::Canary { .. } => "in the canary",
-                    Step::CutOver => "while it was cut over to",
+                    Step::CutOver => "in the cut-over",
                     Step::Soak => "in the soak",
                 };
                 self.nothing_spawned();

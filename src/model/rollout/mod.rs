@@ -147,10 +147,10 @@ impl Rollout {
                 "was not started: its preflight (the disk of its executable, the hook or the check) has not answered in {:?}",
                 self.plan.ready
             ),
-            Step::Gate => "could not be started: a generation before it still listens".into(),
+            Step::Gate => "could not be started: an earlier generation still listens".into(),
             Step::Spawn => format!("could not be started in {STEP:?}"),
-            Step::Verify => format!("could not be looked at in {STEP:?}"),
-            Step::Probe => format!("was not probed in {STEP:?} more than the probe may take"),
+            Step::Verify => format!("could not be verified in {STEP:?}"),
+            Step::Probe => format!("was not probed within the probe timeout and {STEP:?} more"),
             Step::Canary { shared: false, .. } | Step::CutOver => format!("could not be steered to in {STEP:?}"),
             Step::Canary { index, shared: true } => return self.begin_canary(index + 1, now),
             Step::Soak => return self.retire(now),

@@ -82,8 +82,8 @@ impl Rollout {
             }
             (State::Serving, UserRequest::Rollback) if me > Generation::FIRST => {
                 format!(
-                    "no rollout is under way: generation {me} (pid {pid}) serves; those before it have retired, and \
-                     cannot come back"
+                    "no rollout is under way: generation {me} (pid {pid}) serves; earlier generations have retired, \
+                     and cannot come back"
                 )
             }
             (State::Standby { .. } | State::Serving, _) => {

@@ -42,7 +42,12 @@ fn about(to: &mut Registry, status: &Status) {
     if let Some(own) = own(status) {
         to.register("generation", "The number of the generation that answers", whole(own.generation.number().into()));
         let age = own.age.unwrap_or_default().as_secs_f64();
-        to.register_with_unit("age", "How long the process that answers lives", Unit::Seconds, real(age));
+        to.register_with_unit(
+            "age",
+            "How long the process of the generation that answers has lived",
+            Unit::Seconds,
+            real(age),
+        );
     }
     let steering = family([("tier", status.steering.to_string().replace(' ', "_"))], 1);
     to.register("steering", "How new connections are moved: steered, migrating or best_effort", steering);
@@ -58,12 +63,12 @@ fn own(status: &Status) -> Option<&GenerationStatus> {
 
 fn rollout(to: &mut Registry, status: &Status) {
     let phase = own(status).map_or(Phase::Serving, |own| own.phase);
-    to.register("phase", "Where the generation that answers stands", family([("phase", phase.to_string())], 1));
+    to.register("phase", "The phase of the generation that answers", family([("phase", phase.to_string())], 1));
     let share = status.rollout.as_ref().map_or(Share::NONE, |rollout| rollout.share);
     let help = "The part of new connections that the next generation gets, 0 to 1";
     to.register("next_share", help, real(share.as_percent() / 100.0));
     let draining = status.generations.iter().filter(|generation| generation.phase == Phase::Draining).count();
-    to.register("draining_generations", "Generations that finish what they have", whole(signed(draining)));
+    to.register("draining_generations", "Generations that finish their connections", whole(signed(draining)));
 }
 
 fn reloads(to: &mut Registry, status: &Status) {

@@ -109,7 +109,8 @@ impl Control {
                 Ok(Err(_)) | Err(Stalled::Late(_) | Stalled::Panicked) => {
                     if !is_due.swap(true, Ordering::Relaxed) {
                         tracing::warn!(
-                            "the folder of the control socket does not answer; going on without it, signals work"
+                            "the folder of the control socket does not answer; going on without a control socket, \
+                             signals work"
                         );
                     }
                     None

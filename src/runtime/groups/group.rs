@@ -143,7 +143,7 @@ impl Group {
         let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
         self.before = shown.keys().copied().collect();
         if steering == Steering::Off {
-            return Err("it is turned off by CUTOVER_STEERING".into());
+            return Err("steering is turned off by CUTOVER_STEERING".into());
         }
         self.name(&shown);
         self.hold()?;
@@ -158,7 +158,7 @@ impl Group {
             return Ok(());
         }
         if !own.is_subset(&shown) {
-            return Err("a listener of ours is gone".into());
+            return Err("a listener of the live generation is gone".into());
         }
         if shown == own {
             self.slots = Slots::members(own.into_iter().collect());
@@ -168,7 +168,9 @@ impl Group {
             self.slots = slots;
         } else {
             let found = if self.placeholders.is_empty() { None } else { self.find_order() };
-            self.take_order(found.ok_or("others listen there too, and who stands at which slot is not known")?);
+            self.take_order(
+                found.ok_or("other processes listen there too, and the slots of the listeners are not known")?,
+            );
         }
         self.learn_order();
         Ok(())
@@ -227,7 +229,8 @@ impl Group {
         let found = self.find_order();
         let are_in = |found: &Slots| self.own().union(&self.green).all(|&inode| found.contains(inode));
         let found = found.filter(are_in).ok_or(
-            "others have joined or left while the next generation started, and at which slots it stands is not known",
+            "other listeners have joined or left while the next generation started, and the slots of its listeners are \
+             not known",
         )?;
         self.take_order(found);
         self.ambiguous = false;
@@ -317,7 +320,7 @@ impl Group {
                 let tier = if migrates() { SteeringMode::Migrating } else { SteeringMode::BestEffort };
                 match &self.unsteered {
                     None => {
-                        tracing::warn!(address = %self.address, %tier, reason = why, "not steered, working on without");
+                        tracing::warn!(address = %self.address, %tier, reason = why, "not steered, going on without steering");
                     }
                     // Under `cutover run` the reason names other processes each time, so a changed reason is no
                     // warning.

@@ -68,7 +68,7 @@ impl GroupListener {
                         // once.
                         io::ErrorKind::PermissionDenied => {
                             tracing::debug!(%error, "refused");
-                            io::Error::new(error.kind(), "its listeners may not be copied (pidfd_getfd)")
+                            io::Error::new(error.kind(), "the program's listeners may not be copied (pidfd_getfd)")
                         }
                         _ => error,
                     })?;

@@ -26,7 +26,7 @@ impl Group {
             }
         }
         let Some(refused) = refused else { return Ok(()) };
-        self.add_placeholder().map_err(|why| format!("{refused}, and no other one can be added: {why}"))
+        self.add_placeholder().map_err(|why| format!("{refused}, and no other listener can be added: {why}"))
     }
 
     /// Adds a placeholder, and finds the order of the slots, which shows that the placeholder has joined this group.
@@ -34,13 +34,13 @@ impl Group {
         let shown = sock_diag::group(self.address).map_err(said)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
         let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
-        let all_others = Program::one_of(&slots).ok_or_else(|| format!("{} listen there", before.len()))?;
+        let all_others = Program::one_of(&slots).ok_or_else(|| format!("{} listeners are too many", before.len()))?;
         if self.slots.compare(&before).is_err() {
             self.slots = Slots::members(before.into_iter().collect());
         }
         let placeholder = BoundPlaceholder::new(self.address).map_err(said)?.join().map_err(said)?;
         self.is_held_by(placeholder);
-        let unknown = || "who stands at which slot cannot be found out".to_owned();
+        let unknown = || "the slots of the listeners cannot be found out".to_owned();
         let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or_else(unknown));
         if found.is_err() {
             self.let_be();

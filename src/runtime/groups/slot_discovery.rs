@@ -86,14 +86,14 @@ impl Group {
                 }
             }
         }
-        tracing::debug!(address = %self.address, "too much is dropped by the listeners to find out their order");
+        tracing::debug!(address = %self.address, "the listeners drop too many other packets to find out their order");
         None
     }
 
     fn probe_each_slot(&mut self, until: Instant) -> io::Result<Option<Slots>> {
         let count = sock_diag::drops(self.address)?.len();
         let all: Vec<u16> = (0..u16::try_from(count).map_err(io::Error::other)?).collect();
-        let too_many = || io::Error::other("there are too many");
+        let too_many = || io::Error::other("there are too many listeners");
         let now = self.asked().or_else(|| self.attached.clone());
         let rest = now.or_else(|| Program::one_of(&all)).ok_or_else(too_many)?;
         let mut table: Vec<Inode> = Vec::new();
@@ -118,7 +118,7 @@ impl Group {
             }
             let slot_probe = SlotProbe::new(reached(self.address))?;
             let aside = Program::aside(slot_probe.source, slot, rest);
-            let program = aside.ok_or_else(|| io::Error::other("there are too many"))?;
+            let program = aside.ok_or_else(|| io::Error::other("there are too many listeners"))?;
             self.attach_program(&program).map_err(io::Error::other)?;
             let more = self.dropped_by(&slot_probe)?;
             let left: Vec<Inode> = match candidates.take() {

@@ -188,7 +188,9 @@ impl Table {
             for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
                 match pidfd_getfd::copy(who.iter().copied(), inode) {
                     Ok((copy, _)) => kept.push(KeptListener { inode, _copy: copy }),
-                    Err(error) => tracing::debug!(%error, "it is closed by its program, at a time of its own"),
+                    Err(error) => {
+                        tracing::debug!(%error, "the listener cannot be kept open, its program closes it at any time")
+                    }
                 }
             }
         }

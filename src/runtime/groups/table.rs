@@ -65,7 +65,7 @@ impl Table {
     pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<GroupListener>)>, steering: Steering) -> Table {
         let mut groups: Vec<Group> = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
         if steering == Steering::Elsewhere {
-            groups.iter_mut().for_each(|group| group.unsteered = Some("that is done elsewhere".into()));
+            groups.iter_mut().for_each(|group| group.unsteered = Some("`cutover run` does the steering".into()));
         }
         Table { groups, steering, active: ActiveRollout::Over, green: None }
     }
@@ -241,7 +241,7 @@ impl Table {
         address: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<(), String> {
-        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of ours")?;
+        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of this server")?;
         match (self.active.check(green), source) {
             // The rollout is over, so its steps change no program any more.
             (Err(_), None) => return Ok(()),
@@ -355,7 +355,7 @@ impl Table {
             Some(error) if self.steering == Steering::Elsewhere => {
                 tracing::debug!(%error, "new handshakes cannot be ignored")
             }
-            Some(error) => tracing::warn!(%error, "new handshakes cannot be ignored, closing in a quiet moment"),
+            Some(error) => tracing::warn!(%error, "new handshakes cannot be ignored, closing when none is in flight"),
             None => {}
         }
         refused.is_empty()

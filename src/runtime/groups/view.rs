@@ -17,7 +17,7 @@ impl Shown {
         match self.0.get(&address) {
             Some(Ok(shown)) => Ok(shown),
             Some(Err(why)) => Err(why.clone()),
-            None => Err(format!("it was not looked who listens on {address}")),
+            None => Err(format!("the listeners on {address} were not looked up")),
         }
     }
 

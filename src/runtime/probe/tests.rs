@@ -176,7 +176,7 @@ async fn each_way_to_fail_has_its_words() {
         (Answer::Close, "http:/", "it closed the connection before it answered"),
         (Answer::Close, "/", "it closed the connection before it answered"),
         (Answer::Reset, "/", "it closed the connection before it answered"),
-        (Answer::Say("SSH-2.0-x\r\n"), "/", "what it answered is no HTTP/1.1"),
+        (Answer::Say("SSH-2.0-x\r\n"), "/", "its answer is no HTTP/1.1"),
         (Answer::Say("HTTP/1.1 200"), "/", "it closed the connection before it answered"),
         (Answer::Flood, "/", "the header of its answer is larger than 64 kB or 100 fields"),
         (Answer::Say("HTTP/1.1 400 Bad Request\r\n\r\n"), "/", "it answered 400 Bad Request"),
@@ -454,7 +454,7 @@ mod tls {
     #[tokio::test]
     async fn https_of_a_plain_server_is_said_to_be_none() {
         for (answer, words) in [
-            (Answer::Say(OK), "it speaks no TLS: what it answered is something else"),
+            (Answer::Say(OK), "it speaks no TLS: its answer is something else"),
             (Answer::Close, "it speaks no TLS: it closed the connection in the handshake"),
         ] {
             let bench = Bench::start(move |_| answer).await;

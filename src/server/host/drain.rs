@@ -94,7 +94,7 @@ impl Host {
             // The service ends with its main process, so the service manager should know by then that the main process
             // is another one.
             if tokio::time::timeout(HEARD, self.service_manager.manager().delivered()).await.is_err() {
-                tracing::warn!(generation = %self.context.generation, "the service manager does not read that the main process is another one");
+                tracing::warn!(generation = %self.context.generation, "the service manager does not read which process is the next main process");
             }
         }
         if let Some(pid_file) = &self.pid_file {

@@ -136,7 +136,7 @@ impl crate::runtime::host::Host for Host {
             HostEvent::Files => self.has_files(),
             HostEvent::Blue(BlueEvent::TakenBack { by }) => return Some(RolloutEvent::TakenBack { by }),
             HostEvent::Blue(BlueEvent::Closed(groups)) => {
-                tracing::debug!(generation = %self.context.generation, "the generation before has closed its listeners");
+                tracing::debug!(generation = %self.context.generation, "the previous generation has closed its listeners");
                 // A generation that was sent away no longer steers, whatever happens to blue.
                 self.take_over_groups(if rollout.is_leaving() { None } else { Some(groups) });
             }

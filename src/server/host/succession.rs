@@ -120,7 +120,7 @@ impl Host {
     /// Sends green away: its users are steered back, and green finishes the connections that it has.
     pub(super) fn send_away(&mut self, generation: Generation) {
         let Some(green) = self.green.take_if(|green| green.generation == generation) else { return };
-        tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
+        tracing::info!(generation = %green.generation, pid = %green.pid, "rolled back, the generation finishes its connections");
         self.predecessors.add(green.generation, green.pid, green.hold());
         let (steered_back, patience) = (self.context.groups.run(Table::green_leaves), self.settings.release);
         tokio::spawn(async move {

@@ -56,17 +56,17 @@ impl SupervisedHost {
         });
         let left = left.await.unwrap_or_else(|stalled| {
             let (generation, pid) = (self.generation(), self.child.pid);
-            tracing::warn!(%generation, %pid, "its processes cannot be looked at, killing only the first one: {stalled}");
+            tracing::warn!(%generation, %pid, "the processes of the generation cannot be examined, killing only the first one: {stalled}");
             self.child.kill_first();
             0
         });
         if left > 0 {
-            tracing::warn!(generation = %self.generation(), processes = left, "killed what it has left behind");
+            tracing::warn!(generation = %self.generation(), processes = left, "killed the processes that the program has left behind");
         }
         // The exit code comes from the reaper, which reports a process killed here within a moment, unless the process
         // hangs in the kernel.
         if tokio::time::timeout(KILL_MAX, self.child.end()).await.is_err() {
-            tracing::error!(generation = %self.generation(), pid = %self.child.pid, "is killed, and not gone: it hangs in the kernel");
+            tracing::error!(generation = %self.generation(), pid = %self.child.pid, "the process was killed, and has not ended: it hangs in the kernel");
         }
         let how = self.child.has_ended().map(|ended| ended.to_string());
         tracing::info!(generation = %self.generation(), pid = %self.child.pid, how, "gone");

@@ -33,7 +33,7 @@ impl SupervisedHost {
     /// Sends green away: its users are steered back, and green finishes the connections that it has.
     pub(super) fn send_away(&mut self, generation: Generation) {
         let Some(green) = self.next.remove(generation) else { return };
-        tracing::info!(generation = %green.generation, pid = %green.pid, "sent away, it finishes what it has");
+        tracing::info!(generation = %green.generation, pid = %green.pid, "rolled back, the generation finishes its connections");
         let steered_back = self.context.groups.run(Table::green_leaves);
         let (instance, by) = (self.instance.clone(), self.generation());
         tokio::spawn(async move {

@@ -100,7 +100,7 @@ fn a_number_that_becomes_a_strangers_between_two_signals() {
     write_pid(&site.place, stranger.pid());
     let ended = deploy.end();
     assert_eq!((ended.code, ended.out.as_str()), (Some(69), ""), "{ended:?}");
-    let why = "neither that nor what it was started by is in";
+    let why = "neither that file nor the path by which it was started is in";
     assert!(ended.err.contains(&format!("process {} of", stranger.pid())) && ended.err.contains(why), "{ended:?}");
     site.assert_flipped_back();
     stranger.assert_unheard();
@@ -229,5 +229,5 @@ fn what_has_a_file_of_the_release_open_is_not_started_by_it() {
     drop(editor.stdin.take());
     assert_eq!(editor.wait().expect("our own child").code(), Some(1), "bash was interrupted");
     assert_eq!(ready, "ready\n");
-    assert!(ended.err.contains("neither that nor what it was started by"), "{ended:?}");
+    assert!(ended.err.contains("neither that file nor the path by which it was started"), "{ended:?}");
 }

@@ -237,7 +237,7 @@ impl Bench {
     /// that.
     pub(super) fn has_handed_over(&self, generation: u32) {
         let next = generation + 1;
-        let line = format!("the generation before has closed its listeners generation={next}");
+        let line = format!("the previous generation has closed its listeners generation={next}");
         self.instance.wait_log(&line, RELOADED);
     }
 

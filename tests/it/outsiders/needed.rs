@@ -66,7 +66,7 @@ fn the_memory_of_an_orphan() {
 os.wait()
 serve(sys.argv[1])";
     let setup = Setup::new(Face::Run, 1).script(orphan).args(&["--ready-timeout", READY]).without(&[Outsider::Memory]);
-    refuses_and_stops(setup, None, "the live processes cannot be looked at: no answer in 2s");
+    refuses_and_stops(setup, None, "the live processes cannot be examined: no answer in 2s");
 }
 
 /// A next generation that is suspended (SIGSTOP) is killed at the end of its ready timeout.

@@ -38,7 +38,7 @@ os.wait()
 serve(sys.argv[1])";
     let bench = Setup::new(Face::Run, 2).script(orphan).args(&["--ready-timeout", "2s"]).start();
     bench.stalls(Some(Stall::Memory));
-    bench.refuses("the live processes cannot be looked at: no answer in 2s");
+    bench.refuses("the live processes cannot be examined: no answer in 2s");
     bench.ends_stalls();
     bench.goes_on(2);
 }

@@ -147,7 +147,7 @@ fn a_running_one_that_does_not_share_its_port() {
         };
         run.wait_until("it serves", || http_get(address, "/").is_ok());
         let without =
-            format!("generation 2 was not started, for the program listens on {address} without SO_REUSEPORT");
+            format!("generation 2 was not started, because the program listens on {address} without SO_REUSEPORT");
         let how = ["gunicorn: reuse_port", "nginx: listen", "node: listen(", "Python: ", "Go: ", "Java: "];
         let words = [&[without.as_str()][..], &how].concat();
         fails(&run, address, run.live(), &words);

@@ -198,7 +198,7 @@ fn one_that_ends_by_itself_while_an_older_one_drains() {
     let (_port, _script, run, under_way) = one_drains();
     run.signal(run.live(), Signal::KILL);
     ends_with(&run, 128 + 9);
-    run.wait_log("ended while it drained, for no generation is left that serves generation=1", SOON);
+    run.wait_log("killed while it drained, because no generation is left that serves generation=1", SOON);
     assert!(under_way.was_cut());
 }
 

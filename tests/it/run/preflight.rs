@@ -48,7 +48,10 @@ fn one_that_is_killed() {
 #[test]
 fn one_that_is_missing() {
     let (_port, _script, run) = with("no-such-check -t", &[]);
-    refuses(&run, "generation 2 has no preflight check: the executable no-such-check is not in PATH");
+    refuses(
+        &run,
+        "generation 2 was not started: its preflight check cannot be run: the executable no-such-check is not in PATH",
+    );
 }
 
 /// The check is killed with all processes that it has started.

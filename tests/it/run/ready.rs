@@ -103,7 +103,7 @@ fn what_a_stranger_says_does_not_count() {
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1\\nERRNO=2', '\\0' + sys.argv[1][1:])";
     let sent = std::process::Command::new("python3").args(["-c", stranger, &name]).status().expect("run");
     assert!(sent.success());
-    run.wait_log("a notification that does not come from a process of this generation, ignoring all such", SOON);
+    run.wait_log("ignoring notifications that do not come from a process of this generation", SOON);
     assert!(!run.log_contains(" live generation=1 "));
     std::fs::write(go, "").expect("written");
     run.wait_log(" live generation=1 ", SOON);

@@ -52,12 +52,12 @@ fn what_cannot_be_meant() {
     let usages: [(&[&str], &str); 10] = [
         (&[], "<CMD>"),
         (&["--"], "<CMD>"),
-        (&["--ready", "soon", "--", "true"], "it is one of listening, notify, http:/PATH"),
-        (&["--ready", "delay:later", "--", "true"], "later is no time"),
+        (&["--ready", "soon", "--", "true"], "the possible values are listening, notify, http:/PATH"),
+        (&["--ready", "delay:later", "--", "true"], "later is no duration"),
         (&["--listen", "nowhere", "--", "true"], "--listen"),
         (&["--listen", "127.0.0.1:0", "--", "true"], "127.0.0.1:0 has port 0"),
         (&["--stop-signal", "NOPE", "--", "true"], "NOPE is no signal"),
-        (&["--preflight", "", "--", "true"], "there is no command in it"),
+        (&["--preflight", "", "--", "true"], "the command is empty"),
         (&["--ready", "http:/healthz", "--", "true"], "--listen ADDR"),
         (&["--ready", "delay:31s", "--", "true"], "--ready-timeout"),
     ];

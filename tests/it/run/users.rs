@@ -146,7 +146,8 @@ fn one_without_rights() {
 fn where_no_socket_can_be_copied() {
     let (port, script) = (Port::free(), Script::server());
     let run = Run::at(port.address, script.at(port.address)).with(|start| start.refused(Refused::PidfdGetfd)).ready();
-    let said = run.wait_log("the program's listeners cannot be copied, it is steered by one more beside them", SOON);
+    let said =
+        run.wait_log("the program's listeners cannot be copied, steering by one more listener beside them", SOON);
     assert!(said.contains("pidfd_getfd"), "{said}");
     let plan = Plan { answer: Answer::Pid, ..Plan::new([port.address], 8, Mode::Close) };
     let load = plan.start();
@@ -187,8 +188,8 @@ fn where_no_socket_of_another_user_can_be_copied() {
             run.wait_reaped(before);
             assert_eq!(pid_in(&http_get(address, "/").expect("an answer")), Some(run.live()));
         }
-        let line = run.wait_log("not steered, working on without", SOON);
-        for word in ["may not be copied (pidfd_getfd)", "no other one can be added", &address.to_string()] {
+        let line = run.wait_log("not steered, going on without steering", SOON);
+        for word in ["may not be copied (pidfd_getfd)", "no other listener can be added", &address.to_string()] {
             assert!(line.contains(word), "`{word}` is not in: {line}");
         }
         assert_eq!(run.count_log("WARN"), 1, "{}", run.log());

@@ -27,12 +27,12 @@ fn nothing_is_lost(start: Start) -> Instance {
 }
 
 fn says_once(server: &Instance, generation: u32, words: &[&str]) {
-    let line = server.wait_log("not steered, working on without", SOON);
+    let line = server.wait_log("not steered, going on without steering", SOON);
     for word in words {
         assert!(line.contains(word), "`{word}` is not in: {line}");
     }
     server.wait_log(&format!("generation {generation} is live"), SOON);
-    let said = server.count_log("not steered, working on without");
+    let said = server.count_log("not steered, going on without steering");
     assert!(said <= generation as usize, "{said} times by {generation} generations");
 }
 
@@ -52,8 +52,8 @@ fn what_cannot_be_done_without_steering_is_not_done() {
         let load = Plan::new([server.addr()], 16, Mode::Close).start();
         load.wait_answered(100, SOON);
         panel.reload().rolled_back_because(&[
-            "was not started, for its probe, canary or soak need steering",
-            &format!("{} is not steered: it is turned off by CUTOVER_STEERING", server.addr()),
+            "was not started, because its probe, canary or soak need steering",
+            &format!("{} is not steered: steering is turned off by CUTOVER_STEERING", server.addr()),
         ]);
         server.wait_log("generation 1 serves on", SOON);
         assert_eq!(server.pids(), [server.first_pid()]);
@@ -80,7 +80,7 @@ fn steering_refused_with_three_listeners() {
 fn steering_and_filters_refused() {
     let server = Start::serve().refused(ATTACH_PROGRAM).refused(ATTACH_FILTER).ready();
     server.reload();
-    server.wait_log("new handshakes cannot be ignored, closing in a quiet moment", SOON);
+    server.wait_log("new handshakes cannot be ignored, closing when none is in flight", SOON);
     server.wait_gone(server.first_pid(), SOON);
 }
 

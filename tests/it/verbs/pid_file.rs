@@ -17,7 +17,7 @@ use crate::support::verb::{Verb, folder, name};
 
 const SOON: Duration = Duration::from_secs(10);
 const VERBS: [&str; 5] = ["status", "reload", "promote", "rollback", "stop"];
-const NO_SOCKET: &str = "no control socket that is found here lists process";
+const NO_SOCKET: &str = "no control socket in the usual folders lists process";
 
 /// A PID file that the test or the server writes.
 struct PidFile(TempDir);
@@ -155,7 +155,7 @@ fn without_a_control_socket_the_proven_process_is_signalled() {
     let server = silent(&file);
     let old = file.pid();
     let ended = reload(&file, root()).run();
-    ended.says(&format!("process {} is live (it was process {old})\n", file.pid()));
+    ended.says(&format!("process {} is live (before: process {old})\n", file.pid()));
     assert_ne!(file.pid(), old);
     server.wait_log("reload done: generation 2 is live", SOON);
     // A process that has a control socket is asked through it, without any other proof.
@@ -172,7 +172,7 @@ fn without_a_proof_nothing_is_signalled() {
     let (pid, stranger) = (file.pid(), Stranger::start());
     let fails = |root: &Path, words: &[&str]| reload(&file, root).run().fails(69, &[&[NO_SOCKET], words].concat());
     let of = |pid: u32| format!("process {pid} of {} ", file.path().display());
-    fails(file.0.path(), &[&of(pid), "executes /", "and neither that nor what it was started by is in"]);
+    fails(file.0.path(), &[&of(pid), "executes /", "and neither that file nor the path by which it was started is in"]);
     fails(Path::new("/nowhere"), &[&of(pid), "cannot be compared with /nowhere"]);
     file.is_from_long_ago();
     fails(root(), &[&of(pid), "began 3", " s after the file was written"]);

@@ -163,7 +163,7 @@ fn past_the_timeout_it_is_rolled_back() {
     deployed.put(GREEN);
     let ended = Verb::of("reload", &server).args(["--timeout", "500ms"]).run().with(75);
     let reason = "reload failed: generation 2 was rolled back on request; generation 1 serves on";
-    assert_eq!(ended.err, format!("not decided in 500ms: asked for a rollback\n{reason}\n"));
+    assert_eq!(ended.err, format!("no outcome after 500ms: asked for a rollback\n{reason}\n"));
     assert_eq!(is_serving(&status(&server), 1), server.first_pid());
     assert_eq!(server.pids(), [server.first_pid()], "the next generation is still there");
     deployed.put_real();

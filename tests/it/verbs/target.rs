@@ -203,7 +203,7 @@ fn a_pid_file_is_not_believed_by_the_word_of_another_user() {
     fs::write(&pid_file, format!("{}\n", victim.id())).expect("written");
     for verb in VERBS {
         let run = Verb::new(verb).within(place.path()).args([OsStr::new("--pid-file"), pid_file.as_ref()]).run();
-        run.fails(69, &["no control socket that is found here lists process", &victim.id().to_string()]);
+        run.fails(69, &["no control socket in the usual folders lists process", &victim.id().to_string()]);
     }
     for child in [&mut victim, &mut impostor] {
         child.kill().and_then(|()| child.wait()).expect("ended");

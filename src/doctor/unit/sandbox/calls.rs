@@ -23,7 +23,7 @@ const CALLS: [Call; 6] = [
         name: "setsockopt",
         groups: &["@network-io", "@system-service"],
         level: Level::Problem,
-        without: "nothing can be steered, nor bound beside another generation",
+        without: "nothing can be steered, and no listener can be bound beside another generation",
     },
     Call {
         name: "membarrier",
@@ -53,7 +53,7 @@ const CALLS: [Call; 6] = [
         name: "waitid",
         groups: &["@process", "@system-service"],
         level: Level::Problem,
-        without: "it is not seen how a next generation ends",
+        without: "the end of a next generation cannot be seen",
     },
 ];
 
@@ -100,7 +100,10 @@ fn finding(call: &Call, fate: Fate) -> Option<Finding> {
         Fate::Refused => (call.level, format!("refuses {}: {}", call.name, call.without)),
         Fate::Killed => (Level::Problem, format!("kills a process that calls {}, and a rollout does", call.name)),
     };
-    let fix = format!("SystemCallFilter=@system-service {}, last, and SystemCallErrorNumber=EPERM", call.name);
+    let fix = format!(
+        "SystemCallFilter=@system-service {} as the last such line, and SystemCallErrorNumber=EPERM",
+        call.name
+    );
     Some(match level {
         Level::Ok | Level::Note => Finding::note(SUBJECT, what, fix),
         Level::Problem => Finding::problem(SUBJECT, what, fix),

@@ -17,7 +17,7 @@ pub(super) fn findings(unit: &Unit) -> Vec<Finding> {
 
 fn control(unit: &Unit) -> Option<Finding> {
     const SUBJECT: &str = "RuntimeDirectory";
-    const FIX: &str = "RuntimeDirectory=cutover, or cutover/NAME where there are several";
+    const FIX: &str = "RuntimeDirectory=cutover, or cutover/NAME where there are several instances";
     let given = unit.shown.words("Environment").any(|variable| {
         ["RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR="].iter().any(|name| variable.trim_matches('"').starts_with(name))
     });
@@ -53,7 +53,7 @@ fn pid_file(unit: &Unit, path: &str) -> Option<Finding> {
     let roots_own = ["/run", "/var/run"].iter().any(|own| Path::new(own) == folder);
     let why = match (may_write(unit, folder), unit.is_root()) {
         (false, _) => {
-            format!("ProtectSystem={} makes its folder one that cannot be written", unit.shown.one("ProtectSystem"))
+            format!("ProtectSystem={} makes its folder read-only", unit.shown.one("ProtectSystem"))
         }
         (true, false) if roots_own => format!("only root may write in {}", folder.display()),
         (true, _) => return None,

@@ -33,11 +33,12 @@ fn right(unit: &Unit, port: u16) -> Finding {
     // If systemd does not show the property, no capability is taken away.
     let bounded = unit.shown.shown("CapabilityBoundingSet").is_some() && !has("CapabilityBoundingSet");
     if bounded {
-        let what = "CapabilityBoundingSet= takes CAP_NET_BIND_SERVICE away: it cannot be bound";
+        let what = "CapabilityBoundingSet= takes CAP_NET_BIND_SERVICE away: the port cannot be bound";
         return Finding::problem(subject, what, "CapabilityBoundingSet=CAP_NET_BIND_SERVICE");
     }
     if unit.shown.is("PrivateUsers", "yes") {
-        let what = "PrivateUsers=yes: its capabilities are worth nothing outside, and it cannot be bound";
+        let what = "PrivateUsers=yes: capabilities do not hold outside of the unit's user namespace, and the port cannot \
+                    be bound";
         return Finding::problem(subject, what, "PrivateUsers=no, or another port");
     }
     if !unit.is_root() && !has("AmbientCapabilities") {
@@ -56,17 +57,20 @@ fn user(unit: &Unit) -> Option<Finding> {
     match unit.main_uid {
         Some(uid) if unit.is_root() && uid != 0 => Some(Finding::problem(
             SUBJECT,
-            format!("it was started as root, and is uid {uid} now: the next generation cannot bind the same address"),
+            format!(
+                "the server was started as root, and is uid {uid} now: the next generation cannot bind the same address"
+            ),
             FIX,
         )),
         _ if keeps_root => Some(Finding::problem(
             SUBJECT,
-            "ExecStart=! starts it as root, to drop that itself: the next generation cannot bind the same address",
+            "ExecStart=! starts the program as root, which then drops root itself: the next generation cannot bind the \
+             same address",
             format!("remove the exclamation mark; {FIX}"),
         )),
         _ if unit.is_root() && unit.serving.is_none() => Some(Finding::note(
             SUBJECT,
-            "it is started as root: if it drops that, the next generation cannot bind the same address",
+            "the program is started as root: if it drops root, the next generation cannot bind the same address",
             FIX,
         )),
         _ => None,
@@ -75,9 +79,9 @@ fn user(unit: &Unit) -> Option<Finding> {
 
 fn network(unit: &Unit) -> Option<Finding> {
     unit.is_elsewhere().then(|| {
-        let what = "a network of its own (PrivateNetwork=, NetworkNamespacePath=): addresses and kernel settings are not \
-                    those that are shown here";
-        Finding::note("network", what, "run cutover doctor --listen in it, by nsenter --net")
+        let what = "the unit has a network namespace of its own (PrivateNetwork=, NetworkNamespacePath=): addresses \
+                    and kernel settings are not those that are shown here";
+        Finding::note("network", what, "run cutover doctor --listen in that namespace, by nsenter --net")
     })
 }
 
@@ -86,9 +90,9 @@ fn families(unit: &Unit) -> Finding {
     let missing = missing_families(unit);
     let fix = "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK";
     let why = |family: &str| match family {
-        "AF_UNIX" => "systemd, the next generation and cutover reload are not heard",
-        "AF_NETLINK" => "who listens, and which handshakes are in flight, cannot be seen: nothing is steered",
-        _ => "it cannot listen",
+        "AF_UNIX" => "the server cannot talk to systemd, the next generation and cutover reload",
+        "AF_NETLINK" => "listeners and handshakes in flight cannot be seen: nothing is steered",
+        _ => "the server cannot listen",
     };
     if missing.is_empty() {
         return Finding::ok(SUBJECT, "lets through what a rollout needs");
