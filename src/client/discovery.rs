@@ -12,7 +12,7 @@ use crate::sys::control_folder;
 /// The socket of the living instance with this name in these folders; without a name, that of the only living instance.
 pub(super) fn find(name: Option<&str>, folders: &[PathBuf]) -> Result<PathBuf, ControlError> {
     if let Some(name) = name {
-        instance_name::check(name).map_err(|why| ControlError::new(ControlErrorKind::Name, why))?;
+        instance_name::check(name).map_err(|why| ControlError::new(ControlErrorKind::Name, why.to_string()))?;
     }
     let mut seen = Seen::default();
     for folder in folders {

@@ -20,20 +20,37 @@ const GRANULARITY: Duration = Duration::from_secs(2);
 /// 5.1).
 const FIRST_LINE: u64 = 256;
 
+/// Why a process is not proven to be the server, in words that go on after "process 12".
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unproven {
+    #[error("cannot be examined: {0}")]
+    NotExamined(String),
+    #[error("does not handle SIGHUP")]
+    IgnoresHup,
+    #[error("has a start time that cannot be computed")]
+    NoStartTime,
+    #[error("began {0} s after the file was written")]
+    BeganLater(u64),
+    #[error("cannot be compared with {}: {error}", root.display())]
+    NoRoot { root: PathBuf, error: String },
+    #[error("executes {exe}, and neither that file nor the path by which it was started is in {}", root.display())]
+    Outside { exe: String, root: PathBuf },
+}
+
 /// Examines the process that has this number now. The caller holds the process, and checks afterwards that it is alive.
 ///
 /// # Errors
-/// The proof that fails, in words that go on after "process 12".
-pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
+/// The proof that fails.
+pub(super) fn prove(named: Named, root: &Path) -> Result<(), Unproven> {
     let Named { pid, written } = named;
-    let handles = credentials::handles_hup(pid).map_err(|error| format!("cannot be examined: {error}"))?;
+    let handles = credentials::handles_hup(pid).map_err(|error| Unproven::NotExamined(error.to_string()))?;
     if !handles {
-        return Err("does not handle SIGHUP".to_owned());
+        return Err(Unproven::IgnoresHup);
     }
-    let age = process_age::of(pid).map_err(|error| format!("cannot be examined: {error}"))?;
+    let age = process_age::of(pid).map_err(|error| Unproven::NotExamined(error.to_string()))?;
     began_before(SystemTime::now().checked_sub(age), written)?;
     let root =
-        fs::canonicalize(root).map_err(|error| format!("cannot be compared with {}: {error}", root.display()))?;
+        fs::canonicalize(root).map_err(|error| Unproven::NoRoot { root: root.to_owned(), error: error.to_string() })?;
     // The executable of a process with more capabilities than this one cannot be read, though the user is the same
     // (ptrace(2)).
     let exe = executable::of(pid);
@@ -45,15 +62,15 @@ pub(super) fn prove(named: Named, root: &Path) -> Result<(), String> {
         return Ok(());
     }
     let exe = exe.map_or_else(|_| "a file that cannot be seen".to_owned(), |exe| exe.display().to_string());
-    Err(format!("executes {exe}, and neither that file nor the path by which it was started is in {}", root.display()))
+    Err(Unproven::Outside { exe, root })
 }
 
 /// A number is reused only after its process is gone, so a later process with the same number began after the file was
 /// written. If the clock was set forward in between, the right process looks like a later one as well: it is refused.
-fn began_before(began: Option<SystemTime>, written: SystemTime) -> Result<(), String> {
-    let began = began.ok_or("has a start time that cannot be computed")?;
+fn began_before(began: Option<SystemTime>, written: SystemTime) -> Result<(), Unproven> {
+    let began = began.ok_or(Unproven::NoStartTime)?;
     match began.duration_since(written) {
-        Ok(late) if late > GRANULARITY => Err(format!("began {} s after the file was written", late.as_secs())),
+        Ok(late) if late > GRANULARITY => Err(Unproven::BeganLater(late.as_secs())),
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -106,7 +123,7 @@ mod tests {
             assert_eq!(began_before(Some(began), written).is_ok(), is_proven, "{late} ms late");
         }
         let why = began_before(Some(written + Duration::from_secs(7)), written).expect_err("late");
-        assert_eq!(why, "began 7 s after the file was written");
+        assert_eq!(why.to_string(), "began 7 s after the file was written");
         assert!(began_before(None, written).is_err());
     }
 

@@ -50,7 +50,7 @@ impl ServerProcess {
         if !held.is_alive() {
             return Err(not_it("is gone"));
         }
-        proven.map_err(|why| not_it(&why))?;
+        proven.map_err(|why| not_it(&why.to_string()))?;
         Ok(ServerProcess { pid, held })
     }
 

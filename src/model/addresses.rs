@@ -56,31 +56,40 @@ pub(crate) fn inherit(asked: &[(SocketAddr, Offer)], living: &[Bound]) -> Vec<Bo
 ///
 /// # Errors
 /// The two addresses, and what would happen.
-pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), String> {
+pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), BadReplacement> {
     let other = |new: &&Bound| living.iter().any(|old| old.bound == new.bound && old.offer != new.offer);
     if let Some(new) = next.iter().find(other) {
         let (address, offer) = (new.bound, new.offer);
-        return Err(format!(
-            "it would listen on {address} for its {offer}, and the live generation listens there for something else: \
-             a changed address needs a restart"
-        ));
+        return Err(BadReplacement::OtherOffer { address, offer });
     }
     let bound = |all: &[Bound]| all.iter().map(|a| a.bound).collect::<Vec<_>>();
     let (next, living) = (bound(next), bound(living));
     for &new in next.iter().filter(|new| !living.contains(new)) {
         if let Some(old) = living.iter().find(|old| overlap(**old, new)) {
-            return Err(format!(
-                "it would listen on {new}, which overlaps with {old} of the live generation, and take a part of the \
-                 connections at once: a changed address needs a restart"
-            ));
+            return Err(BadReplacement::Overlap { new, old: *old });
         }
     }
     match living.iter().find(|old| !next.contains(old)) {
-        Some(old) => Err(format!(
-            "it would not listen on {old}, where the live generation listens: a changed address needs a restart"
-        )),
+        Some(old) => Err(BadReplacement::Missing(*old)),
         None => Ok(()),
     }
+}
+
+/// Why a next generation may not replace the live one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadReplacement {
+    #[error(
+        "it would listen on {address} for its {offer}, and the live generation listens there for something else: a \
+         changed address needs a restart"
+    )]
+    OtherOffer { address: SocketAddr, offer: Offer },
+    #[error(
+        "it would listen on {new}, which overlaps with {old} of the live generation, and take a part of the connections at \
+         once: a changed address needs a restart"
+    )]
+    Overlap { new: SocketAddr, old: SocketAddr },
+    #[error("it would not listen on {0}, where the live generation listens: a changed address needs a restart")]
+    Missing(SocketAddr),
 }
 
 /// Whether one packet could match both addresses.
@@ -138,13 +147,13 @@ mod tests {
         }
         for next in ["127.0.0.1:80", "[::]:80", "0.0.0.0:81"] {
             let why = check_replacement(&[application(next)], &living).expect_err(next);
-            assert!(why.contains("0.0.0.0:80"), "{why}");
+            assert!(why.to_string().contains("0.0.0.0:80"), "{why}");
         }
         check_replacement(&[living[0], application("127.0.0.1:80")], &living)
             .expect_err("the more specific one takes over");
         let exchanged = [metrics("0.0.0.0:80"), application("0.0.0.0:81")];
         let why = check_replacement(&exchanged, &[living[0], metrics("0.0.0.0:81")]).expect_err("exchanged");
-        assert!(why.contains("0.0.0.0:80 for its metrics"), "{why}");
+        assert!(why.to_string().contains("0.0.0.0:80 for its metrics"), "{why}");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::future::ready;
 use std::time::Duration;
 
-use super::groups::{Groups, Table};
+use super::groups::{Groups, SteeringError, Table};
 use super::host::Host;
 use super::offload::Stalled;
 use crate::model::event::{Event, Outcome};
 use crate::model::identity::Generation;
-use crate::model::rollout::{Effect, Revocability, RolloutEvent, UserRequest};
+use crate::model::rollout::{Effect, Failure, Revocability, RolloutEvent, UserRequest};
 use crate::model::share::Share;
 
 /// Interval between two looks at whether a generation that was told to stop still listens: there is no event for the
@@ -71,15 +71,15 @@ fn gate<H: Host>(host: &H, green: Generation) {
     let (groups, needs_steering) = (context.groups.clone(), context.needs_steering);
     groups.post(move |table| table.begin(green));
     context.in_background(async move {
-        let result = match have_left(&groups).await {
+        let looked = match have_left(&groups).await {
             Ok(()) => before_gate.await,
             Err(stalled) => Err(stalled),
         };
-        let result = match result {
+        let result = match looked {
             Ok(()) => groups.attempt(move |table| gated(table, green, needs_steering)).await,
-            Err(stalled) => Err(format!("was not started, because the live processes cannot be examined: {stalled}")),
+            Err(stalled) => Err(SteeringError::LiveLook(stalled)),
         };
-        RolloutEvent::Gated { green, result }
+        RolloutEvent::Gated { green, result: result.map_err(Failure::from) }
     });
 }
 
@@ -92,13 +92,11 @@ async fn have_left(groups: &Groups) -> Result<(), Stalled> {
 
 /// # Errors
 /// If the rollout is over. If the rollout needs steering, the error may also name the group that cannot be steered.
-fn gated(table: &mut Table, green: Generation, needs_steering: bool) -> Result<(), String> {
+fn gated(table: &mut Table, green: Generation, needs_steering: bool) -> Result<(), SteeringError> {
     table.gate(green)?;
     // The groups that cannot be steered were logged. A plain reload continues, and leaves these groups to the kernel.
     match needs_steering {
-        true => table
-            .all_steered()
-            .map_err(|why| format!("was not started, because its probe, canary or soak need steering: {why}")),
+        true => table.all_steered().map_err(|why| SteeringError::Needed(Box::new(why))),
         false => Ok(()),
     }
 }
@@ -112,9 +110,9 @@ fn verify<H: Host>(host: &H, green: Generation) {
                 let told = look.told.await;
                 let verify = move |table: &mut Table, shown: &_, holders| table.verify(green, shown, holders, &told);
                 let looked = groups.look(&look.lane, look.holders, verify).await;
-                looked.unwrap_or_else(|stalled| Err(format!("cannot be examined: {stalled}")))
+                looked.unwrap_or_else(|stalled| Err(SteeringError::Look(stalled))).map_err(Failure::from)
             }
-            None => Err("is gone".into()),
+            None => Err(Failure::Gone),
         };
         RolloutEvent::Verified { green, result }
     });
@@ -136,7 +134,7 @@ fn probe<H: Host>(host: &mut H, green: Generation, after: Duration) {
                 probe.ask(steer).await
             }
         };
-        RolloutEvent::Probed { green, result }
+        RolloutEvent::Probed { green, result: result.map_err(Failure::from) }
     }));
 }
 
@@ -146,9 +144,9 @@ fn steer_share<H: Host>(host: &H, green: Generation, share: Share) {
     context.in_background(async move {
         let result = match follow.await {
             Ok(()) => groups.attempt(move |table| table.share(green, share)).await,
-            Err(stalled) => Err(format!("cannot be examined: {stalled}")),
+            Err(stalled) => Err(SteeringError::Look(stalled)),
         };
-        RolloutEvent::Shared { green, result }
+        RolloutEvent::Shared { green, result: result.map_err(Failure::from) }
     });
 }
 
@@ -158,12 +156,12 @@ fn cut_over<H: Host>(host: &H, green: Generation, turn: Revocability) {
     context.in_background(async move {
         let moved = match follow.await {
             Ok(()) => groups.attempt(move |table| table.cut_over(green, turn)).await,
-            Err(stalled) => Err(format!("cannot be examined: {stalled}")),
+            Err(stalled) => Err(SteeringError::Look(stalled)),
         };
         let result = moved.map(|tier| {
             tracing::info!(generation = %green, %tier, "new connections go to the next generation");
         });
-        RolloutEvent::CutOver { green, result }
+        RolloutEvent::CutOver { green, result: result.map_err(Failure::from) }
     });
 }
 

@@ -14,7 +14,7 @@ use super::status::{Depth, Draft};
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::GroupOrder;
 use crate::model::identity::Generation;
-use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
+use crate::model::rollout::{DrainScope, Failure, Rollout, RolloutEvent};
 
 /// Performs the effects of one generation's machine, as far as they differ: see [`Effect`](crate::model::rollout::Effect)
 /// for what each has to do, and [`perform`](super::effects::perform) for what all hosts do alike.
@@ -49,7 +49,7 @@ pub(crate) trait Host: Send {
     fn record(&mut self, outcome: Outcome);
 
     /// Whether a rollout may begin: the work that may wait for a disk or for the application.
-    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static;
+    fn preflight(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static;
     /// Waits until this generation knows its listeners.
     fn before_gate(&self) -> impl Future<Output = Result<(), Stalled>> + Send + 'static;
     fn spawn(&self, green: Generation);
@@ -75,7 +75,7 @@ pub(crate) trait Host: Send {
     /// This generation has become the live one.
     fn become_live(&mut self) {}
     /// The first generation could not be launched.
-    fn launch_failed(&mut self, _reason: String) {}
+    fn launch_failed(&mut self, _reason: Failure) {}
     /// The live generation that followed this one has ended.
     fn green_lost(&self, _green: Generation, _how: &str) {}
 

@@ -24,7 +24,7 @@ pub(crate) struct Naming<'a> {
 /// # Errors
 /// If the name is not valid: it must be usable as a file name.
 pub(crate) fn check(name: Option<&str>) -> Result<(), Error> {
-    name.map_or(Ok(()), instance_name::check).map_err(|why| Error::new(ErrorKind::Config, why))
+    name.map_or(Ok(()), instance_name::check).map_err(|why| Error::new(ErrorKind::Config, why.to_string()))
 }
 
 /// The name of a new instance, and its control socket if it gets one.

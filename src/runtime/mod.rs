@@ -12,6 +12,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod host;
 pub(crate) mod input;
 pub(crate) mod instance;
+mod local_address;
 pub(crate) mod log_writer;
 pub(crate) mod notifier;
 pub(crate) mod offload;

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 
-use crate::model::probe::{Scheme, Target};
-use crate::sys::during;
+use super::groups::SteeringError;
+use super::local_address::{bound, reached};
+use crate::model::probe::{NoTls, Scheme, Target};
+use crate::model::rollout::Failure;
 
 /// The shortest time for one try, unless less time than this is left in total.
 const TRY_AT_LEAST: Duration = Duration::from_secs(2);
@@ -44,10 +46,10 @@ impl Probe {
     ///
     /// # Errors
     /// Names the address that did not pass, and why.
-    pub(crate) async fn ask<D: Future<Output = Result<(), String>> + Send + 'static>(
+    pub(crate) async fn ask<D: Future<Output = Result<(), SteeringError>> + Send + 'static>(
         &self,
         steer: impl Fn(SocketAddr, Option<SocketAddr>) -> D + Sync,
-    ) -> Result<(), String> {
+    ) -> Result<(), ProbeError> {
         for &address in &self.addresses {
             pass(&self.target, address, self.timeout, |source| steer(address, source)).await?;
         }
@@ -70,8 +72,8 @@ impl Probe {
 ///
 /// # Cancel safety
 /// When the future is dropped, `steer` is called with `None` if a source is steered, and not waited for.
-async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String> {
-    target.check().map_err(|error| error.to_string())?;
+async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), ProbeError> {
+    target.check()?;
     let to = reached(listener);
     let mut probe = Attempt { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
     let mut pause = FIRST_PAUSE;
@@ -80,7 +82,7 @@ async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration
         let Err((scheme, miss)) = probe.once().await else { return Ok(()) };
         match miss {
             Miss::Steering(why) => {
-                return Err(format!("the probe {} cannot be steered: {why}", target.url(scheme, to)));
+                return Err(ProbeError::NotSteered { url: target.url(scheme, to), why });
             }
             // A try that was cut short by the end of `timeout` says less than the try before it.
             Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
@@ -89,39 +91,12 @@ async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration
         // There is no event for a change of green's answer: green can only be asked again.
         tokio::time::sleep(pause.min(probe.left())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        if let Some((scheme, miss)) = &met
-            && probe.left().is_zero()
+        if probe.left().is_zero()
+            && let Some((scheme, miss)) = met
         {
-            return Err(format!("did not pass the probe {} in {}: {miss}", target.url(*scheme, to), shown(timeout)));
+            return Err(ProbeError::Missed { url: target.url(scheme, to), timeout: shown(timeout), miss });
         }
     }
-}
-
-/// The address at which a listener is reached from this host: loopback for a listener on all addresses, otherwise the
-/// address of the listener.
-pub(crate) fn reached(listener: SocketAddr) -> SocketAddr {
-    let port = listener.port();
-    match listener.ip().to_canonical() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, port).into(),
-        // A host with net.ipv6.conf.lo.disable_ipv6=1, as in many containers, has no ::1.
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if bound((Ipv6Addr::LOCALHOST, 0).into()).is_err() => {
-            (Ipv4Addr::LOCALHOST, port).into()
-        }
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => (Ipv6Addr::LOCALHOST, port).into(),
-        IpAddr::V4(ip) => (ip, port).into(),
-        IpAddr::V6(_) => listener,
-    }
-}
-
-/// A socket that is bound to a source that no other socket has.
-///
-/// Without SO_REUSEADDR and SO_REUSEPORT no other socket can be bound to the same port, and connect(2) passes over a
-/// port that is bound (`__inet_hash_connect` in net/ipv4/inet_hashtables.c, Linux 6.18).
-fn bound(source: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let socket = socket.map_err(|error| during("make a socket", error))?;
-    socket.bind(source).map_err(|error| during(format_args!("bind {}", source.ip()), error))?;
-    Ok(socket)
 }
 
 /// How long a connection waits for its answer, if `left` is left of the timeout.
@@ -248,7 +223,7 @@ impl<S: Steer> Attempt<'_, S> {
 
 /// Steers a source to green, or ends this (`None`).
 pub(crate) trait Steer {
-    type Done: Future<Output = Result<(), String>> + Send + 'static;
+    type Done: Future<Output = Result<(), SteeringError>> + Send + 'static;
 
     /// Begins at once; the future waits for the result.
     fn steer(&self, source: Option<SocketAddr>) -> Self::Done;
@@ -257,7 +232,7 @@ pub(crate) trait Steer {
 impl<F, D> Steer for F
 where
     F: Fn(Option<SocketAddr>) -> D,
-    D: Future<Output = Result<(), String>> + Send + 'static,
+    D: Future<Output = Result<(), SteeringError>> + Send + 'static,
 {
     type Done = D;
 
@@ -274,14 +249,14 @@ struct Steered<'a, S: Steer> {
 }
 
 impl<'a, S: Steer> Steered<'a, S> {
-    async fn to(source: SocketAddr, held: OwnedFd, steer: &'a S) -> Result<Steered<'a, S>, String> {
+    async fn to(source: SocketAddr, held: OwnedFd, steer: &'a S) -> Result<Steered<'a, S>, SteeringError> {
         // Made before the call of `steer`, so that steering that fails half-way is taken back as well.
         let steered = Steered { steer, held: Some(held) };
         steer.steer(Some(source)).await?;
         Ok(steered)
     }
 
-    async fn end(mut self) -> Result<(), String> {
+    async fn end(mut self) -> Result<(), SteeringError> {
         let (_held, ended) = (self.held.take(), self.steer.steer(None));
         ended.await
     }
@@ -299,9 +274,26 @@ impl<S: Steer> Drop for Steered<'_, S> {
     }
 }
 
+/// Why green did not pass the probe, in words that go on after "generation 2".
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error(transparent)]
+    Target(#[from] NoTls),
+    #[error("the probe {url} cannot be steered: {why}")]
+    NotSteered { url: String, why: SteeringError },
+    #[error("did not pass the probe {url} in {timeout}: {miss}")]
+    Missed { url: String, timeout: String, miss: Miss },
+}
+
+impl From<ProbeError> for Failure {
+    fn from(error: ProbeError) -> Failure {
+        Failure::step(&error)
+    }
+}
+
 /// Why a connection got no answer that passes.
 #[derive(Debug)]
-enum Miss {
+pub(crate) enum Miss {
     /// There was no connection.
     Unreachable(io::Error),
     /// The listener speaks HTTP, and answered with another status.
@@ -315,9 +307,9 @@ enum Miss {
     /// No answer came for this long.
     Silence(Duration),
     /// An answer may have come, but not from green for certain.
-    Doubtful(String),
+    Doubtful(SteeringError),
     /// The source could not be steered. This is final.
-    Steering(String),
+    Steering(SteeringError),
 }
 
 impl fmt::Display for Miss {
@@ -334,7 +326,8 @@ impl fmt::Display for Miss {
             Miss::TooLarge => {
                 write!(f, "the header of its answer is larger than {} kB or 100 fields", HEADER_MAX / 1024)
             }
-            Miss::Foreign(what) | Miss::Doubtful(what) | Miss::Steering(what) => f.write_str(what),
+            Miss::Foreign(what) => f.write_str(what),
+            Miss::Doubtful(why) | Miss::Steering(why) => why.fmt(f),
             Miss::NoTls(what) => write!(f, "it speaks no TLS: {what}"),
             Miss::Silence(limit) => write!(f, "no answer in {}", shown(*limit)),
         }

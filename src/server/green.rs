@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::handover::{self, ToGreen};
 use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::RolloutEvent;
+use crate::model::rollout::{Failure, RolloutEvent};
 use crate::model::sd_notify::{self, Notification};
 use crate::runtime::input::Input;
 use crate::runtime::offload::Lane;
@@ -180,7 +180,7 @@ impl Source {
             Notification::Extend(by) => RolloutEvent::GreenExtends { green, by },
             Notification::Errno(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                RolloutEvent::GreenFailed { green, reason: format!("could not start: {error}") }
+                RolloutEvent::GreenFailed { green, reason: Failure::Step(format!("could not start: {error}")) }
             }
             // A generation of this library sends these only when it is live, and then speaks to the service manager
             // itself.

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
+use crate::model::rollout::{DrainScope, Failure, Rollout, RolloutEvent};
 use crate::runtime::context::{Context, Parts};
 use crate::runtime::driver::Driver;
 use crate::runtime::groups::{Groups, Steering, Table};
@@ -84,7 +84,7 @@ struct LaunchHost {
     /// Why the program could not be spawned.
     not_spawned: Option<io::Error>,
     /// Why the launch has failed.
-    failure: Option<String>,
+    failure: Option<Failure>,
     /// Whether the machine has had the generation killed.
     killed: AtomicBool,
     /// Where the generation listens instead of its addresses, seen before it was killed.
@@ -111,7 +111,7 @@ impl Host for LaunchHost {
         let result = match result {
             Ok(spawned) => Ok(self.next.take(*spawned, rollout)),
             Err(error) => {
-                let why = error.to_string();
+                let why = Failure::step(&error);
                 self.not_spawned = Some(error);
                 Err(why)
             }
@@ -167,7 +167,7 @@ impl Host for LaunchHost {
 
     fn record(&mut self, _: Outcome) {}
 
-    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    fn preflight(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
         ready(Ok(()))
     }
 
@@ -215,7 +215,7 @@ impl Host for LaunchHost {
         }
     }
 
-    fn launch_failed(&mut self, reason: String) {
+    fn launch_failed(&mut self, reason: Failure) {
         self.failure = Some(reason);
     }
 
@@ -253,7 +253,7 @@ impl LaunchHost {
         if let Some(error) = self.not_spawned.take() {
             return Err(Error::io(ErrorKind::Program, "the program cannot be started", error));
         }
-        let reason = self.failure.take().unwrap_or_default();
+        let reason = self.failure.take().unwrap_or(Failure::Gone);
         let stopped = self.instance.stopped_by();
         let of_signal = stopped.map(|signal| 128 + u8::try_from(signal.as_raw()).unwrap_or_default());
         let is_killed = self.killed.load(Ordering::Relaxed);
@@ -266,7 +266,10 @@ impl LaunchHost {
         match of_signal {
             Some(code) if is_killed => return Ok(Launched::Over(code)),
             None if is_killed => {
-                let elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+                let elsewhere = match &reason {
+                    Failure::NotReady(_) => self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                    _ => String::new(),
+                };
                 return Err(not_ready(&format!("{reason}{elsewhere}; nothing runs")));
             }
             Some(_) | None => {}
@@ -280,7 +283,7 @@ impl LaunchHost {
         }
         match ended.map_or(0, |ended| ended.code()) {
             // An exit code of 0 is no success if the program has left processes that cannot be supervised.
-            0 if !left.is_empty() && stopped.is_none() => Err(not_ready(&reason)),
+            0 if !left.is_empty() && stopped.is_none() => Err(not_ready(&reason.to_string())),
             code => Ok(Launched::Over(code)),
         }
     }

@@ -12,7 +12,7 @@ use super::child::{Child, SpawnedChild};
 use super::instance::Instance;
 use super::settings::ReadyWhen;
 use crate::model::identity::Pid;
-use crate::model::rollout::RolloutEvent;
+use crate::model::rollout::{Failure, RolloutEvent};
 use crate::model::sd_notify::{self, Notification};
 use crate::runtime::input::Input;
 use crate::runtime::notifier::NotifyState;
@@ -89,7 +89,7 @@ fn take(child: &Child, instance: &Instance, notification: Notification) -> Optio
         }
         Notification::Errno(errno) => {
             let error = io::Error::from_raw_os_error(errno);
-            Some(RolloutEvent::GreenFailed { green, reason: format!("could not start: {error}") })
+            Some(RolloutEvent::GreenFailed { green, reason: Failure::Step(format!("could not start: {error}")) })
         }
         Notification::Status(text) => {
             tracing::info!(generation = %green, "{text:?}");

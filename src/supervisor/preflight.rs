@@ -2,16 +2,19 @@
 //! beside the live one, and whether the operator's own check agrees.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Pid;
-use crate::runtime::offload;
+use crate::runtime::offload::{self, Stalled};
 use crate::runtime::role::SUPERVISED;
+use crate::sys::launch::ExecutableError;
 use crate::sys::process::Process;
 use crate::sys::process_tree::Orphans;
+use crate::sys::reaper::Ended;
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::spawn::{self, Group, Program};
 use crate::sys::{process_tree, sock_diag};
@@ -19,17 +22,47 @@ use crate::sys::{process_tree, sock_diag};
 /// The number of no process: the largest process ID of Linux is 2^22.
 const NOBODY: Pid = Pid::new(u32::MAX);
 
+/// Why a rollout may not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PreflightError {
+    #[error(transparent)]
+    Executable(#[from] ExecutableError),
+    #[error(
+        "was not started, because the program listens on {0} without SO_REUSEPORT, and nobody can listen beside it: {HOW}"
+    )]
+    Alone(SocketAddr),
+    #[error("was not started: the checks before the start panicked")]
+    Panicked,
+    #[error("was not started: its preflight check cannot be run: {0}")]
+    NoCheck(CheckError),
+    #[error("was not started: the result of its preflight check is lost")]
+    Lost,
+    #[error("was refused by the preflight check: {check} {ended}")]
+    Refused { check: String, ended: Ended },
+}
+
+/// Why the preflight check cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    #[error(transparent)]
+    Executable(#[from] ExecutableError),
+    #[error(transparent)]
+    Spawn(#[from] io::Error),
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+}
+
 /// # Errors
 /// Says what is missing, or in the way.
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<(), String> {
+pub(super) async fn pass(instance: &Arc<Instance>, child: Arc<Child>) -> Result<(), PreflightError> {
     let looking = instance.clone();
     let looked = instance.attempts.run(move || {
         looking.program.executable()?;
         find_addresses(&looking, &child);
         looking.addresses().into_iter().try_for_each(can_be_shared)
     });
-    looked.await.unwrap_or_else(|_| Err("was not started: the checks before the start panicked".into()))?;
+    looked.await.unwrap_or(Err(PreflightError::Panicked))?;
     match &instance.settings.preflight {
         Some(words) => agree(instance, words).await,
         None => Ok(()),
@@ -49,17 +82,14 @@ fn find_addresses(instance: &Instance, child: &Child) {
 
 /// Whether another socket can be bound beside the program's. The kernel begins no handshake for a bound socket before
 /// listen(2), so no client notices this check.
-fn can_be_shared(address: SocketAddr) -> Result<(), String> {
+fn can_be_shared(address: SocketAddr) -> Result<(), PreflightError> {
     let Ok(group) = sock_diag::group(address) else { return Ok(()) };
     let own = rustix::process::geteuid().as_raw();
     match socket::bind(address, Sharing::Group, Stack::Dual).map(drop) {
         // Sockets of different uids are never shared, so this error says nothing about the sockets of the next
         // generation.
         Err(_) if group.values().any(|uid| *uid != own) => Ok(()),
-        Err(_) if !group.is_empty() => Err(format!(
-            "was not started, because the program listens on {address} without SO_REUSEPORT, and nobody can listen beside \
-             it: {HOW}"
-        )),
+        Err(_) if !group.is_empty() => Err(PreflightError::Alone(address)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -70,7 +100,7 @@ pub(super) const HOW: &str = "set SO_REUSEPORT (gunicorn: reuse_port = True; ngi
      Java: StandardSocketOptions.SO_REUSEPORT)";
 
 #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), String> {
+async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), PreflightError> {
     let check = instance.program.running(words.to_vec());
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let mark = format!("{SUPERVISED}={}/preflight", std::process::id());
@@ -83,16 +113,16 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Strin
         let path = check.executable()?;
         let (arguments, directory, group) = (check.arguments(), check.directory(), Group::Own);
         let program = Program { path: &path, arguments, environment, directory, group };
-        let (process, end) = reaper.spawn(|| spawn::program(&program)).map_err(|error| error.to_string())?;
+        let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         Ok((Check { process, mark }, end))
     });
-    let started: Result<_, String> = started.await.unwrap_or_else(|stalled| Err(stalled.to_string()));
-    let (running, end) = started.map_err(|why| format!("was not started: its preflight check cannot be run: {why}"))?;
-    let ended = end.await.map_err(|_| "was not started: the result of its preflight check is lost".to_owned())?;
+    let started: Result<_, CheckError> = started.await.unwrap_or_else(|stalled| Err(stalled.into()));
+    let (running, end) = started.map_err(PreflightError::NoCheck)?;
+    let ended = end.await.map_err(|_| PreflightError::Lost)?;
     drop(running);
     match ended.code() {
         0 => Ok(()),
-        _ => Err(format!("was refused by the preflight check: {shown} {ended}")),
+        _ => Err(PreflightError::Refused { check: shown, ended }),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::runtime::offload::{self, LOOK_MAX};
 use crate::runtime::pid_file::PidFile;
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan, port_conflicts};
+use crate::sys::launch::{ExecutableError, Launch};
 use crate::sys::{pidfd_getfd, process_age, reaper};
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -40,7 +41,7 @@ impl Supervisor {
     pub(super) async fn supervise(mut self) -> Result<u8, Error> {
         let settings = self.settings()?;
         let program = self.launch.running(self.words.clone());
-        program.executable().map_err(|why| not_a_program(&program, why))?;
+        program.executable().map_err(|why| not_a_program(&program, &why))?;
         let signals = signals::handle().map_err(system("cannot handle signals"))?;
         let reaper = reaper::Reaper::default();
         if std::process::id() != 1
@@ -129,12 +130,12 @@ impl Supervisor {
     }
 }
 
-fn not_a_program(program: &crate::sys::launch::Launch, why: String) -> Error {
+fn not_a_program(program: &Launch, why: &ExecutableError) -> Error {
     let kind = match program.is_there() {
         true => io::ErrorKind::PermissionDenied,
         false => io::ErrorKind::NotFound,
     };
-    Error::io(ErrorKind::Program, why, io::Error::from(kind))
+    Error::io(ErrorKind::Program, why.to_string(), io::Error::from(kind))
 }
 
 impl Instance {

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "whoever calls it is asked instead: `executable` is disallowed itself")]
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -67,20 +68,16 @@ impl Launch {
     /// a slash is looked up in PATH, as at the start; symlinks are followed anew each time.
     ///
     /// # Errors
-    /// A message that names the path, and what is wrong with the path or with the start directory.
-    pub(crate) fn executable(&self) -> Result<PathBuf, String> {
+    /// Names the path, and what is wrong with the path or with the start directory.
+    pub(crate) fn executable(&self) -> Result<PathBuf, ExecutableError> {
         let name = self.arguments.first().filter(|name| !name.is_empty());
-        let name =
-            Path::new(name.ok_or("the process was started without a name (argv[0]), so its executable is not known")?);
-        let directory = self
-            .directory
-            .as_deref()
-            .ok_or("the directory that the process was started in had been removed before the start")?;
+        let name = Path::new(name.ok_or(ExecutableError::NoName)?);
+        let directory = self.directory.as_deref().ok_or(ExecutableError::NoDirectory)?;
         std::fs::metadata(directory)
-            .map_err(|error| format!("the start directory {} cannot be entered: {error}", directory.display()))?;
+            .map_err(|error| ExecutableError::Directory { path: directory.to_owned(), error })?;
         // As in a shell, a file that may not be executed counts only if PATH has no executable one.
         let mut tried = self.candidates(directory, name).into_iter().map(|path| can_execute(&path).map(|()| path));
-        let not_there = || Err(format!("the executable {} is not in PATH", name.display()));
+        let not_there = || Err(ExecutableError::NotInPath(name.to_owned()));
         let first = tried.next().unwrap_or_else(not_there);
         first.or_else(|why| tried.find_map(Result::ok).ok_or(why))
     }
@@ -107,13 +104,33 @@ fn start_directory() -> Option<PathBuf> {
     Some(named.filter(|path| same(path, &real)).unwrap_or(real))
 }
 
-fn can_execute(path: &Path) -> Result<(), String> {
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| format!("the executable {} cannot be found: {error}", path.display()))?;
+fn can_execute(path: &Path) -> Result<(), ExecutableError> {
+    let metadata =
+        std::fs::metadata(path).map_err(|error| ExecutableError::NotFound { path: path.to_owned(), error })?;
     if !metadata.is_file() {
-        return Err(format!("the executable {} is not a file", path.display()));
+        return Err(ExecutableError::NoFile(path.to_owned()));
     }
-    access(path, Access::EXEC_OK).map_err(|error| format!("{} is not executable: {error}", path.display()))
+    access(path, Access::EXEC_OK)
+        .map_err(|error| ExecutableError::NotExecutable { path: path.to_owned(), error: error.into() })
+}
+
+/// Why a program cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecutableError {
+    #[error("the process was started without a name (argv[0]), so its executable is not known")]
+    NoName,
+    #[error("the directory that the process was started in had been removed before the start")]
+    NoDirectory,
+    #[error("the start directory {} cannot be entered: {error}", path.display())]
+    Directory { path: PathBuf, error: io::Error },
+    #[error("the executable {} is not in PATH", .0.display())]
+    NotInPath(PathBuf),
+    #[error("the executable {} cannot be found: {error}", path.display())]
+    NotFound { path: PathBuf, error: io::Error },
+    #[error("the executable {} is not a file", .0.display())]
+    NoFile(PathBuf),
+    #[error("{} is not executable: {error}", path.display())]
+    NotExecutable { path: PathBuf, error: io::Error },
 }
 
 #[cfg(test)]
@@ -147,7 +164,7 @@ mod tests {
             Launch { environment: vec![("PATH".into(), path)], ..started_as(name, folder.path()) }
         };
         assert!(in_path("sh").executable().expect("the second").starts_with("/bin"));
-        assert!(in_path("plain").executable().expect_err("plain").contains("not executable"));
+        assert!(in_path("plain").executable().expect_err("plain").to_string().contains("not executable"));
         assert!(in_path("plain").is_there() && !in_path("no-such-program").is_there());
     }
 
@@ -162,10 +179,16 @@ mod tests {
             ("no-such-program", "not in PATH"),
             ("", "argv[0]"),
         ] {
-            let error = started_as(name, folder.path()).executable().expect_err(name);
+            let error = started_as(name, folder.path()).executable().expect_err(name).to_string();
             assert!(error.contains(why), "{name}: {error}");
         }
         let gone = folder.path().join("gone");
-        assert!(started_as("/bin/sh", &gone).executable().expect_err("no directory").contains("start directory"));
+        assert!(
+            started_as("/bin/sh", &gone)
+                .executable()
+                .expect_err("no directory")
+                .to_string()
+                .contains("start directory")
+        );
     }
 }

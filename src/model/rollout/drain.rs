@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::state::{State, Then};
-use super::{DrainScope, Effect, FORCE_CLOSE_MAX, Rollout, STEP};
+use super::{DrainScope, Effect, FORCE_CLOSE_MAX, Failure, Rollout, STEP};
 use crate::model::event::Outcome;
 use crate::model::identity::Generation;
 
@@ -60,7 +60,7 @@ impl Rollout {
         match &mut self.state {
             State::Rolling { attempt, .. } if attempt.pid.is_some() => self.retire(now),
             State::Rolling { .. } => {
-                let reason = format!("was given up: generation {} has ended", self.me);
+                let reason = Failure::BlueEnded(self.me);
                 self.roll_back(reason, Then::Finish, now)
             }
             State::RollingBack { then, .. } => {
@@ -82,7 +82,7 @@ impl Rollout {
             State::Standby { .. } | State::Serving => self.stop_accepting(now),
             // The first generation may be at work already, and is told to stop as if it were live.
             State::Rolling { attempt, .. } if is_launch && attempt.pid.is_some() => self.stop_accepting(now),
-            State::Rolling { .. } => self.roll_back("was given up: a stop was asked for".into(), Then::Stop, now),
+            State::Rolling { .. } => self.roll_back(Failure::Stop, Then::Stop, now),
             State::RollingBack { then, .. } => {
                 *then = Then::Stop;
                 vec![]
@@ -95,7 +95,6 @@ impl Rollout {
     }
 
     pub(super) fn stop_at_once(&mut self, now: Instant) -> Vec<Effect> {
-        const REASON: &str = "was given up: a stop at once was asked for";
         let is_launch = self.is_launch();
         let mut effects = match &mut self.state {
             // Green is being spawned: unless the result is waited for, its process would be left behind.
@@ -104,11 +103,11 @@ impl Rollout {
                 return vec![];
             }
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } if is_launch => {
-                vec![Effect::Kill { green: attempt.green }, Effect::LaunchFailed { reason: REASON.into() }]
+                vec![Effect::Kill { green: attempt.green }, Effect::LaunchFailed { reason: Failure::StopAtOnce }]
             }
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => {
                 let (generation, took) = (attempt.green, now.duration_since(attempt.began));
-                let outcome = Outcome::RolledBack { generation, reason: REASON.into(), took };
+                let outcome = Outcome::RolledBack { generation, reason: Failure::StopAtOnce.to_string(), took };
                 vec![Effect::Kill { green: attempt.green }, Effect::Report { outcome, serves_on: false }]
             }
             State::Gone => return vec![],

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Failure;
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 use crate::model::share::Share;
@@ -20,22 +21,22 @@ pub(crate) enum RolloutEvent {
     RollbackRequested,
     PreflightDone {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     Gated {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     Spawned {
         green: Generation,
-        result: Result<Pid, String>,
+        result: Result<Pid, Failure>,
     },
     GreenReady {
         green: Generation,
     },
     GreenFailed {
         green: Generation,
-        reason: String,
+        reason: Failure,
     },
     GreenExtends {
         green: Generation,
@@ -47,20 +48,20 @@ pub(crate) enum RolloutEvent {
     },
     Verified {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     Probed {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     /// A step of the canary is in force.
     Shared {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     CutOver {
         green: Generation,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
     },
     ListenersClosed,
     ConnectionsGone,
@@ -148,7 +149,7 @@ pub(crate) enum Effect {
     /// A request came at the wrong time.
     Refuse { asked: UserRequest, reason: String },
     /// The first generation could not be launched, and has no process.
-    LaunchFailed { reason: String },
+    LaunchFailed { reason: Failure },
     /// Green died after it had become the live generation: nothing can be taken back.
     GreenLost { green: Generation, how: String },
     /// The end of this generation.

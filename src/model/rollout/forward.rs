@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::CanaryStep;
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, KILL, PROBE_PAUSE, Revocability, Rollout, STEP};
+use super::{Effect, Failure, KILL, PROBE_PAUSE, Revocability, Rollout, STEP};
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 
@@ -27,7 +27,7 @@ impl Rollout {
         &mut self,
         to: Step,
         effect: Effect,
-        result: Result<(), String>,
+        result: Result<(), Failure>,
         now: Instant,
     ) -> Vec<Effect> {
         match result {
@@ -56,7 +56,7 @@ impl Rollout {
         }
     }
 
-    pub(super) fn spawned(&mut self, green: Generation, result: Result<Pid, String>, now: Instant) -> Vec<Effect> {
+    pub(super) fn spawned(&mut self, green: Generation, result: Result<Pid, Failure>, now: Instant) -> Vec<Effect> {
         let ready = self.plan.ready;
         if let Some(attempt) = self.attempt_at(green, Step::Spawn) {
             return match result {
@@ -98,7 +98,7 @@ impl Rollout {
         vec![]
     }
 
-    pub(super) fn failed(&mut self, green: Generation, reason: String, now: Instant) -> Vec<Effect> {
+    pub(super) fn failed(&mut self, green: Generation, reason: Failure, now: Instant) -> Vec<Effect> {
         match self.attempt_at(green, Step::Ready) {
             Some(_) => self.roll_back(reason, Then::Serve, now),
             None => vec![],
@@ -120,7 +120,7 @@ impl Rollout {
                     Step::Soak => "in the soak",
                 };
                 self.nothing_spawned();
-                self.roll_back(format!("{how} {when}"), Then::Serve, now)
+                self.roll_back(Failure::Exited { how, when }, Then::Serve, now)
             }
             State::RollingBack { attempt, .. } if attempt.green == green => self.rolled_back(now),
             State::Retiring { successor, .. } | State::Draining { successor, .. } if *successor == Some(green) => {
@@ -136,7 +136,7 @@ impl Rollout {
         }
     }
 
-    pub(super) fn verified(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+    pub(super) fn verified(&mut self, green: Generation, result: Result<(), Failure>, now: Instant) -> Vec<Effect> {
         if self.attempt_at(green, Step::Verify).is_none() {
             return vec![];
         }
@@ -162,7 +162,7 @@ impl Rollout {
     }
 
     /// A probe has ended. Probes are repeated for as long as users are on green and can be steered back.
-    pub(super) fn probed(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+    pub(super) fn probed(&mut self, green: Generation, result: Result<(), Failure>, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         if attempt.green != green {
             return vec![];
@@ -187,7 +187,7 @@ impl Rollout {
     }
 
     /// The kernel has accepted or refused the share of a canary step.
-    pub(super) fn shared(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+    pub(super) fn shared(&mut self, green: Generation, result: Result<(), Failure>, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step: Step::Canary { index, shared: false } } = &self.state else {
             return vec![];
         };
@@ -212,7 +212,7 @@ impl Rollout {
         vec![Effect::CutOver { green, turn }]
     }
 
-    pub(super) fn cut_over(&mut self, green: Generation, result: Result<(), String>, now: Instant) -> Vec<Effect> {
+    pub(super) fn cut_over(&mut self, green: Generation, result: Result<(), Failure>, now: Instant) -> Vec<Effect> {
         if self.attempt_at(green, Step::CutOver).is_none() {
             return vec![];
         }
@@ -233,7 +233,7 @@ impl Rollout {
     pub(super) fn retire(&mut self, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, .. } = &self.state else { return vec![] };
         let (green, began) = (attempt.green, attempt.began);
-        let Some(pid) = attempt.pid else { return self.roll_back("is gone".into(), Then::Serve, now) };
+        let Some(pid) = attempt.pid else { return self.roll_back(Failure::Gone, Then::Serve, now) };
         let deadline = now + self.plan.linger + STEP;
         self.state = State::Retiring { successor: Some(green), deadline, forced: false, force_close: false };
         let took = now.duration_since(began);

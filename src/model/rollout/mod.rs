@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 mod drain;
 mod effects;
+mod failure;
 mod forward;
 mod plan;
 mod requests;
@@ -16,6 +17,7 @@ mod state;
 mod status;
 
 pub(crate) use effects::{DrainScope, Effect, Revocability, RolloutEvent, UserRequest};
+pub(crate) use failure::Failure;
 pub(crate) use plan::{CanaryStep, Plan};
 use state::{State, Step, Then};
 
@@ -121,7 +123,7 @@ impl Rollout {
                 self.rolling_timed_out(step, now)
             }
             State::RollingBack { reason, .. } => {
-                reason.push_str(&format!("; its process is not gone {KILL:?} after it was killed"));
+                *reason = Failure::NotGone(Box::new(reason.clone()));
                 self.rolled_back(now)
             }
             State::Retiring { forced, deadline, .. } if !*forced => {
@@ -142,16 +144,13 @@ impl Rollout {
 
     fn rolling_timed_out(&mut self, step: Step, now: Instant) -> Vec<Effect> {
         let reason = match step {
-            Step::Ready => format!("did not become ready in {:?}", self.plan.ready),
-            Step::Preflight => format!(
-                "was not started: its preflight (the disk of its executable, the hook or the check) has not answered in {:?}",
-                self.plan.ready
-            ),
-            Step::Gate => "could not be started: an earlier generation still listens".into(),
-            Step::Spawn => format!("could not be started in {STEP:?}"),
-            Step::Verify => format!("could not be verified in {STEP:?}"),
-            Step::Probe => format!("was not probed within the probe timeout and {STEP:?} more"),
-            Step::Canary { shared: false, .. } | Step::CutOver => format!("could not be steered to in {STEP:?}"),
+            Step::Preflight => Failure::NoPreflight(self.plan.ready),
+            Step::Gate => Failure::NoGate,
+            Step::Spawn => Failure::NotStarted,
+            Step::Ready => Failure::NotReady(self.plan.ready),
+            Step::Verify => Failure::NotVerified,
+            Step::Probe => Failure::NotProbed,
+            Step::Canary { shared: false, .. } | Step::CutOver => Failure::NotSteeredTo,
             Step::Canary { index, shared: true } => return self.begin_canary(index + 1, now),
             Step::Soak => return self.retire(now),
         };

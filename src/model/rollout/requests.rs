@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, Rollout, STEP, UserRequest};
+use super::{Effect, Failure, Rollout, STEP, UserRequest};
 use crate::model::identity::Generation;
 
 impl Rollout {
@@ -56,7 +56,7 @@ impl Rollout {
 
     pub(super) fn rollback_requested(&mut self, now: Instant) -> Vec<Effect> {
         match &self.state {
-            State::Rolling { .. } => self.roll_back("was rolled back on request".into(), Then::Serve, now),
+            State::Rolling { .. } => self.roll_back(Failure::OnRequest, Then::Serve, now),
             State::Standby { .. }
             | State::Serving
             | State::RollingBack { .. }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::state::{State, Step, Then};
-use super::{Effect, KILL, Rollout};
+use super::{Effect, Failure, KILL, Rollout};
 use crate::model::event::Outcome;
 
 /// Whether users can have reached green.
@@ -38,7 +38,7 @@ impl Rollout {
 
     /// Gives the attempt up: steers all new connections back, and kills green if it has a process. A green that users
     /// may have reached is not killed: it finishes their connections.
-    pub(super) fn roll_back(&mut self, reason: String, then: Then, now: Instant) -> Vec<Effect> {
+    pub(super) fn roll_back(&mut self, reason: Failure, then: Then, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         let (green, step) = (attempt.green, *step);
         attempt.deadline = now + KILL;
@@ -70,7 +70,7 @@ impl Rollout {
         }
         let outcome = Outcome::RolledBack {
             generation: attempt.green,
-            reason: reason.clone(),
+            reason: reason.to_string(),
             took: now.duration_since(attempt.began),
         };
         let then = *then;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::Failure;
 use crate::model::identity::{Generation, Pid};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(super) enum State {
     /// Green has no pid in this state only as long as green is still being spawned.
     RollingBack {
         attempt: Attempt,
-        reason: String,
+        reason: Failure,
         then: Then,
     },
     Retiring {

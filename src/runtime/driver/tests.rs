@@ -11,7 +11,7 @@ use super::*;
 use crate::model::event::Outcome;
 use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{DrainScope, Plan, RolloutEvent};
+use crate::model::rollout::{DrainScope, Failure, Plan, RolloutEvent};
 use crate::model::status::Status;
 use crate::runtime::context::{Context, Parts};
 use crate::runtime::groups::{Groups, Steering, Table};
@@ -57,7 +57,7 @@ struct FakeHost {
     context: Context,
     calls: Calls,
     /// What the preflight says.
-    preflight: Result<(), String>,
+    preflight: Result<(), Failure>,
 }
 
 impl Host for FakeHost {
@@ -120,7 +120,7 @@ impl Host for FakeHost {
         self.calls.add("record");
     }
 
-    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    fn preflight(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
         self.calls.add("preflight");
         ready(self.preflight.clone())
     }
@@ -205,7 +205,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(preflight: Result<(), String>) -> Bench {
+    fn start(preflight: Result<(), Failure>) -> Bench {
         let plan = Plan { ready: LONG, linger: LONG, drain: LONG, probe: None, canary: vec![], soak: Duration::ZERO };
         let (inputs, received) = mpsc::channel(QUEUE);
         let (host_events, arriving) = mpsc::channel(QUEUE);
@@ -269,7 +269,7 @@ async fn a_reload_goes_from_step_to_step_and_ends_this_generation() {
 
 #[tokio::test]
 async fn a_preflight_that_fails_ends_the_rollout_and_nothing_was_begun() {
-    let mut bench = Bench::start(Err("was refused".into()));
+    let mut bench = Bench::start(Err(Failure::Step("was refused".into())));
     bench.event(RolloutEvent::ReloadRequested).await;
     let outcome = bench.outcome().await;
     assert!(matches!(outcome, Outcome::RolledBack { ref reason, .. } if reason == "was refused"), "{outcome:?}");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::error::{SteeringError, Unsteered};
 use super::listener::GroupListener;
 use super::steering_setting::Steering;
 use super::view::Holders;
@@ -43,7 +44,7 @@ pub(super) struct Group {
     /// The program that was attached last, if any.
     pub(super) attached: Option<Program>,
     /// Why the group is not steered, if it is not.
-    pub(super) unsteered: Option<String>,
+    pub(super) unsteered: Option<Unsteered>,
     /// Listeners of this process that get no connections. The program is attached through one of them where no other
     /// listener may be copied; and a close moves them instead of listeners that are wanted.
     pub(super) placeholders: Vec<Placeholder>,
@@ -77,10 +78,10 @@ impl Group {
         }
     }
 
-    pub(super) fn is_steered(&self) -> Result<(), String> {
+    pub(super) fn is_steered(&self) -> Result<(), SteeringError> {
         match &self.unsteered {
             None => Ok(()),
-            Some(why) => Err(format!("{} is not steered: {why}", self.address)),
+            Some(why) => Err(SteeringError::NotSteered(self.address, why.clone())),
         }
     }
 
@@ -139,17 +140,16 @@ impl Group {
     /// Checks which listeners are in the group before new connections are steered to this generation.
     ///
     /// Foreign listeners that joined after our own have later slots, and do not affect ours.
-    pub(super) fn look(&mut self, steering: Steering) -> Result<(), String> {
-        let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
+    pub(super) fn look(&mut self, steering: Steering) -> Result<(), Unsteered> {
+        let shown = sock_diag::group(self.address)?;
         self.before = shown.keys().copied().collect();
         if steering == Steering::Off {
-            return Err("steering is turned off by CUTOVER_STEERING".into());
+            return Err(Unsteered::TurnedOff);
         }
         self.name(&shown);
         self.hold()?;
         let own = self.own();
-        let shown: BTreeSet<Inode> =
-            sock_diag::group(self.address).map_err(|error| error.to_string())?.into_keys().collect();
+        let shown: BTreeSet<Inode> = sock_diag::group(self.address)?.into_keys().collect();
         if self.slots.compare(&shown).is_ok() {
             let is_known = self.untold.is_empty() && self.slots.of(&own).len() == own.len();
             if !is_known && let Some(found) = self.find_order() {
@@ -158,7 +158,7 @@ impl Group {
             return Ok(());
         }
         if !own.is_subset(&shown) {
-            return Err("a listener of the live generation is gone".into());
+            return Err(Unsteered::ListenerGone);
         }
         if shown == own {
             self.slots = Slots::members(own.into_iter().collect());
@@ -168,9 +168,7 @@ impl Group {
             self.slots = slots;
         } else {
             let found = if self.placeholders.is_empty() { None } else { self.find_order() };
-            self.take_order(
-                found.ok_or("other processes listen there too, and the slots of the listeners are not known")?,
-            );
+            self.take_order(found.ok_or(Unsteered::OthersListen)?);
         }
         self.learn_order();
         Ok(())
@@ -181,14 +179,14 @@ impl Group {
         shown: &BTreeMap<Inode, u32>,
         sockets: Option<&Holders>,
         told: &[GroupOrder],
-    ) -> Result<(), String> {
+    ) -> Result<(), SteeringError> {
         let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains_key(inode));
         let own = self.own();
         let known = [&self.before, &own, &self.leaving];
         let is_new = |inode: &Inode| !self.is_placeholder(*inode) && !known.iter().any(|known| known.contains(inode));
         let (green, strangers): (BTreeSet<_>, BTreeSet<_>) = shown.keys().copied().filter(is_new).partition(is_green);
         if green.is_empty() {
-            return Err(format!("said that it is ready, but does not listen on {}", self.address));
+            return Err(SteeringError::NotListening(self.address));
         }
         let is_placed = |inode: &Inode| self.slots.contains(*inode);
         let is_told = |inode: &Inode| told.iter().any(|order| order.listeners.contains(inode));
@@ -220,18 +218,15 @@ impl Group {
     }
 
     /// Compares the slot table with the listeners that the kernel shows. If they differ, finds out the order anew.
-    pub(super) fn check(&mut self) -> Result<(), String> {
-        let shown = sock_diag::group(self.address).map_err(|error| error.to_string())?;
+    pub(super) fn check(&mut self) -> Result<(), Unsteered> {
+        let shown = sock_diag::group(self.address)?;
         self.name(&shown);
         if !self.ambiguous && self.slots.compare(&shown.into_keys().collect()).is_ok() {
             return Ok(());
         }
         let found = self.find_order();
         let are_in = |found: &Slots| self.own().union(&self.green).all(|&inode| found.contains(inode));
-        let found = found.filter(are_in).ok_or(
-            "other listeners have joined or left while the next generation started, and the slots of its listeners are \
-             not known",
-        )?;
+        let found = found.filter(are_in).ok_or(Unsteered::OthersChanged)?;
         self.take_order(found);
         self.ambiguous = false;
         Ok(())
@@ -254,12 +249,12 @@ impl Group {
         }
     }
 
-    pub(super) fn attach(&mut self, wanted: &BTreeSet<Inode>) -> Result<(), String> {
-        let program = Program::one_of(&self.slots.of(wanted)).ok_or("the slots are not known")?;
+    pub(super) fn attach(&mut self, wanted: &BTreeSet<Inode>) -> Result<(), Unsteered> {
+        let program = Program::one_of(&self.slots.of(wanted)).ok_or(Unsteered::SlotsUnknown)?;
         self.attach_program(&program)
     }
 
-    pub(super) fn attach_green(&mut self) -> Result<(), String> {
+    pub(super) fn attach_green(&mut self) -> Result<(), Unsteered> {
         self.attach(&self.green.clone())
     }
 
@@ -271,21 +266,21 @@ impl Group {
     }
 
     /// Attaches the program for the current share and source.
-    pub(super) fn direct(&mut self) -> Result<(), String> {
-        let program = self.asked().ok_or("the slots are not known, or too many")?;
+    pub(super) fn direct(&mut self) -> Result<(), Unsteered> {
+        let program = self.asked().ok_or(Unsteered::NoProgram)?;
         self.attach_program(&program)
     }
 
-    pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), String> {
+    pub(super) fn attach_program(&mut self, program: &Program) -> Result<(), Unsteered> {
         if let Some(placeholder) = self.placeholders.first() {
-            steering::attach(placeholder, program).map_err(|error| error.to_string())?;
+            steering::attach(placeholder, program)?;
             self.attached = Some(program.clone());
             return Ok(());
         }
-        let mut result = Err("no listener is left".to_owned());
+        let mut result = Err(Unsteered::NoListener);
         // Any listener of the group can attach the program. A listener of another process may be gone.
         for own in &self.own {
-            result = own.with(|listener| steering::attach(listener, program)).map_err(|error| error.to_string());
+            result = own.with(|listener| steering::attach(listener, program)).map_err(Unsteered::from);
             if result.is_ok() {
                 self.attached = Some(program.clone());
                 break;
@@ -307,7 +302,7 @@ impl Group {
     }
 
     /// Takes the result of steering. A failure is logged once, and leaves the group to the kernel's hash.
-    pub(super) fn settle_for(&mut self, result: Result<(), String>) {
+    pub(super) fn settle_for(&mut self, result: Result<(), Unsteered>) {
         match result {
             Ok(()) => {
                 if self.unsteered.take().is_some() {
@@ -320,12 +315,12 @@ impl Group {
                 let tier = if migrates() { SteeringMode::Migrating } else { SteeringMode::BestEffort };
                 match &self.unsteered {
                     None => {
-                        tracing::warn!(address = %self.address, %tier, reason = why, "not steered, going on without steering");
+                        tracing::warn!(address = %self.address, %tier, reason = %why, "not steered, going on without steering");
                     }
                     // Under `cutover run` the reason names other processes each time, so a changed reason is no
                     // warning.
                     Some(before) if *before != why => {
-                        tracing::debug!(address = %self.address, %tier, reason = why, "still not steered");
+                        tracing::debug!(address = %self.address, %tier, reason = %why, "still not steered");
                     }
                     Some(_) => {}
                 }

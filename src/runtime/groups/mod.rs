@@ -1,5 +1,6 @@
 //! The groups of this generation: its listeners, the slot table of each group, and what each group is steered to.
 
+mod error;
 mod group;
 mod listener;
 mod placeholder;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use super::offload::{self, Lane, Stalled};
 use crate::model::steering::SteeringMode;
 
+pub(crate) use self::error::SteeringError;
 pub(crate) use self::listener::GroupListener;
 pub(crate) use self::steering_setting::Steering;
 pub(crate) use self::supervised::KeptListener;
@@ -104,12 +106,12 @@ impl Groups {
     pub(crate) fn attempt<T: Send + 'static, F>(
         &self,
         operation: F,
-    ) -> impl Future<Output = Result<T, String>> + Send + use<T, F>
+    ) -> impl Future<Output = Result<T, SteeringError>> + Send + use<T, F>
     where
-        F: FnOnce(&mut Table) -> Result<T, String> + Send + 'static,
+        F: FnOnce(&mut Table) -> Result<T, SteeringError> + Send + 'static,
     {
         let result = self.run(operation);
-        async move { result.await.unwrap_or_else(|stalled| Err(stalled.to_string())) }
+        async move { result.await? }
     }
 
     /// Calls `act` with the listeners that the kernel shows in the groups, and with what `look` finds about the

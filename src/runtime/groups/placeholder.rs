@@ -3,8 +3,8 @@
 //! slots, so that a close moves them instead of listeners that are wanted.
 
 use std::collections::BTreeSet;
-use std::io;
 
+use super::error::Unsteered;
 use super::group::Group;
 use crate::model::identity::Inode;
 use crate::model::slots::Slots;
@@ -17,7 +17,7 @@ impl Group {
     ///
     /// # Errors
     /// Why no listener of ours can be copied, and why no placeholder can be added either.
-    pub(super) fn hold(&mut self) -> Result<(), String> {
+    pub(super) fn hold(&mut self) -> Result<(), Unsteered> {
         let mut refused = None;
         for own in self.own.iter().filter(|_| self.placeholders.is_empty()) {
             match own.with(|_| Ok(())) {
@@ -26,22 +26,23 @@ impl Group {
             }
         }
         let Some(refused) = refused else { return Ok(()) };
-        self.add_placeholder().map_err(|why| format!("{refused}, and no other listener can be added: {why}"))
+        let refused = refused.to_string();
+        self.add_placeholder().map_err(|why| Unsteered::NotHeld { refused, why: Box::new(why) })
     }
 
     /// Adds a placeholder, and finds the order of the slots, which shows that the placeholder has joined this group.
-    fn add_placeholder(&mut self) -> Result<(), String> {
-        let shown = sock_diag::group(self.address).map_err(said)?;
+    fn add_placeholder(&mut self) -> Result<(), Unsteered> {
+        let shown = sock_diag::group(self.address)?;
         let before: BTreeSet<Inode> = shown.into_keys().collect();
-        let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|error| error.to_string())?).collect();
-        let all_others = Program::one_of(&slots).ok_or_else(|| format!("{} listeners are too many", before.len()))?;
+        let too_many = || Unsteered::TooMany(before.len());
+        let slots: Vec<u16> = (0..u16::try_from(before.len()).map_err(|_| too_many())?).collect();
+        let all_others = Program::one_of(&slots).ok_or_else(too_many)?;
         if self.slots.compare(&before).is_err() {
             self.slots = Slots::members(before.into_iter().collect());
         }
-        let placeholder = BoundPlaceholder::new(self.address).map_err(said)?.join().map_err(said)?;
+        let placeholder = BoundPlaceholder::new(self.address)?.join()?;
         self.is_held_by(placeholder);
-        let unknown = || "the slots of the listeners cannot be found out".to_owned();
-        let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or_else(unknown));
+        let found = self.attach_program(&all_others).and_then(|()| self.find_order().ok_or(Unsteered::NotFoundOut));
         if found.is_err() {
             self.let_be();
         }
@@ -55,17 +56,17 @@ impl Group {
     ///
     /// # Errors
     /// Why the placeholder cannot be moved. The group may have no placeholder then.
-    pub(super) fn move_placeholder_last(&mut self) -> Result<(), String> {
+    pub(super) fn move_placeholder_last(&mut self) -> Result<(), Unsteered> {
         let [placeholder] = &self.placeholders[..] else { return Ok(()) };
         let it = BTreeSet::from([placeholder.inode]);
         if self.slots.last_are(1, &it) {
             return Ok(());
         }
         let right = Program::one_of(&self.slots.throughout(&self.own(), &it, 1));
-        let next = BoundPlaceholder::new(self.address).map_err(said)?;
-        self.attach_program(&right.ok_or("the slots are not known, or too many")?)?;
+        let next = BoundPlaceholder::new(self.address)?;
+        self.attach_program(&right.ok_or(Unsteered::NoProgram)?)?;
         self.let_placeholders_go();
-        self.is_held_by(next.join().map_err(said)?);
+        self.is_held_by(next.join()?);
         self.direct()
     }
 
@@ -107,8 +108,4 @@ impl Group {
     pub(super) fn is_placeholder(&self, inode: Inode) -> bool {
         self.placeholders.iter().any(|placeholder| placeholder.inode == inode)
     }
-}
-
-fn said(error: io::Error) -> String {
-    error.to_string()
 }

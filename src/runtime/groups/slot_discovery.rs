@@ -8,7 +8,7 @@ use super::group::Group;
 use crate::model::identity::Inode;
 use crate::model::slots::{Mismatch, Slots};
 use crate::model::steering::Program;
-use crate::runtime::probe::reached;
+use crate::runtime::local_address::reached;
 use crate::sys::slot_probe::SlotProbe;
 use crate::sys::sock_diag;
 

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use super::error::{SteeringError, Unsteered};
 use super::group::Group;
 use super::listener::GroupListener;
 use super::steering_setting::Steering;
@@ -40,11 +41,11 @@ pub(super) enum ActiveRollout {
 }
 
 impl ActiveRollout {
-    pub(super) fn check(self, green: Generation) -> Result<(), String> {
+    pub(super) fn check(self, green: Generation) -> Result<(), SteeringError> {
         match self {
             ActiveRollout::Open(now) | ActiveRollout::CutOver(now) if now == green => Ok(()),
             ActiveRollout::Gating(_) | ActiveRollout::Open(_) | ActiveRollout::CutOver(_) | ActiveRollout::Over => {
-                Err(OVER.into())
+                Err(SteeringError::Over)
             }
         }
     }
@@ -58,14 +59,12 @@ impl ActiveRollout {
     }
 }
 
-const OVER: &str = "the rollout is over";
-
 impl Table {
     /// Groups in which only this generation listens, in the order of `listeners`.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Vec<GroupListener>)>, steering: Steering) -> Table {
         let mut groups: Vec<Group> = listeners.into_iter().map(|(address, own)| Group::new(address, own)).collect();
         if steering == Steering::Elsewhere {
-            groups.iter_mut().for_each(|group| group.unsteered = Some("`cutover run` does the steering".into()));
+            groups.iter_mut().for_each(|group| group.unsteered = Some(Unsteered::Elsewhere));
         }
         Table { groups, steering, active: ActiveRollout::Over, green: None }
     }
@@ -142,9 +141,9 @@ impl Table {
     ///
     /// # Errors
     /// If the rollout of `green` is over, or has passed the gate already.
-    pub(crate) fn gate(&mut self, green: Generation) -> Result<(), String> {
+    pub(crate) fn gate(&mut self, green: Generation) -> Result<(), SteeringError> {
         if self.active != ActiveRollout::Gating(green) {
-            return Err(OVER.into());
+            return Err(SteeringError::Over);
         }
         self.active = ActiveRollout::Open(green);
         self.steer_here();
@@ -164,7 +163,7 @@ impl Table {
     ///
     /// # Errors
     /// Names the first group that cannot be steered, and why.
-    pub(crate) fn all_steered(&self) -> Result<(), String> {
+    pub(crate) fn all_steered(&self) -> Result<(), SteeringError> {
         self.groups.iter().try_for_each(Group::is_steered)
     }
 
@@ -179,7 +178,7 @@ impl Table {
         shown: &Shown,
         holders: Option<Holders>,
         told: &[GroupOrder],
-    ) -> Result<(), String> {
+    ) -> Result<(), SteeringError> {
         self.active.check(green)?;
         self.green = holders;
         for group in &mut self.groups {
@@ -199,7 +198,7 @@ impl Table {
 
     /// What the kernel shows of each address.
     pub(super) fn shown(&self) -> Shown {
-        let of = |group: &Group| (group.address, sock_diag::group(group.address).map_err(|error| error.to_string()));
+        let of = |group: &Group| (group.address, sock_diag::group(group.address).map_err(Unsteered::from));
         Shown(self.groups.iter().map(of).collect())
     }
 
@@ -208,22 +207,22 @@ impl Table {
     /// # Errors
     /// If the rollout is over, or has cut over in the meantime (a promotion may overtake a step of the canary).
     /// Otherwise the error names the group that cannot be steered; other groups may be steered already then.
-    pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), String> {
+    pub(crate) fn share(&mut self, green: Generation, share: Share) -> Result<(), SteeringError> {
         self.active.check(green)?;
         if self.active == ActiveRollout::CutOver(green) {
-            return Err("all new connections go to the next generation already".into());
+            return Err(SteeringError::CutOverBefore);
         }
         self.steer_share(share)
     }
 
-    fn steer_share(&mut self, share: Share) -> Result<(), String> {
+    fn steer_share(&mut self, share: Share) -> Result<(), SteeringError> {
         for group in &mut self.groups {
             group.is_steered()?;
             let shared = group.check().and_then(|()| {
                 group.share = share;
                 group.direct()
             });
-            shared.map_err(|why| format!("{} cannot be steered: {why}", group.address))?;
+            shared.map_err(|why| SteeringError::CannotBeSteered(group.address, why))?;
         }
         Ok(())
     }
@@ -240,8 +239,8 @@ impl Table {
         green: Generation,
         address: SocketAddr,
         source: Option<SocketAddr>,
-    ) -> Result<(), String> {
-        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or("it is no address of this server")?;
+    ) -> Result<(), SteeringError> {
+        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or(SteeringError::NoAddress)?;
         match (self.active.check(green), source) {
             // The rollout is over, so its steps change no program any more.
             (Err(_), None) => return Ok(()),
@@ -253,9 +252,9 @@ impl Table {
         let ends = source.is_none();
         group.source = source;
         group.has_moved |= ends && group.has_lost();
-        group.direct().map_err(|why| format!("{address} cannot be steered: {why}"))?;
+        group.direct().map_err(|why| SteeringError::CannotBeSteered(address, why))?;
         match std::mem::take(&mut group.has_moved) && ends {
-            true => Err(format!("listeners of {address} were closed meanwhile")),
+            true => Err(SteeringError::ClosedMeanwhile(address)),
             false => Ok(()),
         }
     }
@@ -265,7 +264,7 @@ impl Table {
     /// # Errors
     /// If the rollout is over. For [`Revocability::Revocable`], the error also names the group that cannot be steered.
     /// For [`Revocability::Final`], such a group is left to the kernel, which hashes over both generations.
-    pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, String> {
+    pub(crate) fn cut_over(&mut self, green: Generation, turn: Revocability) -> Result<SteeringMode, SteeringError> {
         self.active.check(green)?;
         self.active = ActiveRollout::CutOver(green);
         match turn {

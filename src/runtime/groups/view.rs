@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::error::Unsteered;
 use crate::model::identity::{Inode, Pid};
 
 /// The sockets of a generation's processes, and the processes that hold each socket.
@@ -10,14 +11,14 @@ pub(crate) type Holders = BTreeMap<Inode, BTreeSet<Pid>>;
 
 /// The listeners of each address, by inode, with the uid of their owner; or why sock_diag failed.
 #[derive(Debug)]
-pub(crate) struct Shown(pub(super) BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, String>>);
+pub(crate) struct Shown(pub(super) BTreeMap<SocketAddr, Result<BTreeMap<Inode, u32>, Unsteered>>);
 
 impl Shown {
-    pub(super) fn of(&self, address: SocketAddr) -> Result<&BTreeMap<Inode, u32>, String> {
+    pub(super) fn of(&self, address: SocketAddr) -> Result<&BTreeMap<Inode, u32>, Unsteered> {
         match self.0.get(&address) {
             Some(Ok(shown)) => Ok(shown),
             Some(Err(why)) => Err(why.clone()),
-            None => Err(format!("the listeners on {address} were not looked up")),
+            None => Err(Unsteered::NotLookedUp(address)),
         }
     }
 

@@ -10,6 +10,11 @@ use tokio::sync::Notify;
 
 use super::*;
 
+/// As the function that is tested, with its error as text.
+async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String> {
+    super::pass(target, listener, timeout, steer).await.map_err(|error| error.to_string())
+}
+
 const SOON: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -109,7 +114,7 @@ fn target(text: &str) -> Target {
 struct Steering(Arc<Mutex<Vec<Option<SocketAddr>>>>);
 
 impl Steering {
-    fn note(&self, source: Option<SocketAddr>) -> Result<(), String> {
+    fn note(&self, source: Option<SocketAddr>) -> Result<(), SteeringError> {
         self.0.lock().expect("sound").push(source);
         Ok(())
     }
@@ -289,10 +294,10 @@ async fn an_error_of_steering_is_final() {
     let calls = AtomicUsize::new(0);
     let steer = |source: Option<SocketAddr>| {
         calls.fetch_add(1, Ordering::Relaxed);
-        ready(if source.is_some() { Err("the kernel has its reasons".to_owned()) } else { Ok(()) })
+        ready(if source.is_some() { Err(SteeringError::NoAddress) } else { Ok(()) })
     };
     let said = pass(&target("/"), bench.address, SOON, steer).await.expect_err("it cannot be steered");
-    assert_eq!(said, format!("the probe {} cannot be steered: the kernel has its reasons", bench.url("/")));
+    assert_eq!(said, format!("the probe {} cannot be steered: it is no address of this server", bench.url("/")));
     assert_eq!(calls.into_inner(), 2, "there, and back");
     assert_eq!(bench.peers.lock().expect("sound").len(), 0, "unsteered there was no connection");
 }
@@ -303,7 +308,7 @@ async fn an_answer_of_nobody_knows_whom_counts_for_nothing() {
     let ends = AtomicUsize::new(0);
     let steer = |source: Option<SocketAddr>| {
         let is_first_end = source.is_none() && ends.fetch_add(1, Ordering::Relaxed) == 0;
-        ready(if is_first_end { Err("listeners were closed meanwhile".to_owned()) } else { Ok(()) })
+        ready(if is_first_end { Err(SteeringError::Over) } else { Ok(()) })
     };
     pass(&target("/"), bench.address, SOON, steer).await.expect("the second answer counts");
     assert_eq!((ends.into_inner(), bench.peers.lock().expect("sound").len()), (2, 2));
@@ -322,8 +327,8 @@ async fn the_probe_alone_comes_to_green() {
         let green = bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(16).expect("listens");
         let to_blue = Split { source: None, share: Share::NONE, green: &[1], blue: &[0] };
         let steer = |source| {
-            let program = Program::split(&Split { source, ..to_blue }).ok_or("no slots")?;
-            crate::sys::steering::attach(&blue, &program).map_err(|error| error.to_string())
+            let program = Program::split(&Split { source, ..to_blue }).ok_or(SteeringError::NoAddress)?;
+            crate::sys::steering::attach(&blue, &program).map_err(|_| SteeringError::NoAddress)
         };
         steer(None).expect("steered");
         let steer = |source| ready(steer(source));

@@ -5,22 +5,34 @@ use std::collections::BTreeSet;
 use super::{Host, HostEvent};
 use crate::model::handover::{PROTOCOL, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::Rollout;
+use crate::model::rollout::{Failure, Rollout};
 use crate::runtime::control::Control;
 use crate::runtime::host::Look;
 use crate::server::green::{Plan, SpawnedGreen};
+use crate::sys::launch::ExecutableError;
 use crate::sys::notify_socket::unique_name;
 use crate::sys::socket_owner;
 
+/// Why a rollout may not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PreflightError {
+    #[error(transparent)]
+    Executable(#[from] ExecutableError),
+    #[error("was refused by the application: {0}")]
+    Application(String),
+    #[error("was refused: the before_reload hook panicked")]
+    Panicked,
+}
+
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
-    pub(super) fn ask_disk_and_application(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    pub(super) fn ask_disk_and_application(&self) -> impl Future<Output = Result<(), PreflightError>> + Send + 'static {
         let (launch, hook) = (self.settings.launch.clone(), self.settings.before_reload.clone());
         let asked = self.context.attempts.run(move || {
             launch.executable()?;
-            hook.map_or(Ok(()), |hook| hook().map_err(|why| format!("was refused by the application: {why}")))
+            hook.map_or(Ok(()), |hook| hook().map_err(PreflightError::Application))
         });
-        async move { asked.await.unwrap_or_else(|_| Err("was refused: the before_reload hook panicked".into())) }
+        async move { asked.await.unwrap_or(Err(PreflightError::Panicked)) }
     }
 
     pub(super) fn spawn_green(&self, green: Generation) {
@@ -46,7 +58,8 @@ impl Host {
                 };
                 SpawnedGreen::spawn(Plan { launch, spawn_info, inputs }, &lane).await
             };
-            let result = spawned.await.map(Box::new).map_err(|error| format!("cannot be spawned: {error}"));
+            let result =
+                spawned.await.map(Box::new).map_err(|error| Failure::Step(format!("cannot be spawned: {error}")));
             // Without a driver no part of this process would manage the new process any more, and the new process would
             // take over one day.
             if let Err(unsent) = host_events.send(HostEvent::Spawned { green, result }).await

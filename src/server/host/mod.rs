@@ -18,7 +18,7 @@ use crate::model::addresses::Bound;
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::History;
 use crate::model::identity::{Generation, Pid};
-use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
+use crate::model::rollout::{DrainScope, Failure, Rollout, RolloutEvent};
 use crate::runtime::accept::Acceptors;
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::context::{Context, now};
@@ -87,7 +87,7 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) enum HostEvent {
     /// The process of the next generation was spawned, or could not be spawned.
-    Spawned { green: Generation, result: Result<Box<SpawnedGreen>, String> },
+    Spawned { green: Generation, result: Result<Box<SpawnedGreen>, Failure> },
     /// The control socket was taken over.
     Control(Taken),
     /// The files that go with the leadership were taken over, as far as their disks have answered.
@@ -180,8 +180,9 @@ impl crate::runtime::host::Host for Host {
         self.history.add(outcome, now());
     }
 
-    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        self.ask_disk_and_application()
+    fn preflight(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let asked = self.ask_disk_and_application();
+        async move { asked.await.map_err(|error| Failure::step(&error)) }
     }
 
     /// The order of the slots is known when the generation before has closed its listeners.

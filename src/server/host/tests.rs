@@ -3,7 +3,7 @@
 use tokio::sync::{broadcast, watch};
 
 use super::*;
-use crate::model::rollout::{Effect, Plan};
+use crate::model::rollout::{Effect, Failure, Plan};
 use crate::runtime::context::Parts;
 use crate::runtime::effects::perform;
 use crate::runtime::groups::{Groups, Steering};
@@ -118,7 +118,9 @@ async fn a_program_that_is_not_there_is_named() {
     bench.host.settings.launch = Arc::new(Launch::of(["/no/such/program"]));
     let spawned = bench.spawned().await;
     match bench.host.take(spawned, &bench.rollout) {
-        Some(RolloutEvent::Spawned { result: Err(why), .. }) => assert!(why.contains("/no/such/program"), "{why}"),
+        Some(RolloutEvent::Spawned { result: Err(why), .. }) => {
+            assert!(why.to_string().contains("/no/such/program"), "{why}");
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -129,7 +131,7 @@ async fn the_preflight_is_refused_by_a_hook_that_says_no_or_panics() {
     let mut bench = Bench::new();
     assert_eq!(bench.host.preflight().await, Ok(()));
     bench.host.settings.before_reload = Some(Arc::new(|| Err("not now".into())));
-    assert_eq!(bench.host.preflight().await, Err("was refused by the application: not now".into()));
+    assert_eq!(bench.host.preflight().await, Err(Failure::Step("was refused by the application: not now".into())));
     bench.host.settings.before_reload = Some(Arc::new(|| panic!("on purpose")));
-    assert!(bench.host.preflight().await.expect_err("refused").contains("panicked"));
+    assert!(bench.host.preflight().await.expect_err("refused").to_string().contains("panicked"));
 }

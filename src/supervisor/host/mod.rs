@@ -20,7 +20,7 @@ use super::next::{Next, Spawned};
 use super::{preflight, retire};
 use crate::model::event::{Outcome, Phase};
 use crate::model::identity::Generation;
-use crate::model::rollout::{DrainScope, Rollout, RolloutEvent};
+use crate::model::rollout::{DrainScope, Failure, Rollout, RolloutEvent};
 use crate::runtime::context::{Context, Parts, now};
 use crate::runtime::control::{Counts, LiveEndpoint, looks};
 use crate::runtime::groups::Table;
@@ -122,7 +122,10 @@ impl Host for SupervisedHost {
         if self.next.of(green).is_some() {
             self.begin_to_follow(green);
         }
-        Some(RolloutEvent::Spawned { green, result: result.map_err(|error| format!("cannot be spawned: {error}")) })
+        Some(RolloutEvent::Spawned {
+            green,
+            result: result.map_err(|error| Failure::Step(format!("cannot be spawned: {error}"))),
+        })
     }
 
     fn heartbeat(&mut self, rollout: &Rollout) {
@@ -169,9 +172,9 @@ impl Host for SupervisedHost {
         self.instance.history().add(outcome, now());
     }
 
-    fn preflight(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    fn preflight(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
         let (instance, child) = (self.instance.clone(), self.child.clone());
-        async move { preflight::pass(&instance, child).await }
+        async move { preflight::pass(&instance, child).await.map_err(|error| Failure::step(&error)) }
     }
 
     fn before_gate(&self) -> impl Future<Output = Result<(), Stalled>> + Send + 'static {

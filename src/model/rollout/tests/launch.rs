@@ -22,7 +22,7 @@ fn exited(how: &str) -> RolloutEvent {
     RolloutEvent::GreenExited { green: ONE, how: how.into() }
 }
 
-fn failed(reason: &str) -> [Effect; 2] {
+fn failed(reason: impl Into<Failure>) -> [Effect; 2] {
     [Effect::LaunchFailed { reason: reason.into() }, Effect::Finish]
 }
 
@@ -49,7 +49,7 @@ fn of_a_whole_plan_only_the_probe_is_left() {
 fn one_that_fails_is_killed_and_nothing_is_left() {
     let mut bench = Bench::launched();
     assert_eq!(bench.after(SECOND * 30), [Effect::SteerBack, Effect::Kill { green: ONE }]);
-    assert_eq!(bench.on(exited("was killed")), failed("did not become ready in 30s"));
+    assert_eq!(bench.on(exited("was killed")), failed(Failure::NotReady(SECOND * 30)));
     let mut bench = Bench::launched();
     bench.on(RolloutEvent::GreenFailed { green: ONE, reason: "could not start".into() });
     assert_eq!(bench.on(exited("was killed")), failed("could not start"));
@@ -61,8 +61,12 @@ fn one_that_fails_is_killed_and_nothing_is_left() {
 #[test]
 fn one_that_ends_by_itself_says_how() {
     let mut bench = Bench::launched();
-    let effects = bench.on(exited("exited with status 3"));
-    assert_eq!(effects, [&[Effect::SteerBack][..], &failed("exited with status 3 before it was ready")].concat());
+    let how = "exited with status 3".to_owned();
+    let effects = bench.on(exited(&how));
+    assert_eq!(
+        effects,
+        [&[Effect::SteerBack][..], &failed(Failure::Exited { how, when: "before it was ready" })].concat()
+    );
 }
 
 #[test]
@@ -112,7 +116,7 @@ proptest! {
         let mut bench = Bench::launch(if whole { full() } else { plain() });
         let mut stopped = false;
         for (what, good) in steps {
-            let result = if good { Ok(()) } else { Err("by chance".to_owned()) };
+            let result = if good { Ok(()) } else { Err(Failure::from("by chance")) };
             let spawned = result.clone().map(|()| Pid::new(77));
             match what {
                 0 => drop(bench.on(RolloutEvent::Spawned { green: ONE, result: spawned })),

@@ -121,6 +121,12 @@ impl Bench {
     }
 }
 
+impl From<&str> for Failure {
+    fn from(text: &str) -> Failure {
+        Failure::Step(text.to_owned())
+    }
+}
+
 fn rolled_back(effect: &Effect) -> Option<&String> {
     match effect {
         Effect::Report { outcome: Outcome::RolledBack { reason, .. }, .. } => Some(reason),

@@ -43,7 +43,7 @@ impl World {
     }
 
     fn perform(&mut self, effects: Vec<Effect>, good: bool) {
-        let result = if good { Ok(()) } else { Err("by chance".to_owned()) };
+        let result = if good { Ok(()) } else { Err(Failure::from("by chance")) };
         for effect in effects {
             match effect {
                 Effect::Preflight { green } => {
