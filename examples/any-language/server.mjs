@@ -7,7 +7,7 @@ import net from "node:net";
 
 const [host, port] = process.argv.slice(2);
 
-// So long may the first request of a connection take; the next ones have server.keepAliveTimeout, 5 s as well.
+// How long the first request of a connection may take, in ms; later requests have server.keepAliveTimeout (5 s).
 const patience = { headersTimeout: 5_000, connectionsCheckingInterval: 1_000 };
 
 export const server = http.createServer(patience, (request, response) => {
@@ -17,7 +17,7 @@ export const server = http.createServer(patience, (request, response) => {
 server.listen({ host, port, reusePort: true });
 
 process.once("SIGTERM", () => {
-  // The close() of http.Server would also cut each idle connection, and with it the request that is just on its way
-  // there. Here that gets its answer, and a connection without a request ends by itself.
+  // The close() of http.Server would also cut each idle connection, and with it a request that is on its way there.
+  // Here such a request gets its answer, and a connection without a request ends by its timeout.
   net.Server.prototype.close.call(server);
 });

@@ -36,9 +36,6 @@ impl<H: Host> Driver<H> {
                 since = now;
             }
             for effect in effects {
-                if let Some(told) = effects::told(self.host.context().generation, &effect) {
-                    self.host.context().tell(told);
-                }
                 effects::perform(&mut self.host, effect);
             }
             if after != before {
@@ -106,9 +103,9 @@ impl<H: Host> Driver<H> {
             Ask::Do { event, reply } => {
                 let now = Instant::now();
                 let effects = self.rollout.handle(event, now);
-                let refused = effects.iter().find_map(|effect| match effect {
-                    Effect::Refuse { reason, .. } => Some(Refused::WrongTime(reason.clone())),
-                    _ => None,
+                let refused = effects.iter().find_map(|effect| {
+                    let Effect::Refuse { reason, .. } = effect else { return None };
+                    Some(Refused::WrongTime(reason.clone()))
                 });
                 let _ = reply.send(refused.map_or_else(|| Ok(self.rollout.status(now)), Err));
                 effects

@@ -50,8 +50,17 @@ pub(crate) fn perform<H: Host>(host: &mut H, effect: Effect) {
         Effect::BecomeLive => host.become_live(),
         Effect::LaunchFailed { reason } => host.launch_failed(reason),
         Effect::GreenLost { green, how } => host.green_lost(green, &how),
-        // The driver reports these, except for the last, after which the driver ends.
-        Effect::Canary { .. } | Effect::Soak { .. } | Effect::Refuse { .. } | Effect::Finish => {}
+        Effect::Canary { green, share, time } => {
+            tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
+            host.context().tell(Event::Canary { share, time });
+        }
+        Effect::Soak { time } => {
+            tracing::info!(generation = %host.context().generation, ?time, "soaking: all new connections can still be taken back");
+            host.context().tell(Event::Soak { time });
+        }
+        Effect::Refuse { asked, reason } => refuse(host, asked, reason),
+        // The driver ends.
+        Effect::Finish => {}
     }
 }
 
@@ -189,28 +198,14 @@ fn report<H: Host>(host: &mut H, outcome: Outcome, serves_on: bool) {
     host.context().tell(Event::Reload(outcome));
 }
 
-/// The event that subscribers get for an effect, which is logged too; `None` for effects without an event. Called only
-/// when the machine has taken the step, so that a client that asks for the status after the event does not get the step
-/// before.
-pub(crate) fn told(generation: Generation, effect: &Effect) -> Option<Event> {
-    match effect {
-        Effect::Canary { green, share, time } => {
-            tracing::info!(generation = %green, %share, ?time, "canary: a share of new connections goes to the next generation");
-            Some(Event::Canary { share: *share, time: *time })
-        }
-        Effect::Soak { time } => {
-            tracing::info!(%generation, ?time, "soaking: all new connections can still be taken back");
-            Some(Event::Soak { time: *time })
-        }
-        Effect::Refuse { asked, reason } => {
-            let what = match asked {
-                UserRequest::Reload => "reload",
-                UserRequest::Promotion => "promotion",
-                UserRequest::Rollback => "rollback",
-            };
-            tracing::warn!(%generation, reason, "{what} refused");
-            Some(Event::Refused(reason.clone()))
-        }
-        _ => None,
-    }
+/// Logs a request that came at the wrong time, and tells the subscribers of it.
+fn refuse<H: Host>(host: &H, asked: UserRequest, reason: String) {
+    let what = match asked {
+        UserRequest::Reload => "reload",
+        UserRequest::Promotion => "promotion",
+        UserRequest::Rollback => "rollback",
+    };
+    let context = host.context();
+    tracing::warn!(generation = %context.generation, reason, "{what} refused");
+    context.tell(Event::Refused(reason));
 }

@@ -86,7 +86,13 @@ async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration
             }
             // A try that was cut short by the end of `timeout` says less than the try before it.
             Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
-            miss => met = Some((scheme, miss)),
+            miss @ (Miss::Unreachable(_)
+            | Miss::Status(_)
+            | Miss::TooLarge
+            | Miss::Foreign(_)
+            | Miss::NoTls(_)
+            | Miss::Silence(_)
+            | Miss::Doubtful(_)) => met = Some((scheme, miss)),
         }
         // There is no event for a change of green's answer: green can only be asked again.
         tokio::time::sleep(pause.min(probe.left())).await;

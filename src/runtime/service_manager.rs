@@ -103,10 +103,8 @@ impl ServiceManager {
 impl ServiceStatus<'_> {
     fn line(&self, rollout: &Rollout) -> String {
         let Some(under_way) = rollout.status(Instant::now()) else { return self.at_rest(rollout.phase()) };
-        let share = match under_way.phase {
-            Phase::Canary => format!(" {}", under_way.share),
-            _ => String::new(),
-        };
+        let is_canary = under_way.phase == Phase::Canary;
+        let share = if is_canary { format!(" {}", under_way.share) } else { String::new() };
         let (next, phase) = (under_way.generation, under_way.phase);
         let line = format!("{}; generation {next}: {phase}{share}", self.own(Phase::Serving));
         line + &self.drains()

@@ -266,10 +266,10 @@ impl LaunchHost {
         match of_signal {
             Some(code) if is_killed => return Ok(Launched::Over(code)),
             None if is_killed => {
-                let elsewhere = match &reason {
-                    Failure::NotReady(_) => self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                    _ => String::new(),
-                };
+                // Any other reason is the generation's own.
+                let is_late = matches!(reason, Failure::NotReady(_));
+                let seen = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+                let elsewhere = if is_late { seen.as_str() } else { "" };
                 return Err(not_ready(&format!("{reason}{elsewhere}; nothing runs")));
             }
             Some(_) | None => {}

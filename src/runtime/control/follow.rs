@@ -78,7 +78,7 @@ impl Follower {
                             told = Some(open);
                             self.draining(open).await
                         }
-                        more => more,
+                        more @ (More::Yes | More::No) => more,
                     }
                 }
                 // A client that does not read misses lines, but never the last one.

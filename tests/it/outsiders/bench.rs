@@ -27,6 +27,13 @@ pub(super) const STOPPED: Duration = Duration::from_secs(30);
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
 /// Interval between two requests for a page: no event shows the state of a server whose log is not read.
 const LOOK: Duration = Duration::from_millis(5);
+/// A program that leaves an orphan behind, which `cutover run` adopts, and then serves.
+pub(super) const ORPHAN: &str = "if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+serve(sys.argv[1])";
 
 /// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

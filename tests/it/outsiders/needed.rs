@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::bench::{Face, Outsider, Setup};
+use super::bench::{Face, ORPHAN, Outsider, Setup};
 use crate::support::app::Options;
 use crate::support::script;
 use crate::support::stall::Stall;
@@ -59,13 +59,7 @@ fn the_resolver() {
 /// A process that hangs in the kernel does not show its memory: here an orphan of the live generation.
 #[test]
 fn the_memory_of_an_orphan() {
-    let orphan = "if os.fork() == 0:
-    if os.fork() == 0:
-        time.sleep(60)
-    os._exit(0)
-os.wait()
-serve(sys.argv[1])";
-    let setup = Setup::new(Face::Run, 1).script(orphan).args(&["--ready-timeout", READY]).without(&[Outsider::Memory]);
+    let setup = Setup::new(Face::Run, 1).script(ORPHAN).args(&["--ready-timeout", READY]).without(&[Outsider::Memory]);
     refuses_and_stops(setup, None, "the live processes cannot be examined: no answer in 2s");
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::bench::{Bench, Face, Outsider, Setup};
+use super::bench::{Bench, Face, ORPHAN, Outsider, Setup};
 use crate::support::run::wait_until;
 use crate::support::stall::Stall;
 
@@ -30,13 +30,7 @@ fn a_late_exec_of_run() {
 
 #[test]
 fn a_late_look_at_processes() {
-    let orphan = "if os.fork() == 0:
-    if os.fork() == 0:
-        time.sleep(60)
-    os._exit(0)
-os.wait()
-serve(sys.argv[1])";
-    let bench = Setup::new(Face::Run, 2).script(orphan).args(&["--ready-timeout", "2s"]).start();
+    let bench = Setup::new(Face::Run, 2).script(ORPHAN).args(&["--ready-timeout", "2s"]).start();
     bench.stalls(Some(Stall::Memory));
     bench.refuses("the live processes cannot be examined: no answer in 2s");
     bench.ends_stalls();

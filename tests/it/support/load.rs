@@ -2,18 +2,13 @@
 //!
 //! The client is naive on purpose. It never retries, and it reads a connection only while a request is in flight, so a
 //! connection that the server has closed in between fails the next request. After a failure the client opens a new
-//! connection. This file and its folder `load/` use nothing else of the tests, because a benchmark also includes them
-//! through `#[path]`.
+//! connection.
 
 #![allow(dead_code, reason = "each binary that includes this file uses a part of it")]
 #![allow(unreachable_pub, reason = "`pub` says here what the including binary may use")]
 
-// Explicit paths, which stay valid when a benchmark includes this file by `#[path]`.
-#[path = "load/answer.rs"]
 mod answer;
-#[path = "load/client.rs"]
 mod client;
-#[path = "load/report.rs"]
 mod report;
 
 pub use report::{Failures, Report};
