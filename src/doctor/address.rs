@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 
 use super::finding::Finding;
 use super::instances::Instances;
-use crate::model::addresses::overlap;
 use crate::model::identity::{Inode, Pid};
 use crate::sys::socket::{self, Sharing, Stack};
 use crate::sys::socket_owner::{self, Owner};
@@ -44,9 +43,8 @@ pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Findin
     if address.port() == 0 {
         return (vec![Finding::ok(address.to_string(), "the system chooses a port that is free")], None);
     }
-    match listeners(address.port()) {
-        Ok(mut all) => {
-            all.retain(|listener| overlap(listener.address, address));
+    match listeners(address) {
+        Ok(all) => {
             let (mut findings, home) = judge(address, &all, instances);
             if home.is_none() {
                 findings.extend(foreign(address));
@@ -60,20 +58,22 @@ pub(super) fn examine(address: SocketAddr, instances: &Instances) -> (Vec<Findin
     }
 }
 
-fn listeners(port: u16) -> std::io::Result<Vec<Listener>> {
-    listeners_with(port, socket_owner::owners)
+fn listeners(address: SocketAddr) -> std::io::Result<Vec<Listener>> {
+    listeners_with(address, socket_owner::owners)
 }
 
 /// As [`listeners`], with `owners` to find the process that has each socket.
 fn listeners_with(
-    port: u16,
+    address: SocketAddr,
     owners: impl FnOnce(&BTreeSet<Inode>) -> BTreeMap<Inode, Owner>,
 ) -> std::io::Result<Vec<Listener>> {
-    let mut shown = sock_diag::listeners(port)?;
+    let mut shown = sock_diag::listeners(address.port())?;
+    shown.retain(|listener| listener.takes(address));
     let owners = owners(&shown.iter().map(|listener| listener.inode).collect());
     // A generation that retires may close its listener before the owner is looked up. Such a listener has no owner, and is
     // no stranger.
-    let still: BTreeSet<Inode> = sock_diag::listeners(port)?.into_iter().map(|listener| listener.inode).collect();
+    let still: BTreeSet<Inode> =
+        sock_diag::listeners(address.port())?.into_iter().map(|listener| listener.inode).collect();
     shown.retain(|listener| owners.contains_key(&listener.inode) || still.contains(&listener.inode));
     Ok(shown.iter().map(|l| Listener { address: l.address, uid: l.uid, process: process(l.inode, &owners) }).collect())
 }

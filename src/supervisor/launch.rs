@@ -292,3 +292,6 @@ impl LaunchHost {
 fn not_ready(what: &str) -> Error {
     Error::new(ErrorKind::NotReady, format!("generation {} {what}", Generation::FIRST))
 }
+
+#[cfg(test)]
+mod tests;

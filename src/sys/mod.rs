@@ -35,6 +35,6 @@ pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Err
 }
 
 #[cfg(test)]
-mod reexec;
+pub(crate) mod reexec;
 #[cfg(test)]
 mod tests;

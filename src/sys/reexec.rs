@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 const ROLE: &str = "CUTOVER_TEST_ROLE";
 
 /// The role of the test in this process; `None` in the process where all tests run.
-pub(super) fn role() -> Option<String> {
+pub(crate) fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
 /// `test` is the test function itself, so that a renamed test is still found.
-pub(super) fn reexec<T: Fn()>(test: T, role: &str) -> Command {
+pub(crate) fn reexec<T: Fn()>(test: T, role: &str) -> Command {
     let name = std::any::type_name_of_val(&test);
     let (_crate, name) = name.split_once("::").expect("a path");
     let mut command = Command::new(std::env::current_exe().expect("a file"));
@@ -21,7 +21,7 @@ pub(super) fn reexec<T: Fn()>(test: T, role: &str) -> Command {
 
 /// Runs `test` in a process of its own until the process ends, and panics if the test fails.
 #[track_caller]
-pub(super) fn run_again<T: Fn()>(test: T, role: &str) {
+pub(crate) fn run_again<T: Fn()>(test: T, role: &str) {
     let ended = reexec(test, role).stdin(Stdio::null()).output().expect("runs");
     let said = [ended.stdout.as_slice(), &ended.stderr].concat();
     let said = String::from_utf8_lossy(&said);

@@ -12,6 +12,7 @@ use netlink_packet_sock_diag::inet::{
 
 use super::netlink;
 use super::socket::Stack;
+use crate::model::addresses::overlap;
 use crate::model::identity::Inode;
 
 /// A listening socket, as sock_diag shows it.
@@ -20,6 +21,16 @@ pub(crate) struct Listening {
     pub(crate) address: SocketAddr,
     pub(crate) inode: Inode,
     pub(crate) uid: u32,
+    /// Of an IPv6 listener: whether it takes IPv4, too (INET_DIAG_SKV6ONLY, Linux 4.5).
+    pub(crate) stack: Stack,
+}
+
+impl Listening {
+    /// Whether a connection to `address` may come to this listener.
+    pub(crate) fn takes(&self, address: SocketAddr) -> bool {
+        let is_of_other_family = self.address.is_ipv6() != address.is_ipv6();
+        overlap(self.address, address) && !(is_of_other_family && self.stack == Stack::Single)
+    }
 }
 
 /// A handshake in flight: the address of the client, and the local address.
@@ -30,8 +41,9 @@ pub(crate) type PendingHandshake = (SocketAddr, SocketAddr);
 /// Works for an unprivileged uid, and shows the listeners of other uids too (inet_diag, Linux 6.18).
 pub(crate) fn listeners(port: u16) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
-    dump(port, StateFlags::LISTEN, |row| {
-        found.push(Listening { address: here(row), inode: Inode(row.inode.into()), uid: row.uid });
+    dump_with(port, StateFlags::LISTEN, ExtensionFlags::empty(), |row| {
+        let (address, inode, uid) = (here(&row.header), Inode(row.header.inode.into()), row.header.uid);
+        found.push(Listening { address, inode, uid, stack: stack(row) });
     })?;
     Ok(found)
 }
@@ -49,12 +61,12 @@ pub(crate) fn kind(address: SocketAddr) -> io::Result<Option<(Stack, u32)>> {
     let mut found = BTreeSet::new();
     dump_with(address.port(), StateFlags::LISTEN, ExtensionFlags::empty(), |row| {
         if here(&row.header).ip() == address.ip() {
-            let only = row.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
-            found.insert((only, row.header.uid, row.header.socket_id.interface_id));
+            let is_single = stack(row) == Stack::Single;
+            found.insert((is_single, row.header.uid, row.header.socket_id.interface_id));
         }
     })?;
     Ok(match found.iter().copied().collect::<Vec<_>>()[..] {
-        [(only, uid, 0)] => Some((if only { Stack::Single } else { Stack::Dual }, uid)),
+        [(is_single, uid, 0)] => Some((if is_single { Stack::Single } else { Stack::Dual }, uid)),
         _ => None,
     })
 }
@@ -127,6 +139,13 @@ pub(crate) fn drops(address: SocketAddr) -> io::Result<BTreeMap<Inode, u32>> {
 /// All TCP listeners of this network namespace.
 pub(crate) fn all_listeners() -> io::Result<Vec<Listening>> {
     listeners(0)
+}
+
+fn stack(row: &InetResponse) -> Stack {
+    match row.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))) {
+        true => Stack::Single,
+        false => Stack::Dual,
+    }
 }
 
 fn here(row: &InetResponseHeader) -> SocketAddr {

@@ -88,10 +88,10 @@ fn a_listener_that_is_closed_while_its_owner_is_looked_up_is_no_stranger() {
         drop(goes);
         socket_owner::owners(wanted)
     };
-    let found = listeners_with(address.port(), closes).expect("sock_diag");
+    let found = listeners_with(address, closes).expect("sock_diag");
     let pids: Vec<_> = found.iter().map(|listener| listener.process.as_ref().map(|process| process.pid)).collect();
     assert_eq!(pids, [Some(Pid::new(std::process::id()))]);
     // A listener that stays, and whose owner cannot be seen, is reported.
-    let hidden = listeners_with(address.port(), |_| BTreeMap::new()).expect("sock_diag");
+    let hidden = listeners_with(address, |_| BTreeMap::new()).expect("sock_diag");
     assert!(matches!(&hidden[..], [Listener { process: None, .. }]), "{hidden:?}");
 }

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::plan::{FORCE_CLOSE_MAX, STEP};
 use super::state::{State, Then};
-use super::{DrainScope, Effect, FORCE_CLOSE_MAX, Failure, Rollout, STEP};
+use super::{DrainScope, Effect, Failure, Rollout};
 use crate::model::event::Outcome;
 use crate::model::identity::Generation;
 

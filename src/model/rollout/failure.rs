@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::{KILL, STEP};
+use super::plan::{KILL, STEP};
 use crate::model::identity::Generation;
 
 /// The reason for a rollback, in words that go on after "generation 2".

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::plan::CanaryStep;
+use super::plan::{CanaryStep, KILL, PROBE_PAUSE, STEP};
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, Failure, KILL, PROBE_PAUSE, Revocability, Rollout, STEP};
+use super::{Effect, Failure, Revocability, Rollout};
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
 

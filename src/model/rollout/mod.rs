@@ -4,7 +4,7 @@
 //! [`Rollout::handle_timeout`]. Each result carries the generation of its attempt, so that a result of an earlier
 //! attempt is recognised as too late.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 mod drain;
 mod effects;
@@ -19,18 +19,10 @@ mod status;
 pub(crate) use effects::{DrainScope, Effect, Revocability, RolloutEvent, UserRequest};
 pub(crate) use failure::Failure;
 pub(crate) use plan::{CanaryStep, Plan};
+use plan::{FORCE_CLOSE_MAX, STEP};
 use state::{State, Step, Then};
 
 use super::identity::{Generation, Pid};
-
-/// Time limit of one step that should take milliseconds.
-const STEP: Duration = Duration::from_secs(10);
-/// Time limit for a killed process to be gone.
-const KILL: Duration = Duration::from_secs(5);
-/// Time limit for connections to close after a forced close.
-const FORCE_CLOSE_MAX: Duration = Duration::from_secs(1);
-/// Pause between two probes of a green that has users.
-const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The rollout machine of one generation: see the documentation of the module.
 #[derive(Debug, Clone)]

@@ -1,8 +1,17 @@
-//! The settings of a rollout, as the user wants it.
+//! The settings of a rollout, as the user wants it, and the time limits that the user does not choose.
 
 use std::time::Duration;
 
 use crate::model::share::Share;
+
+/// Time limit of one step that should take milliseconds.
+pub(super) const STEP: Duration = Duration::from_secs(10);
+/// Time limit for a killed process to be gone.
+pub(super) const KILL: Duration = Duration::from_secs(5);
+/// Time limit for connections to close after a forced close.
+pub(super) const FORCE_CLOSE_MAX: Duration = Duration::from_secs(1);
+/// Pause between two probes of a green that has users.
+pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One step of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

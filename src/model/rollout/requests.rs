@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::plan::STEP;
 use super::state::{Attempt, State, Step, Then};
-use super::{Effect, Failure, Rollout, STEP, UserRequest};
+use super::{Effect, Failure, Rollout, UserRequest};
 use crate::model::identity::Generation;
 
 impl Rollout {

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::plan::KILL;
 use super::state::{State, Step, Then};
-use super::{Effect, Failure, KILL, Rollout};
+use super::{Effect, Failure, Rollout};
 use crate::model::event::Outcome;
 
 /// Whether users can have reached green.

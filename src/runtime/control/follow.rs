@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::clients::Busy;
-use super::target::Counts;
+use super::endpoint::Counts;
 use crate::model::event::{Event, Outcome, Phase};
 use crate::model::identity::Generation;
 use crate::model::progress::Progress;

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::target::Counts;
+use super::endpoint::Counts;
 use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;
 use crate::model::status::{ConnectionKinds, GenerationStatus, LastReload, Status};

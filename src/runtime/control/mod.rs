@@ -3,11 +3,11 @@
 //! The control socket does not slow the server down: its clients cost a bounded number of tasks and bytes, and take the
 //! time of the driver only for the moment of each question.
 
-mod answer;
 mod clients;
+mod endpoint;
 mod follow;
 mod metrics;
-mod target;
+mod routes;
 
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
@@ -29,8 +29,8 @@ use super::accept::EXHAUSTED;
 use super::offload::{self, FILES_MAX, Lane, Stalled};
 use crate::sys::control_socket::{self, ControlSocket, Refused};
 
-pub(crate) use answer::metrics_service;
-pub(crate) use target::{ControlTarget, Counts, LiveEndpoint, looks};
+pub(crate) use endpoint::{ControlTarget, Counts, LiveEndpoint, looks};
+pub(crate) use routes::metrics_service;
 
 /// How long a client may take to send a request, and how long a connection may be idle after an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -191,7 +191,7 @@ async fn accept_all(listener: UnixListener, control_target: ControlTarget, mut e
 fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarget, ending: &watch::Receiver<bool>) {
     if !is_allowed(&stream) {
         // Refused with an HTTP answer, without reading the request. What cannot be written at once is not written.
-        let _ = stream.try_write(answer::FORBIDDEN);
+        let _ = stream.try_write(routes::FORBIDDEN);
         return;
     }
     let (control_target, mut ending) = (control_target.clone(), ending.clone());
@@ -201,7 +201,7 @@ fn take(stream: UnixStream, clients: &Arc<Clients>, control_target: &ControlTarg
         if !matches!(tokio::time::timeout(PATIENCE, begins(&stream, &client)).await, Ok(Ok(()))) {
             return;
         }
-        let service = answer::Service::new(control_target, client.clone(), ending.clone());
+        let service = routes::Service::new(control_target, client.clone(), ending.clone());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEADER_MAX);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));

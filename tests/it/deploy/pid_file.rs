@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
@@ -218,6 +219,9 @@ fn what_has_a_file_of_the_release_open_is_not_started_by_it() {
     let place = abandoned();
     let notes = place.root().canonicalize().expect("a path").join("current/notes");
     fs::write(&notes, "#!/usr/bin/env python3\ntrap : HUP\necho ready\nread -r _\n").expect("written");
+    // exec(2) sets a signal that is handled back to its default. A bash that begins with SIGHUP ignored, as below
+    // nohup(1), could not handle it.
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).expect("handled");
     let mut command = Command::new("bash");
     command.arg0("editor").arg(&notes).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut editor = command.spawn().expect("spawn bash");

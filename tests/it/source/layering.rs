@@ -126,6 +126,19 @@ fn unsafe_stands_only_in_sys() {
     }
 }
 
+/// The unit tests of a module stand at its end, or, if they are long, in `tests.rs` in the folder of the module.
+#[test]
+fn unit_tests_stand_where_they_are_looked_for() {
+    const INLINE_MAX: usize = 100;
+    for file in files(&source()) {
+        let (text, path) = (std::fs::read_to_string(&file).expect("text"), file.display());
+        assert!(!text.contains("#[path"), "{path} hides where a module stands");
+        assert!(!file.file_stem().is_some_and(|name| name.to_string_lossy().ends_with("_tests")), "{path}");
+        let inline = text.split_once("mod tests {").map_or(0, |(_, tests)| tests.lines().count());
+        assert!(inline <= INLINE_MAX, "{path} ends with {inline} lines of tests");
+    }
+}
+
 #[test]
 fn a_fault_would_be_found() {
     for (file, code, found) in [

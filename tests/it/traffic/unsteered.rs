@@ -39,7 +39,7 @@ fn says_once(server: &Instance, generation: u32, words: &[&str]) {
 #[test]
 fn steering_turned_off() {
     let server = nothing_is_lost(Start::serve().env("CUTOVER_STEERING", "off"));
-    says_once(&server, 6, &["it is turned off", "best effort"]);
+    says_once(&server, 6, &["steering is turned off", "best effort"]);
 }
 
 /// A probe, a canary and a soak are impossible without steering: the reload is refused, rather than done without them.

@@ -1,6 +1,7 @@
 //! Probe, canary and soak: the steps by which a rollout is blue-green and not just a restart.
 
 use super::*;
+use crate::model::rollout::plan::PROBE_PAUSE;
 
 fn pause() -> Effect {
     Effect::Probe { green: two(), after: PROBE_PAUSE }

@@ -1,6 +1,7 @@
 //! The state changes of a plain reload, and of the end of a generation.
 
 use super::*;
+use crate::model::rollout::plan::KILL;
 
 const UNDER_WAY: &str = "the rollout of generation 2 is under way in generation 1 (pid 11)";
 

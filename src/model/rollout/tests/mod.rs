@@ -5,6 +5,8 @@ mod edges;
 mod launch;
 mod walk;
 
+use std::time::Duration;
+
 use super::*;
 use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;

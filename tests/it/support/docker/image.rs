@@ -120,7 +120,7 @@ pub(super) fn static_program() -> PathBuf {
     let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/static");
     // A profile for a small program and a fast build: little optimisation, and no debug information.
     let profile = [
-        ("OPT_LEVEL", "1"),
+        ("OPT_LEVEL", "s"),
         ("DEBUG", "false"),
         ("STRIP", "true"),
         ("DEBUG_ASSERTIONS", "false"),

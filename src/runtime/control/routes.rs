@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::clients::{Busy, Client};
+use super::endpoint::{ControlTarget, Counts, LiveEndpoint};
 use super::follow::{FollowUntil, Follower, LINES};
 use super::metrics;
-use super::target::{ControlTarget, Counts, LiveEndpoint};
 use crate::model::rollout::RolloutEvent;
 use crate::model::status::{Refusal, RolloutStatus, Status};
 use crate::runtime::input::{Ask, Input, Refused};
