@@ -1,7 +1,7 @@
 //! The loop: an event comes, the model answers with effects, the host performs them, and their results come back as
 //! events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -11,6 +11,10 @@ use super::input::{Ask, Input, Refused};
 use super::status::Depth;
 use crate::model::event::{Event, Phase};
 use crate::model::rollout::{Effect, Rollout};
+
+/// How long the end of a generation waits for operations on the groups that were begun: some system calls, or a second
+/// for each group whose order of slots is being found out.
+const OPERATIONS_MAX: Duration = Duration::from_secs(5);
 
 /// One generation's machine and its host.
 pub(crate) struct Driver<H: Host> {
@@ -46,9 +50,10 @@ impl<H: Host> Driver<H> {
         // spawns it.
         drop(self.host_events);
         self.inputs.close();
-        while let Ok(input) = self.inputs.try_recv() {
-            self.host.hand_on(input);
-        }
+        self.host.hand_on(std::iter::from_fn(|| self.inputs.try_recv().ok()).collect());
+        // The process may end soon, and with it the threads: a green that is to be killed would be left behind, and
+        // become live. A panic is logged.
+        let _ = tokio::time::timeout(OPERATIONS_MAX, self.host.context().groups.run(|_| ())).await;
         self.host.close().await;
     }
 

@@ -1,6 +1,5 @@
 //! Performs the effects of a machine, as far as all hosts do the same.
 
-use std::future::ready;
 use std::time::Duration;
 
 use super::groups::{Groups, SteeringError, Table};
@@ -85,7 +84,7 @@ fn gate<H: Host>(host: &H, green: Generation) {
             Err(stalled) => Err(stalled),
         };
         let result = match looked {
-            Ok(()) => groups.attempt(move |table| gated(table, green, needs_steering)).await,
+            Ok(()) => groups.try_run(move |table| gated(table, green, needs_steering)).await,
             Err(stalled) => Err(SteeringError::LiveLook(stalled)),
         };
         RolloutEvent::Gated { green, result: result.map_err(Failure::from) }
@@ -131,19 +130,12 @@ fn probe<H: Host>(host: &mut H, green: Generation, after: Duration) {
     let probe = host.probe();
     let context = host.context_mut();
     let Some(probe) = probe else { return context.send(RolloutEvent::Probed { green, result: Ok(()) }) };
-    let (groups, is_launch) = (context.groups.clone(), context.generation == Generation::NONE);
+    let groups = context.groups.clone();
     context.probing = Some(context.in_background(async move {
         // The model's pause between two probes, so that probes cause no load.
         tokio::time::sleep(after).await;
-        let result = match is_launch {
-            // No other generation listens, so that no connection must be steered.
-            true => probe.ask(|_, _| ready(Ok(()))).await,
-            false => {
-                let steer = |address, source| groups.attempt(move |table| table.probe(green, address, source));
-                probe.ask(steer).await
-            }
-        };
-        RolloutEvent::Probed { green, result: result.map_err(Failure::from) }
+        let steer = |address, source| groups.try_run(move |table| table.probe(green, address, source));
+        RolloutEvent::Probed { green, result: probe.ask(steer).await.map_err(Failure::from) }
     }));
 }
 
@@ -152,7 +144,7 @@ fn steer_share<H: Host>(host: &H, green: Generation, share: Share) {
     let groups = context.groups.clone();
     context.in_background(async move {
         let result = match follow.await {
-            Ok(()) => groups.attempt(move |table| table.share(green, share)).await,
+            Ok(()) => groups.try_run(move |table| table.share(green, share)).await,
             Err(stalled) => Err(SteeringError::Look(stalled)),
         };
         RolloutEvent::Shared { green, result: result.map_err(Failure::from) }
@@ -164,7 +156,7 @@ fn cut_over<H: Host>(host: &H, green: Generation, turn: Revocability) {
     let groups = context.groups.clone();
     context.in_background(async move {
         let moved = match follow.await {
-            Ok(()) => groups.attempt(move |table| table.cut_over(green, turn)).await,
+            Ok(()) => groups.try_run(move |table| table.cut_over(green, turn)).await,
             Err(stalled) => Err(SteeringError::Look(stalled)),
         };
         let result = moved.map(|tier| {

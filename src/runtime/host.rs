@@ -1,4 +1,4 @@
-//! What is different for the two kinds of generations: a server that restarts itself, and a supervised program.
+//! What the machines of a server that restarts itself, of a supervised program and of its launch do differently.
 
 use std::future::ready;
 use std::pin::Pin;
@@ -9,7 +9,6 @@ use super::groups::Holders;
 use super::input::Input;
 use super::offload::{Lane, Stalled};
 use super::probe::Probe;
-
 use super::status::{Depth, Draft};
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::GroupOrder;
@@ -36,8 +35,8 @@ pub(crate) trait Host: Send {
     fn log_status(&mut self, phase: Phase);
     /// Looks for foreign listeners in our groups. Called only while no rollout is under way.
     fn look_for_strangers(&mut self);
-    /// Takes an input that came when the machine had ended.
-    fn hand_on(&mut self, _input: Input) {}
+    /// Takes the inputs that came when the machine had ended, in their order.
+    fn hand_on(&mut self, _inputs: Vec<Input>) {}
     /// Closes the host, at the end of this generation.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -39,6 +40,8 @@ pub(crate) struct Probe {
     pub(crate) timeout: Duration,
     /// The addresses that are probed, one after the other.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Whether other generations listen, so that the connections of the probe must be steered to green.
+    pub(crate) is_steered: bool,
 }
 
 impl Probe {
@@ -51,7 +54,10 @@ impl Probe {
         steer: impl Fn(SocketAddr, Option<SocketAddr>) -> D + Sync,
     ) -> Result<(), ProbeError> {
         for &address in &self.addresses {
-            pass(&self.target, address, self.timeout, |source| steer(address, source)).await?;
+            match self.is_steered {
+                true => pass(&self.target, address, self.timeout, |source| steer(address, source)).await?,
+                false => pass(&self.target, address, self.timeout, |_| ready(Ok(()))).await?,
+            }
         }
         Ok(())
     }
@@ -75,7 +81,7 @@ impl Probe {
 async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), ProbeError> {
     target.check()?;
     let to = reached(listener);
-    let mut probe = Attempt { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
+    let mut probe = Probing { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
     let mut pause = FIRST_PAUSE;
     let mut met: Option<(Scheme, Miss)> = None;
     loop {
@@ -117,7 +123,7 @@ fn shown(duration: Duration) -> String {
     format!("{rounded:?}")
 }
 
-struct Attempt<'a, S> {
+struct Probing<'a, S> {
     target: &'a Target,
     to: SocketAddr,
     steer: S,
@@ -127,7 +133,7 @@ struct Attempt<'a, S> {
     timeout: Duration,
 }
 
-impl<S: Steer> Attempt<'_, S> {
+impl<S: Steer> Probing<'_, S> {
     fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.started.elapsed())
     }

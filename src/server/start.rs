@@ -164,7 +164,7 @@ impl Server {
             idle_grace: self.config.idle_grace,
             release: plan.linger + plan.drain + RELEASE_MORE,
             supervised: matches!(begun.role, Role::Supervised { .. }),
-            probe: target.map(|target| Probe { target, timeout, addresses }),
+            probe: target.map(|target| Probe { target, timeout, addresses, is_steered: true }),
             before_reload: self.before_reload.clone(),
         }
     }

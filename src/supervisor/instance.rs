@@ -22,7 +22,7 @@ use crate::runtime::offload::{Lane, attempts};
 use crate::runtime::predecessors::MAX;
 use crate::runtime::probe::Probe;
 use crate::runtime::service_manager::{ServiceManager, ServiceStatus};
-use crate::sys::launch;
+use crate::sys::launch::Launch;
 use crate::sys::reaper::Reaper;
 use crate::sys::terminal::Terminal;
 
@@ -34,7 +34,7 @@ pub(super) struct Instance {
     pub(super) name: String,
     pub(super) settings: Settings,
     /// The program, and what it is started with.
-    pub(super) program: launch::Launch,
+    pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
     pub(super) groups: Groups,
@@ -52,9 +52,7 @@ pub(super) struct Instance {
     pub(super) looks: Lane,
     /// See [`attempts`].
     pub(super) attempts: Lane,
-    live: Mutex<Option<Live>>,
-    /// The launch of the first generation, until that generation is live.
-    launch: Mutex<Option<Launch>>,
+    current: Mutex<Current>,
     leaving: Mutex<Vec<Leaving>>,
     /// The exit code, once the supervisor is to end.
     pub(super) over: watch::Sender<Option<u8>>,
@@ -67,12 +65,17 @@ pub(super) struct Live {
     pub(super) inputs: mpsc::Sender<Input>,
 }
 
-/// A first generation that is being launched.
+/// The machine that gets the signals and the requests.
 #[derive(Clone)]
-pub(super) struct Launch {
-    pub(super) inputs: mpsc::Sender<Input>,
-    /// `None` until the process was spawned.
-    pub(super) child: Option<Arc<Child>>,
+enum Current {
+    /// The supervisor has just begun.
+    Nothing,
+    /// The first generation is being launched. `child` is `None` until its process was spawned.
+    Launching {
+        inputs: mpsc::Sender<Input>,
+        child: Option<Arc<Child>>,
+    },
+    Live(Live),
 }
 
 /// A generation that is leaving, and finishes its connections.
@@ -90,7 +93,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) settings: Settings,
-    pub(super) program: launch::Launch,
+    pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) groups: Groups,
     pub(super) addresses: Vec<SocketAddr>,
@@ -115,8 +118,7 @@ impl Instance {
             live_endpoint: parts.live_endpoint,
             looks: Lane::new(2),
             attempts: attempts(),
-            live: Mutex::new(None),
-            launch: Mutex::new(None),
+            current: Mutex::new(Current::Nothing),
             leaving: Mutex::default(),
             over: watch::Sender::new(None),
         }
@@ -162,11 +164,14 @@ impl Instance {
 
     /// The generation that has the leadership; `None` before the first generation is ready.
     pub(super) fn live(&self) -> Option<Live> {
-        lock(&self.live).clone()
+        match &*lock(&self.current) {
+            Current::Live(live) => Some(live.clone()),
+            Current::Nothing | Current::Launching { .. } => None,
+        }
     }
 
     pub(super) fn is_live(&self, generation: Generation) -> bool {
-        lock(&self.live).as_ref().is_some_and(|live| live.child.generation == generation)
+        self.live().is_some_and(|live| live.child.generation == generation)
     }
 
     /// Gives the terminal to this generation, if there is a terminal.
@@ -217,32 +222,38 @@ impl Instance {
     }
 
     fn inputs(&self) -> Option<mpsc::Sender<Input>> {
-        self.live().map(|live| live.inputs).or_else(|| lock(&self.launch).clone().map(|launch| launch.inputs))
+        match &*lock(&self.current) {
+            Current::Nothing => None,
+            Current::Launching { inputs, .. } | Current::Live(Live { inputs, .. }) => Some(inputs.clone()),
+        }
     }
 
     /// Sends a signal to the first process of the live generation, or of the one that is being launched.
     pub(super) fn signal(&self, signal: Signal) {
-        let launched = || lock(&self.launch).clone().and_then(|launch| launch.child);
-        if let Some(child) = self.live().map(|live| live.child).or_else(launched) {
+        let child = match &*lock(&self.current) {
+            Current::Nothing => None,
+            Current::Launching { child, .. } => child.clone(),
+            Current::Live(live) => Some(live.child.clone()),
+        };
+        if let Some(child) = child {
             child.signal(signal);
         }
     }
 
-    /// The launch of the first generation is under way.
-    pub(super) fn set_launch(&self, launch: Launch) {
-        *lock(&self.launch) = Some(launch);
+    /// The first generation is being launched.
+    pub(super) fn set_launching(&self, inputs: mpsc::Sender<Input>, child: Option<Arc<Child>>) {
+        *lock(&self.current) = Current::Launching { inputs, child };
     }
 
     /// How this generation is probed; `None` if no probe is configured.
     pub(super) fn probe(&self) -> Option<Probe> {
         let (target, timeout) = (self.settings.target.clone()?, self.settings.plan.probe?);
-        Some(Probe { target, timeout, addresses: self.addresses() })
+        Some(Probe { target, timeout, addresses: self.addresses(), is_steered: true })
     }
 
     /// Makes this generation the live one.
     pub(super) fn set_live(&self, live: Live, endpoint: LiveEndpoint) {
-        *lock(&self.live) = Some(live);
-        *lock(&self.launch) = None;
+        *lock(&self.current) = Current::Live(live);
         self.live_endpoint.send_replace(endpoint);
     }
 

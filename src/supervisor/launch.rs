@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::child::{Child, KILL_MAX};
 use super::host::generation;
-use super::instance::{self, Instance, events};
-use super::next::{Next, Spawned};
+use super::instance::{Instance, events};
+use super::next_generation::{NextGeneration, Spawned};
 use super::{readiness, retire};
 use crate::error::{Error, ErrorKind};
 use crate::model::event::{Outcome, Phase};
@@ -58,7 +58,7 @@ pub(super) async fn launch(instance: &Arc<Instance>) -> Result<Launched, Error> 
         passed_on: watch::Sender::new(false),
     });
     let host = LaunchHost {
-        next: Next::new(instance.clone(), inputs.clone(), spawned),
+        next: NextGeneration::new(instance.clone(), inputs.clone(), spawned),
         context,
         instance: instance.clone(),
         child: None,
@@ -68,7 +68,7 @@ pub(super) async fn launch(instance: &Arc<Instance>) -> Result<Launched, Error> 
         elsewhere: Arc::default(),
         reply: Some(reply),
     };
-    instance.set_launch(instance::Launch { inputs: inputs.clone(), child: None });
+    instance.set_launching(inputs.clone(), None);
     let _ = inputs.send(Input::Rollout(RolloutEvent::ReloadRequested)).await;
     tokio::spawn(Driver { rollout, host, inputs: received, host_events: arriving }.run());
     launched.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::NotReady, "the launch has panicked")))
@@ -78,7 +78,7 @@ pub(super) async fn launch(instance: &Arc<Instance>) -> Result<Launched, Error> 
 struct LaunchHost {
     context: Context,
     instance: Arc<Instance>,
-    next: Next,
+    next: NextGeneration,
     /// The first generation, once it was spawned.
     child: Option<Arc<Child>>,
     /// Why the program could not be spawned.
@@ -119,8 +119,7 @@ impl Host for LaunchHost {
         if let Some(child) = self.next.of(green) {
             self.instance.give_terminal(child);
             self.child = Some(child.clone());
-            let launch = instance::Launch { inputs: self.context.inputs.clone(), child: self.child.clone() };
-            self.instance.set_launch(launch);
+            self.instance.set_launching(self.context.inputs.clone(), self.child.clone());
         }
         Some(RolloutEvent::Spawned { green, result })
     }
@@ -148,10 +147,14 @@ impl Host for LaunchHost {
 
     fn look_for_strangers(&mut self) {}
 
-    /// Hands an input on that came when the first generation was live already.
-    fn hand_on(&mut self, input: Input) {
+    /// Hands the inputs on that came when the first generation was live already.
+    fn hand_on(&mut self, inputs: Vec<Input>) {
         let instance = self.instance.clone();
-        tokio::spawn(async move { instance.hand_on(input).await });
+        tokio::spawn(async move {
+            for input in inputs {
+                instance.hand_on(input).await;
+            }
+        });
     }
 
     async fn close(&mut self) {
@@ -183,8 +186,9 @@ impl Host for LaunchHost {
         self.next.look(green)
     }
 
+    /// No other generation listens, so that no connection must be steered.
     fn probe(&self) -> Option<Probe> {
-        self.instance.probe()
+        self.instance.probe().map(|probe| Probe { is_steered: false, ..probe })
     }
 
     fn kill(&self, green: Generation) {

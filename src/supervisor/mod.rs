@@ -5,7 +5,7 @@ mod host;
 mod instance;
 mod launch;
 mod metrics;
-mod next;
+mod next_generation;
 mod notifications;
 mod options;
 mod preflight;

@@ -57,7 +57,7 @@ impl Rollout {
     }
 
     /// Whether a process of `green` is still wanted, or still waited for: a spawn may end long after its rollout.
-    pub(crate) fn brings(&self, green: Generation) -> bool {
+    pub(crate) fn awaits(&self, green: Generation) -> bool {
         match &self.state {
             State::Rolling { attempt, .. } | State::RollingBack { attempt, .. } => attempt.green == green,
             State::Standby { .. } | State::Serving | State::Retiring { .. } | State::Draining { .. } | State::Gone => {

@@ -58,6 +58,7 @@ impl Follower {
         loop {
             let next = tokio::select! {
                 event = self.events.recv() => event,
+                // There is no event for the number of open connections.
                 () = tokio::time::sleep(COUNT), if draining => {
                     let open = self.counts.open();
                     if told.replace(open) != Some(open) && self.draining(open).await == More::No {

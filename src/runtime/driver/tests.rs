@@ -300,6 +300,33 @@ async fn a_slow_operation_on_the_groups_delays_the_kill_and_not_the_driver() {
     assert!(bench.calls.all().contains(&"kill"));
 }
 
+/// After a second stop the process ends. A green that lives on would become live.
+#[tokio::test]
+async fn a_stop_at_once_does_not_end_before_green_is_killed() {
+    let bench = Bench::start(Ok(()));
+    bench.event(RolloutEvent::ReloadRequested).await;
+    bench.calls.until("spawn").await;
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    bench.groups.post(move |_| {
+        // An error means that the test lets it go.
+        let _ = wait.recv();
+    });
+    bench.event(RolloutEvent::StopRequested).await;
+    bench.event(RolloutEvent::StopRequested).await;
+    bench.calls.until("force close").await;
+    // The driver has nothing to do but to wait: each yield would let it end.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!bench.running.is_finished() && !bench.calls.all().contains(&"close"));
+    drop(go);
+    bench.running.await.expect("it ends");
+    let calls = bench.calls.all();
+    let place =
+        |call: &str| calls.iter().position(|made| *made == call).unwrap_or_else(|| panic!("no {call}: {calls:?}"));
+    assert!(place("kill") < place("close"), "{calls:?}");
+}
+
 #[tokio::test]
 async fn a_generation_that_retires_answers_only_for_itself() {
     let mut bench = Bench::start(Ok(()));

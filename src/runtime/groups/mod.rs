@@ -103,7 +103,7 @@ impl Groups {
     ///
     /// # Errors
     /// The errors of the operation, or its panic.
-    pub(crate) fn attempt<T: Send + 'static, F>(
+    pub(crate) fn try_run<T: Send + 'static, F>(
         &self,
         operation: F,
     ) -> impl Future<Output = Result<T, SteeringError>> + Send + use<T, F>
@@ -131,6 +131,7 @@ impl Groups {
         let (look, mut act) = (Arc::new(look), act);
         let mut before = self.run(|table| table.shown()).await?;
         let mut looks = 0;
+        // A group whose listeners never stop joining is acted on with the listeners that were there before the last look.
         loop {
             looks += 1;
             let look = look.clone();
@@ -151,9 +152,7 @@ impl Groups {
             }
         }
     }
-}
 
-impl Groups {
     /// Begins an operation. Its result goes to `done`, which is called when the summary says what the operation has
     /// changed.
     fn begin<T>(

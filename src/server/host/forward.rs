@@ -76,7 +76,7 @@ impl Host {
         let pid = spawned.pid;
         let green = spawned.listen_to();
         tracing::info!(generation = %green.generation, %pid, "spawned");
-        match rollout.brings(green.generation) {
+        match rollout.awaits(green.generation) {
             true => self.green = Some(green),
             false => green.process().kill(),
         }
@@ -90,6 +90,7 @@ impl Host {
             let sockets = socket_owner::sockets_of(pid).ok()?;
             Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
         };
+        // The look reads /proc/PID/fd, which does not wait for the other process.
         Some(Look { told: Box::pin(told), holders: Box::new(holders), lane: self.context.attempts.clone() })
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use self::listeners::{follow, see};
 use super::child::Child;
 use super::instance::{Instance, events};
-use super::next::{Next, Spawned};
+use super::next_generation::{NextGeneration, Spawned};
 use super::{preflight, retire};
 use crate::model::event::{Outcome, Phase};
 use crate::model::identity::Generation;
@@ -36,7 +36,7 @@ pub(super) struct SupervisedHost {
     context: Context,
     pub(super) instance: Arc<Instance>,
     pub(super) child: Arc<Child>,
-    next: Next,
+    next: NextGeneration,
     /// The task of `follow`, which looks for listeners of either generation that have come or gone.
     following: Option<AbortHandle>,
     looks: Lane,
@@ -58,7 +58,7 @@ impl SupervisedHost {
                 let _ = to.send(Input::Rollout(RolloutEvent::Died)).await;
             }
         });
-        let next = Next::new(instance.clone(), inputs.clone(), spawned);
+        let next = NextGeneration::new(instance.clone(), inputs.clone(), spawned);
         let context = Context::new(Parts {
             generation: child.generation,
             pid: child.pid,

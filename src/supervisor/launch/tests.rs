@@ -106,6 +106,7 @@ fn a_stop_is_passed_on_and_the_program_chooses_its_code() {
         let instance = instance(&["/bin/sh", "-c", &text], ReadyWhen::Notify, LONG);
         let asked = instance.clone();
         let launching = tokio::spawn(async move { launched(&asked).await });
+        // There is no event for a file that a shell makes, nor for the end of a process that is not waited for.
         let begins = async {
             while !begun.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -123,7 +124,7 @@ fn a_process_that_comes_after_its_rollout_is_killed_and_not_taken() {
     alone(a_process_that_comes_after_its_rollout_is_killed_and_not_taken, async {
         let instance = instance(&["/bin/sleep", "1000"], ReadyWhen::Notify, LONG);
         let ((inputs, _received), (spawned, mut arriving)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
-        let mut next = Next::new(instance.clone(), inputs, spawned);
+        let mut next = NextGeneration::new(instance.clone(), inputs, spawned);
         let two = Generation::FIRST.next();
         next.spawn(two);
         let late = arriving.recv().await.expect("a process").result.expect("spawned");

@@ -19,7 +19,7 @@ async fn read_body(client: &mut Client) {
 
 #[tokio::test]
 async fn the_time_for_the_next_header_begins_after_the_last_byte() {
-    let header_read_timeout = Duration::from_millis(100);
+    let header_read_timeout = Duration::from_millis(500);
     let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
     let mut client = bench.client().await;
     client.get("/big").await;

@@ -23,7 +23,7 @@ pub(super) struct Spawned {
 }
 
 /// The next generation of one rollout after the other.
-pub(super) struct Next {
+pub(super) struct NextGeneration {
     instance: Arc<Instance>,
     /// The queue of the machine that spawns.
     inputs: mpsc::Sender<Input>,
@@ -31,9 +31,13 @@ pub(super) struct Next {
     green: Option<Arc<Child>>,
 }
 
-impl Next {
-    pub(super) fn new(instance: Arc<Instance>, inputs: mpsc::Sender<Input>, spawned: mpsc::Sender<Spawned>) -> Next {
-        Next { instance, inputs, spawned, green: None }
+impl NextGeneration {
+    pub(super) fn new(
+        instance: Arc<Instance>,
+        inputs: mpsc::Sender<Input>,
+        spawned: mpsc::Sender<Spawned>,
+    ) -> NextGeneration {
+        NextGeneration { instance, inputs, spawned, green: None }
     }
 
     /// The next generation, if it is this one and has a process.
@@ -73,7 +77,7 @@ impl Next {
         let green = notifications::listen(spawned, &Arc::downgrade(&self.instance), self.inputs.clone());
         let (generation, pid) = (green.generation, green.pid);
         tracing::info!(%generation, %pid, name = self.instance.name, "spawned");
-        if !rollout.brings(generation) {
+        if !rollout.awaits(generation) {
             offload::detach(move || green.kill());
             return pid;
         }
