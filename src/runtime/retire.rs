@@ -2,8 +2,8 @@
 //!
 //! A close resets each connection in the accept queue, and each handshake whose last ACK is still to come. So, after
 //! new connections were steered away: wait until no lookup by the old program is running (a grace period of RCU), take
-//! the list of the handshakes in flight, accept until no handshake *of that list* is in flight any more, empty the
-//! accept queue, close.
+//! the list of the handshakes in flight, accept until no handshake *of that list* is in flight any more, wait for one
+//! more grace period, empty the accept queue, close.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -87,17 +87,18 @@ impl Retirement {
     /// Returns whether no program was right throughout the close, so that the kernel chose the listener for a moment.
     async fn close_one(&mut self, door: AcceptingListener, deadline: Instant) -> bool {
         let Ok(inode) = socket::inode(&door.listener) else { return false };
-        let right_throughout = self.groups.run(move |table| table.before_close(inode)).await.unwrap_or_default();
+        let prepared = self.groups.run(move |table| {
+            let right_throughout = table.before_close(inode);
+            // The groups drop their reference, so that dropping `door` below is what closes the listener.
+            table.let_go(inode);
+            (right_throughout, table.are_steered_elsewhere())
+        });
+        let (right_throughout, is_steered_elsewhere) = prepared.await.unwrap_or_default();
+        let shared = Arc::downgrade(&door.listener);
         if !self.linger.is_zero() {
             self.empty(&door, deadline).await;
         }
-        // The groups drop their reference first, so that dropping `door` below is what closes the listener.
-        let shared = Arc::downgrade(&door.listener);
-        let elsewhere = self.groups.run(move |table| {
-            table.let_go(inode);
-            table.are_steered_elsewhere()
-        });
-        let is_steered_elsewhere = elsewhere.await.unwrap_or_default();
+        // Nothing is awaited from the last accept(2) to the close, which resets a connection that comes in between.
         // A forked process has the listener too, until it calls exec(2) at least, and the slots move only when no
         // process has it. A supervisor keeps copies in order to choose the moment of the close itself, and waits for
         // all processes that have the listener.
@@ -146,10 +147,14 @@ pub(crate) async fn in_flight(
             true => still,
         };
     }
+    // A handshake that ends is neither shown as one nor in the accept queue for a moment (`inet_csk_complete_hashdance`
+    // in net/ipv4/inet_connection_sock.c, Linux 6.18), which lasts as long as its processor is taken away. Its packet is
+    // handled in one read-side section of RCU, so that the connection is in the queue afterwards.
+    settle().await;
     waited_for.len()
 }
 
-/// Waits until every lookup that uses an earlier program has ended.
+/// Waits until the handling of every packet that was begun before has ended.
 async fn settle() {
     let settled = offload::run(membarrier::settle).await;
     if !matches!(settled, Ok(Ok(()))) {
