@@ -2,16 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connections::Connections;
 use super::stream::Stream;
+use crate::sys::socket::{self, AsyncSocket};
 
 /// How long to wait when the system has no descriptors or memory left for one more connection.
 pub(crate) const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -24,7 +26,7 @@ pub(crate) type Sink = Arc<dyn Fn(Stream) + Send + Sync>;
 
 /// A listener, and the sink of its connections.
 pub(crate) struct AcceptingListener {
-    pub(crate) listener: Arc<TcpListener>,
+    pub(crate) listener: Arc<AsyncSocket>,
     sink: Sink,
 }
 
@@ -41,7 +43,7 @@ impl Acceptors {
     }
 
     /// Begins to accept. Each connection is accepted only when `room` has room.
-    pub(crate) fn open(&mut self, listeners: &[Arc<TcpListener>], sink: &Sink, room: &impl Room) {
+    pub(crate) fn open(&mut self, listeners: &[Arc<AsyncSocket>], sink: &Sink, room: &impl Room) {
         for listener in listeners {
             let (door, room) = (AcceptingListener { listener: listener.clone(), sink: sink.clone() }, room.clone());
             let (connections, mut stopped) = (self.connections.clone(), self.stop.subscribe());
@@ -72,15 +74,12 @@ impl Acceptors {
     /// them. Returns their number.
     ///
     /// # Errors
-    /// When accept(2) fails; connections that are still in the accept queue then stay there.
+    /// When accept(2) or epoll_ctl(2) fails; connections that are still in the accept queue then stay there.
     pub(crate) fn empty(&self, door: &AcceptingListener) -> io::Result<usize> {
         let mut taken = 0;
-        while let Some(stream) = crate::sys::socket::accept_now(&door.listener)? {
-            // A connection that was reset in the meantime has no peer any more, and needs no answer.
-            if let Ok((stream, peer)) = TcpStream::from_std(stream).and_then(|s| s.peer_addr().map(|peer| (s, peer))) {
-                take(stream, peer, &self.connections, &door.sink);
-                taken += 1;
-            }
+        while let Some(accepted) = socket::accept_now(&door.listener)? {
+            take(accepted, &self.connections, &door.sink)?;
+            taken += 1;
         }
         Ok(taken)
     }
@@ -119,10 +118,9 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
     let mut said: Option<Instant> = None;
     loop {
         room.wait().await;
-        match door.listener.accept().await {
-            Ok((stream, peer)) => {
-                take(stream, peer, connections, &door.sink);
-            }
+        let accepted = door.listener.async_io(Interest::READABLE, |listener| socket::accept(listener)).await;
+        match accepted.and_then(|accepted| take(accepted, connections, &door.sink)) {
+            Ok(()) => {}
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 // An accept that succeeds in between does not begin a new shortage: a connection that ends makes room
@@ -138,10 +136,20 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
     }
 }
 
-fn take(stream: TcpStream, peer: SocketAddr, connections: &Arc<Connections>, sink: &Sink) {
-    // Fails only on a connection that is gone, and then the first read fails too.
-    let _ = stream.set_nodelay(true);
-    sink(Stream::new(stream, peer, connections.enter()));
+/// # Errors
+/// Errors of epoll_ctl(2): the connection is closed then.
+fn take(
+    (socket, peer): (OwnedFd, Option<SocketAddr>),
+    connections: &Arc<Connections>,
+    sink: &Sink,
+) -> io::Result<()> {
+    let stream = Stream::new(socket, peer, connections.enter())?;
+    if peer.is_some() {
+        // Fails only on a connection that is gone, and then the first read fails too.
+        let _ = stream.set_nodelay(true);
+    }
+    sink(stream);
+    Ok(())
 }
 
 /// Whether the error belongs to one connection: accept(2) returns such errors too.
@@ -153,12 +161,16 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[tokio::test]
     async fn no_more_than_the_limit_are_open_until_the_queue_is_emptied() {
-        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
+        let listener = listener.into_std().expect("deregistered").into();
+        let listener = Arc::new(socket::watch(listener, Interest::READABLE).expect("registered"));
         let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
         let sink: Sink = Arc::new(move |stream| sender.send(stream).expect("received"));
         let connections = Connections::new(2);

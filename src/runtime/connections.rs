@@ -259,8 +259,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let tcp = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         let connections = Connections::new(1);
-        let peer = tcp.peer_addr().expect("connected");
-        let stream = std::sync::Arc::new(crate::runtime::stream::Stream::new(tcp, peer, connections.enter()));
+        let socket = tcp.into_std().expect("deregistered").into();
+        let stream = crate::runtime::stream::Stream::new(socket, None, connections.enter()).expect("registered");
+        let stream = Arc::new(stream);
         let waiting = tokio::spawn({
             let stream = stream.clone();
             async move { stream.drain_ended().await }

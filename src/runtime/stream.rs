@@ -1,7 +1,8 @@
 //! One accepted connection, counted for as long as any part of it lives.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,27 +10,30 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::connections::Guard;
 use crate::model::pipeline::{Framing, Pipeline};
-use crate::sys::socket;
+use crate::sys::socket::{self, AsyncSocket};
 
 /// What the parts of one connection share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    tcp: TcpStream,
-    peer: SocketAddr,
+    socket: AsyncSocket,
+    peer: Option<SocketAddr>,
     pub(crate) guard: Guard,
+    /// How often bytes were read from the socket; the count may wrap.
+    reads: AtomicU32,
     /// Never contended: only the half of the connection that reads takes this lock, and the task that serves HTTP.
     pipeline: Mutex<Pipeline>,
     /// Number of requests that were handed to the application so far.
     requests: AtomicU32,
     /// Number of requests whose answers are not sent yet.
     answering: AtomicU32,
-    /// Whether something was written that hyper has not flushed yet: hyper drops the body of a response before the last bytes
-    /// of the body are sent.
-    unsent: AtomicBool,
+    /// Whether the transport above the socket may have bytes that HTTP has not read yet.
+    pub(crate) read_ahead: AtomicBool,
+    /// Whether something was written that is not flushed yet: hyper drops the body of a response before the last bytes of
+    /// the body are sent.
+    pub(crate) unsent: AtomicBool,
 }
 
 impl Shared {
@@ -43,6 +47,11 @@ impl Shared {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// How often bytes have come from the peer, of TLS or of HTTP. The number may wrap.
+    pub(crate) fn reads(&self) -> u32 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
     /// Whether a request is being answered: from the moment at which the application has the request to the moment at which
     /// the kernel has the last byte of the response. HTTP/1 only.
     pub(crate) fn is_answering(&self) -> bool {
@@ -54,19 +63,20 @@ impl Shared {
         self.requests() == 0
     }
 
-    /// Whether anything of a next request of HTTP/1 has come, to us or to the kernel.
+    /// Whether anything of a next request of HTTP/1 has come, to us or to the kernel. Under TLS the answer may be yes
+    /// although only the rest of a body has come, whose records are longer than the body.
     pub(crate) fn waits(&self) -> bool {
         let (waits, body_left) = {
             let pipeline = self.pipeline();
             (pipeline.waits(), pipeline.body_left())
         };
-        waits || socket::unread(&self.tcp) > body_left
+        waits || self.read_ahead.load(Ordering::Relaxed) || socket::unread(&self.socket) > body_left
     }
 
     /// Ends the connection in both directions, even while other parts of this connection are held.
     pub(crate) fn cut(&self) {
         // Fails if the peer has ended the connection already.
-        let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Both);
+        let _ = self.shutdown(Shutdown::Both);
     }
 
     /// Ends the connection for writing, and discards what the peer still sends, so that the close sends a FIN and not a
@@ -74,20 +84,21 @@ impl Shared {
     pub(crate) async fn close_gently(&self) {
         // hyper has done this already, except for a connection that was given up. Fails if the peer has ended the
         // connection.
-        let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
+        let _ = self.shutdown(Shutdown::Write);
         loop {
-            if self.tcp.readable().await.is_err() {
-                return;
-            }
+            let Ok(mut readable) = self.socket.readable().await else { return };
             // Not kept across an await: the buffer would be a part of the future of each connection.
             let mut nowhere = [0; 4096];
-            match self.tcp.try_read(&mut nowhere) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+            match readable.try_io(|socket| socket::read(socket, &mut ReadBuf::new(&mut nowhere))) {
+                Ok(Ok(0) | Err(_)) => return,
+                // An error means that nothing is left to be read.
+                Ok(Ok(_)) | Err(_) => {}
             }
         }
+    }
+
+    fn shutdown(&self, direction: Shutdown) -> io::Result<()> {
+        socket2::SockRef::from(&self.socket).shutdown(direction)
     }
 }
 
@@ -113,7 +124,7 @@ impl Drop for Answering {
     }
 }
 
-/// A TCP connection that counts as one of its generation's until it is dropped.
+/// A connection that counts as one of its generation's until it is dropped.
 ///
 /// A generation that retires is gone when the last of its streams is dropped, or when the drain timeout is over.
 #[derive(Debug)]
@@ -124,11 +135,16 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, guard: Guard) -> Stream {
+    /// # Errors
+    /// Errors of epoll_ctl(2).
+    pub(crate) fn new(socket: OwnedFd, peer: Option<SocketAddr>, guard: Guard) -> io::Result<Stream> {
+        let socket = socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?;
         let pipeline = Mutex::new(Pipeline::unknown());
-        let (requests, answering, unsent) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { tcp, peer, guard, pipeline, requests, answering, unsent });
-        Stream { shared, first: Bytes::new() }
+        let (reads, requests, answering) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let (read_ahead, unsent) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Shared { socket, peer, guard, reads, pipeline, requests, answering, read_ahead, unsent };
+        let shared = Arc::new(shared);
+        Ok(Stream { shared, first: Bytes::new() })
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -137,7 +153,7 @@ impl Stream {
 
     /// Waits until there is something to be read. Cancel safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.shared.tcp.readable().await
+        self.shared.socket.readable().await.map(drop)
     }
 
     /// Puts back the bytes that were read first. Later reads return these bytes before any others.
@@ -145,17 +161,18 @@ impl Stream {
         self.first = first;
     }
 
-    /// The client's address.
-    pub fn peer_addr(&self) -> SocketAddr {
+    /// The client's address; `None` on a Unix socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.peer
     }
 
     /// The address that the client connected to.
     ///
     /// # Errors
-    /// Errors of getsockname(2).
+    /// Errors of getsockname(2); `Unsupported` on a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.tcp.local_addr()
+        let local = socket2::SockRef::from(&self.shared.socket).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Turns TCP_NODELAY (tcp(7)) on or off; it is on by default.
@@ -163,7 +180,7 @@ impl Stream {
     /// # Errors
     /// Errors of setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.shared.tcp.set_nodelay(nodelay)
+        socket2::SockRef::from(&self.shared.socket).set_tcp_nodelay(nodelay)
     }
 
     /// Waits until this generation retires or stops, so that the application can end the connection in its own
@@ -191,25 +208,18 @@ impl AsyncRead for Stream {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.shared.tcp.poll_read_ready(cx))?;
-            let (mut read, before) = (None, buf.filled().len());
-            let tried = self.shared.tcp.try_io(Interest::READABLE, || {
-                let count = socket::read(&self.shared.tcp, buf)?;
-                read = Some(count);
-                // A buffer that was not filled shows that nothing is left (epoll(7), question 9). Returning
-                // `WouldBlock`, as the next read would, saves that system call.
-                if count > 0 && buf.remaining() > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (read, tried) {
-                (Some(count), _) => {
-                    if count > 0 {
-                        self.shared.pipeline().received(&buf.filled()[before..]);
-                    }
-                    return Poll::Ready(Ok(()));
+            let mut readable = ready!(self.shared.socket.poll_read_ready(cx))?;
+            let Ok(read) = readable.try_io(|socket| socket::read(socket, buf)) else { continue };
+            let count = read?;
+            if count > 0 {
+                self.shared.reads.fetch_add(1, Ordering::Relaxed);
+                // A buffer that was not filled shows that nothing is left (epoll(7), question 9). Recording this saves
+                // the next read(2), which would fail with `EAGAIN`.
+                if buf.remaining() > 0 {
+                    readable.clear_ready();
                 }
-                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                (None, _) => {}
             }
+            return Poll::Ready(Ok(()));
         }
     }
 }
@@ -218,14 +228,12 @@ impl Stream {
     fn poll_with(
         &self,
         cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&AsyncSocket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.shared.unsent.store(true, Ordering::Relaxed);
         loop {
-            ready!(self.shared.tcp.poll_write_ready(cx))?;
-            match write(&self.shared.tcp) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+            let mut writable = ready!(self.shared.socket.poll_write_ready(cx))?;
+            if let Ok(written) = writable.try_io(&write) {
+                return Poll::Ready(written);
             }
         }
     }
@@ -233,7 +241,7 @@ impl Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |tcp| tcp.try_write(bytes))
+        self.poll_with(cx, |socket| socket::write(socket, bytes))
     }
 
     fn poll_write_vectored(
@@ -241,21 +249,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |tcp| tcp.try_write_vectored(slices))
+        self.poll_with(cx, |socket| socket::write_vectored(socket, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// hyper flushes when its own buffer is empty (`Buffered::poll_flush` in src/proto/h1/io.rs, hyper 1.12).
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.unsent.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match socket2::SockRef::from(&self.shared.tcp).shutdown(std::net::Shutdown::Write) {
+        match self.shared.shutdown(Shutdown::Write) {
             // The peer has closed already: there is nothing left to shut down.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),

@@ -1,6 +1,5 @@
 //! The public type of the library: a server that restarts itself.
 
-mod connection_close;
 mod control;
 pub(crate) mod drain;
 pub(crate) mod events;
@@ -9,7 +8,6 @@ pub(crate) mod handle;
 mod handover;
 mod host;
 pub(crate) mod http;
-mod http_version;
 pub(crate) mod listener;
 mod options;
 mod serve;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::io::Interest;
 
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{self, Bound, Offer};
@@ -71,7 +71,7 @@ impl Sockets {
             }
             let mut own = Vec::new();
             for socket in sockets {
-                let listener = socket.listen(backlog).and_then(TcpListener::from_std);
+                let listener = socket.listen(backlog).and_then(|l| socket::watch(l.into(), Interest::READABLE));
                 own.push(
                     listener.and_then(|l| GroupListener::new(Arc::new(l))).map_err(|error| refused(address, error))?,
                 );

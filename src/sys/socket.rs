@@ -1,14 +1,14 @@
 //! Listening sockets, bound alone or beside another generation, and accepted sockets.
 #![allow(unsafe_code)]
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::ReadBuf;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, ReadBuf};
 
 use super::during;
 use crate::model::identity::Inode;
@@ -20,6 +20,19 @@ pub(crate) enum Sharing {
     Alone,
     /// Listeners of this generation or of the previous one.
     Group,
+}
+
+/// A socket that the runtime watches.
+pub(crate) type AsyncSocket = AsyncFd<OwnedFd>;
+
+/// Has the runtime watch a socket, which must not block.
+///
+/// # Errors
+/// Errors of epoll_ctl(2).
+pub(crate) fn watch(socket: OwnedFd, interest: Interest) -> io::Result<AsyncSocket> {
+    // SAFETY: an `OwnedFd` is open until it is dropped, and nothing replaces its descriptor.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    watched.map_err(|error| during("watch a socket", io::Error::from(error)))
 }
 
 /// Whether `[::]` takes IPv4 too.
@@ -98,16 +111,28 @@ pub(crate) fn inode(socket: impl AsFd) -> io::Result<Inode> {
     Ok(Inode(rustix::fs::fstat(socket)?.st_ino))
 }
 
+/// Accepts one connection. Returns its socket, which does not block, and the address of the peer, if that is an IP
+/// address.
+///
+/// # Errors
+/// Errors of accept(2): `EAGAIN` when the queue of a listener that does not block is empty.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    Ok((socket, peer.and_then(|peer| peer.try_into().ok())))
+}
+
 /// Accepts one connection from a listener that does not block; `None` when its queue is empty.
 ///
 /// A connection that was reset while it waited (`ECONNABORTED`) is skipped: its client knows already.
-pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<TcpStream>> {
+pub(crate) fn accept_now(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
     loop {
-        match accept_with(listener.as_fd(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(stream) => return Ok(Some(stream.into())),
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => return Err(during("accept", error)),
+        match accept(listener.as_fd()) {
+            Ok(accepted) => return Ok(Some(accepted)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(None),
+                Some(libc::EINTR | libc::ECONNABORTED) => {}
+                _ => return Err(during("accept", error)),
+            },
         }
     }
 }
@@ -125,6 +150,17 @@ pub(crate) fn read(stream: impl AsFd, buffer: &mut ReadBuf<'_>) -> io::Result<us
     Ok(count)
 }
 
+/// Writes by one send(2). Returns how many of the bytes the kernel has taken. An error of a connection that the peer has
+/// closed causes no SIGPIPE.
+pub(crate) fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+}
+
+/// Writes by one sendmsg(2), like [`write`].
+pub(crate) fn write_vectored(stream: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
+}
+
 /// The number of bytes from the peer that wait to be read.
 pub(crate) fn unread(stream: impl AsFd) -> u64 {
     // FIONREAD does not fail on a connected socket (tcp(7), SIOCINQ).
@@ -133,6 +169,8 @@ pub(crate) fn unread(stream: impl AsFd) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     fn loopback() -> SocketAddr {

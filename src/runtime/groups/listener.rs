@@ -6,11 +6,9 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
-
 use crate::model::identity::{Inode, Pid};
 use crate::sys::pidfd_getfd::{self, Place};
-use crate::sys::socket;
+use crate::sys::socket::{self, AsyncSocket};
 
 /// One listener of the live generation.
 #[derive(Debug, Clone)]
@@ -21,7 +19,7 @@ pub(crate) struct GroupListener {
 
 #[derive(Debug, Clone)]
 enum Handle {
-    Ours(Arc<TcpListener>),
+    Ours(Arc<AsyncSocket>),
     /// A listener that some of these processes hold. It is copied for a moment only: a copy that stays would keep the
     /// listener in the group after the processes are gone, and no process would accept from it.
     Lent {
@@ -33,7 +31,7 @@ enum Handle {
 impl GroupListener {
     /// # Errors
     /// Errors of fstat(2).
-    pub(crate) fn new(listener: Arc<TcpListener>) -> io::Result<GroupListener> {
+    pub(crate) fn new(listener: Arc<AsyncSocket>) -> io::Result<GroupListener> {
         Ok(GroupListener { inode: socket::inode(&listener)?, handle: Handle::Ours(listener) })
     }
 
@@ -43,7 +41,7 @@ impl GroupListener {
     }
 
     /// The listener, if it is ours.
-    pub(crate) fn listener(&self) -> Option<&Arc<TcpListener>> {
+    pub(crate) fn listener(&self) -> Option<&Arc<AsyncSocket>> {
         match &self.handle {
             Handle::Ours(listener) => Some(listener),
             Handle::Lent { .. } => None,

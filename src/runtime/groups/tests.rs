@@ -1,20 +1,22 @@
 use std::collections::BTreeSet;
 use std::net::TcpStream;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::io::Interest;
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::Revocability;
 use crate::model::share::Share;
-use crate::sys::socket::{self, Sharing, Stack};
+use crate::sys::socket::{self, AsyncSocket, Sharing, Stack};
 
 /// Two generations in one process, on one address.
 struct Two {
     address: SocketAddr,
-    blue: Arc<TcpListener>,
+    blue: Arc<AsyncSocket>,
     green: TcpListener,
     groups: Table,
 }
@@ -30,7 +32,7 @@ impl Two {
             socket::bind("127.0.0.1:0".parse().expect("an address"), Sharing::Group, Stack::Dual).expect("bound");
         let address = first.address;
         let listener = first.listen(128).expect("listens");
-        let blue = Arc::new(TcpListener::from_std(listener).expect("in a runtime"));
+        let blue = Arc::new(socket::watch(listener.into(), Interest::READABLE).expect("in a runtime"));
         let own = GroupListener::new(blue.clone()).expect("a socket");
         let mut groups = Table::new(vec![(address, vec![own])], Steering::Allowed);
         groups.begin(green());
@@ -52,8 +54,8 @@ impl Two {
     fn spread(&self) -> (usize, usize) {
         // On loopback a connection is in a queue when connect returns.
         let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(self.address).expect("connected")).collect();
-        let count = |of: &TcpListener| std::iter::from_fn(|| socket::accept_now(of).expect("accepts")).count();
-        let spread = (count(&self.blue), count(&self.green));
+        let count = |of: BorrowedFd<'_>| std::iter::from_fn(|| socket::accept_now(of).expect("accepts")).count();
+        let spread = (count(self.blue.as_fd()), count(self.green.as_fd()));
         assert_eq!(spread.0 + spread.1, clients.len());
         spread
     }

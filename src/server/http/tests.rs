@@ -2,12 +2,17 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Mutex, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::Method;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,7 +59,8 @@ impl Bench {
         let accepted = last.clone();
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
-                let stream = Stream::new(stream, peer, counted.enter());
+                let socket = stream.into_std().expect("deregistered").into();
+                let stream = Stream::new(socket, Some(peer), counted.enter()).expect("registered");
                 *accepted.lock().expect("no panic") = Arc::downgrade(&stream.shared());
                 sink(stream);
             }

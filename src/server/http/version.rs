@@ -5,7 +5,7 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 
-use crate::runtime::stream::Stream;
+use super::tracked_io::{TrackedIo, Transport};
 
 /// What a client of HTTP/2 sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,12 +23,12 @@ pub(super) enum Version {
 ///
 /// One read is enough, where hyper-util's `auto` needs two: `auto` looks at 24 bytes, and then reads the rest. Not
 /// cancel safe.
-pub(super) async fn version(stream: &mut Stream) -> io::Result<Option<Version>> {
+pub(super) async fn version(io: &mut TrackedIo<impl Transport>) -> io::Result<Option<Version>> {
     // Allocates no buffer for a connection on which nothing comes.
-    stream.readable().await?;
+    io.readable().await?;
     let mut first = BytesMut::with_capacity(FIRST);
     let version = loop {
-        let ended = stream.read_buf(&mut first).await? == 0;
+        let ended = io.read_buf(&mut first).await? == 0;
         if first.starts_with(PREFACE) {
             break Version::Two;
         }
@@ -39,6 +39,6 @@ pub(super) async fn version(stream: &mut Stream) -> io::Result<Option<Version>> 
     if first.is_empty() {
         return Ok(None);
     }
-    stream.put_back(first.freeze());
+    io.put_back(first.freeze());
     Ok(Some(version))
 }

@@ -134,24 +134,24 @@ async fn no_more_comes(part: impl Fn() -> Option<u32>, grace: Duration) {
     }
 }
 
-/// Waits until a connection whose HTTP version is not known yet is to be given up.
-pub(super) async fn no_request_comes(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
+/// Waits until a connection on which no request has been read yet is to be given up. `begun` returns how often bytes have
+/// come, once a request or the handshake before it has begun.
+pub(super) async fn no_more_begins(
+    shared: &Shared,
+    stage: &mut watch::Receiver<Stage>,
+    begun: impl Fn() -> Option<u32>,
+) {
     let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
     let (grace, mut stages) = (stage.borrow().grace(), stage.clone());
-    let part = || {
-        let pipeline = shared.pipeline();
-        // What looks like a complete header here belongs to the preface of HTTP/2 (RFC 9113, 3.4).
-        pipeline.waits().then(|| pipeline.reads())
-    };
     let idle = async {
         time_to_leave(shared, &mut stages).await;
-        if shared.waits() {
+        if begun().is_some() || shared.waits() {
             std::future::pending().await
         }
     };
     tokio::select! {
         () = idle => {}
-        () = no_more_comes(part, grace) => {}
+        () = no_more_comes(&begun, grace) => {}
         _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => {}
     }
 }

@@ -1,0 +1,115 @@
+//! The answers of the application, with what the end of their connection needs.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper::{Method, Request, Response, Version};
+use pin_project_lite::pin_project;
+
+use crate::model::pipeline::Framing;
+use crate::runtime::connections::Kind;
+use crate::runtime::stream::{Answering, Shared};
+
+/// The application's service. It also records on the connection what the code that closes the connection needs to know.
+pub(super) struct Marked<S> {
+    pub(super) service: S,
+    pub(super) connection: Arc<Shared>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Marked<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = Response<Counted<B>>;
+    type Error = S::Error;
+    type Future = Answer<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let version = request.version();
+        let framing = (version <= Version::HTTP_11).then(|| framing(request.body()));
+        let answering = Some(Answering::begin(&self.connection, framing));
+        let is_connect = request.method() == Method::CONNECT;
+        Answer { version, is_connect, answer: self.service.call(request), answering }
+    }
+}
+
+/// The framing of an HTTP/1 request body, as hyper has parsed it.
+fn framing(body: &Incoming) -> Framing {
+    body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
+}
+
+pin_project! {
+    /// The future of a response, which says `Connection: close` if the generation is leaving.
+    pub(super) struct Answer<F> {
+        #[pin]
+        answer: F,
+        version: Version,
+        is_connect: bool,
+        answering: Option<Answering>,
+    }
+}
+
+impl<F, B, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<Counted<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.answer.poll(cx))?;
+        let answering = this.answering.take();
+        if let (Some(Answering(connection)), true) = (&answering, *this.version <= Version::HTTP_11) {
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success()) {
+                connection.guard.becomes(Kind::Upgraded);
+                connection.pipeline().forget();
+            } else if connection.guard.connections().is_leaving() && !connection.waits() {
+                say_close(&mut response, *this.version);
+            }
+        }
+        Poll::Ready(Ok(response.map(|body| Counted { body, _answering: answering })))
+    }
+}
+
+/// Says that no further request is taken on the connection.
+fn say_close<B>(response: &mut Response<B>, version: Version) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if version == Version::HTTP_10 {
+        // hyper would add `keep-alive` to a response of HTTP/1.1 (`fix_keep_alive` in src/proto/h1/conn.rs, hyper
+        // 1.12).
+        *response.version_mut() = Version::HTTP_10;
+    }
+}
+
+pin_project! {
+    /// The body of a response. Its request counts as being answered until the body is dropped.
+    pub(super) struct Counted<B> {
+        #[pin]
+        body: B,
+        _answering: Option<Answering>,
+    }
+}
+
+impl<B: Body> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
