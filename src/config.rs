@@ -16,6 +16,13 @@ pub(crate) enum ControlSocket {
     Unwanted,
 }
 
+/// Whether each connection begins with a header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyProtocol {
+    Off,
+    Required,
+}
+
 /// The settings of a server.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -36,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) header_read_timeout: Duration,
     pub(crate) max_header_size: usize,
     pub(crate) half_close: bool,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) max_connections: Option<usize>,
     pub(crate) backlog: u32,
     pub(crate) listeners_per_address: usize,
@@ -59,6 +67,7 @@ impl Default for Config {
             header_read_timeout: defaults::HEADER_READ_TIMEOUT,
             max_header_size: defaults::MAX_HEADER_SIZE,
             half_close: true,
+            proxy_protocol: ProxyProtocol::Off,
             max_connections: None,
             backlog: defaults::BACKLOG,
             listeners_per_address: defaults::LISTENERS_PER_ADDRESS,

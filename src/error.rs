@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Replacement,
     /// A value of the configuration makes no sense.
     Config,
+    /// A certificate or a private key cannot be read, or the two do not belong together.
+    Tls,
     /// The program that is to be run cannot be started: [`source`](std::error::Error::source) has the kind.
     Program,
     /// The first generation did not become ready.

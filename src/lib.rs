@@ -38,10 +38,15 @@ pub use model::identity::{Generation, Pid};
 pub use model::share::{InvalidShare, Share};
 pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
+pub use server::connection_info::ConnectionInfo;
+#[cfg(feature = "tls")]
+pub use server::connection_info::TlsInfo;
 pub use server::drain::Drain;
 pub use server::events::Events;
 pub use server::handle::Handle;
 pub use server::listener::Listener;
+#[cfg(feature = "tls")]
+pub use server::tls::TlsConfig;
 pub use server::{Server, Started};
 pub use supervisor::Supervisor;
 pub use supervisor::settings::ReadyWhen;

@@ -9,6 +9,8 @@ use super::addresses::Bound;
 use super::event::Outcome;
 use super::identity::{Generation, Inode, Pid};
 use super::status::LastReload;
+#[cfg(feature = "tls")]
+use super::ticket_keys::TicketKey;
 
 /// The version of the messages. Raised for a change that an older generation cannot ignore as an unknown field.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -80,6 +82,9 @@ pub(crate) enum FromGreen {
     },
     /// Green has taken the leadership: the control socket, the PID file and the service manager are its own.
     Live,
+    /// Green asks for the keys of the TLS session tickets, before it listens.
+    #[cfg(feature = "tls")]
+    WantsTickets,
     /// A kind that a later version has.
     #[serde(other)]
     Unknown,
@@ -102,6 +107,12 @@ pub(crate) enum FromBlue {
     Closed {
         #[serde(default)]
         groups: Vec<GroupOrder>,
+    },
+    /// The keys of blue's session tickets; none if blue speaks no TLS.
+    #[cfg(feature = "tls")]
+    Tickets {
+        #[serde(default)]
+        keys: Vec<TicketKey>,
     },
     /// A kind that a later version has.
     #[serde(other)]

@@ -15,3 +15,5 @@ pub(crate) mod share;
 pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod steering;
+#[cfg(feature = "tls")]
+pub(crate) mod ticket_keys;

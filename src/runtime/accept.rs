@@ -138,11 +138,7 @@ async fn accept_all(door: &AcceptingListener, connections: &Arc<Connections>, ro
 
 /// # Errors
 /// Errors of epoll_ctl(2): the connection is closed then.
-fn take(
-    (socket, peer): (OwnedFd, Option<SocketAddr>),
-    connections: &Arc<Connections>,
-    sink: &Sink,
-) -> io::Result<()> {
+fn take((socket, peer): (OwnedFd, Option<SocketAddr>), connections: &Arc<Connections>, sink: &Sink) -> io::Result<()> {
     let stream = Stream::new(socket, peer, connections.enter())?;
     if peer.is_some() {
         // Fails only on a connection that is gone, and then the first read fails too.

@@ -17,7 +17,7 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
 use super::groups::SteeringError;
@@ -40,12 +40,14 @@ pub(crate) struct Probe {
     pub(crate) timeout: Duration,
     /// The addresses that are probed, one after the other.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// What each connection begins with, before TLS and HTTP.
+    pub(crate) preface: &'static [u8],
     /// Whether other generations listen, so that the connections of the probe must be steered to green.
     pub(crate) is_steered: bool,
 }
 
 impl Probe {
-    /// Probes green on each address, see [`pass`]. `steer` steers a source of connections to this address.
+    /// Probes green on each address, see [`Probe::pass`]. `steer` steers a source of connections to this address.
     ///
     /// # Errors
     /// Names the address that did not pass, and why.
@@ -55,58 +57,60 @@ impl Probe {
     ) -> Result<(), ProbeError> {
         for &address in &self.addresses {
             match self.is_steered {
-                true => pass(&self.target, address, self.timeout, |source| steer(address, source)).await?,
-                false => pass(&self.target, address, self.timeout, |_| ready(Ok(()))).await?,
+                true => self.pass(address, |source| steer(address, source)).await?,
+                false => self.pass(address, |_| ready(Ok(()))).await?,
             }
         }
         Ok(())
     }
-}
 
-/// Probes until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
-///
-/// Each connection has its own source: before it, `steer` is called with `Some(source)`, to steer only that source to
-/// green; after it, with `None`. An error of the first call is final; an error of the second call makes the answer
-/// invalid. A connection waits for its answer for half of the time that is left, but for 2 s at least (if as much is
-/// left), so that one hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
-///
-/// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once. Once the listener
-/// has answered HTTP over one of the two, or has spoken TLS, only that one is used.
-///
-/// # Errors
-/// The failure of the last try that was not cut short by the end of `timeout`.
-///
-/// # Cancel safety
-/// When the future is dropped, `steer` is called with `None` if a source is steered, and not waited for.
-async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), ProbeError> {
-    target.check()?;
-    let to = reached(listener);
-    let mut probe = Probing { target, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
-    let mut pause = FIRST_PAUSE;
-    let mut met: Option<(Scheme, Miss)> = None;
-    loop {
-        let Err((scheme, miss)) = probe.once().await else { return Ok(()) };
-        match miss {
-            Miss::Steering(why) => {
-                return Err(ProbeError::NotSteered { url: target.url(scheme, to), why });
+    /// Probes until `timeout` is over; `Ok` as soon as one answer is 2xx or 3xx (no redirect is followed).
+    ///
+    /// Each connection has its own source: before it, `steer` is called with `Some(source)`, to steer only that source to
+    /// green; after it, with `None`. An error of the first call is final; an error of the second call makes the answer
+    /// invalid. A connection waits for its answer for half of the time that is left, but for 2 s at least (if as much is
+    /// left), so that one hanging answer does not use up all of `timeout`, and a slow answer still has the time to come.
+    ///
+    /// With [`Scheme::Any`], a listener that does not understand plain HTTP is tried with TLS at once. Once the listener
+    /// has answered HTTP over one of the two, or has spoken TLS, only that one is used.
+    ///
+    /// # Errors
+    /// The failure of the last try that was not cut short by the end of `timeout`.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, `steer` is called with `None` if a source is steered, and not waited for.
+    async fn pass<S: Steer>(&self, listener: SocketAddr, steer: S) -> Result<(), ProbeError> {
+        let Probe { target, timeout, preface, .. } = self;
+        target.check()?;
+        let (to, timeout) = (reached(listener), *timeout);
+        let mut probe =
+            Probing { target, preface, to, steer, speaks: target.scheme(), started: Instant::now(), timeout };
+        let mut pause = FIRST_PAUSE;
+        let mut met: Option<(Scheme, Miss)> = None;
+        loop {
+            let Err((scheme, miss)) = probe.once().await else { return Ok(()) };
+            match miss {
+                Miss::Steering(why) => {
+                    return Err(ProbeError::NotSteered { url: target.url(scheme, to), why });
+                }
+                // A try that was cut short by the end of `timeout` says less than the try before it.
+                Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
+                miss @ (Miss::Unreachable(_)
+                | Miss::Status(_)
+                | Miss::TooLarge
+                | Miss::Foreign(_)
+                | Miss::NoTls(_)
+                | Miss::Silence(_)
+                | Miss::Doubtful(_)) => met = Some((scheme, miss)),
             }
-            // A try that was cut short by the end of `timeout` says less than the try before it.
-            Miss::Silence(limit) if limit < TRY_AT_LEAST && met.is_some() => {}
-            miss @ (Miss::Unreachable(_)
-            | Miss::Status(_)
-            | Miss::TooLarge
-            | Miss::Foreign(_)
-            | Miss::NoTls(_)
-            | Miss::Silence(_)
-            | Miss::Doubtful(_)) => met = Some((scheme, miss)),
-        }
-        // There is no event for a change of green's answer: green can only be asked again.
-        tokio::time::sleep(pause.min(probe.left())).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        if probe.left().is_zero()
-            && let Some((scheme, miss)) = met
-        {
-            return Err(ProbeError::Missed { url: target.url(scheme, to), timeout: shown(timeout), miss });
+            // There is no event for a change of green's answer: green can only be asked again.
+            tokio::time::sleep(pause.min(probe.left())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if probe.left().is_zero()
+                && let Some((scheme, miss)) = met
+            {
+                return Err(ProbeError::Missed { url: target.url(scheme, to), timeout: shown(timeout), miss });
+            }
         }
     }
 }
@@ -125,6 +129,7 @@ fn shown(duration: Duration) -> String {
 
 struct Probing<'a, S> {
     target: &'a Target,
+    preface: &'static [u8],
     to: SocketAddr,
     steer: S,
     /// The scheme of the listener, as far as it is known by now.
@@ -196,7 +201,8 @@ impl<S: Steer> Probing<'_, S> {
     }
 
     async fn ask(&self, scheme: Scheme, socket: TcpSocket) -> Result<StatusCode, Miss> {
-        let stream = socket.connect(self.to).await.map_err(Miss::Unreachable)?;
+        let mut stream = socket.connect(self.to).await.map_err(Miss::Unreachable)?;
+        stream.write_all(self.preface).await.map_err(Miss::Unreachable)?;
         match scheme {
             Scheme::Any | Scheme::Http => self.request(stream).await,
             #[cfg(feature = "tls")]

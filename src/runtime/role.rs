@@ -35,38 +35,39 @@ pub(crate) enum Role {
     /// Started by `cutover run`, which also starts the next generation beside this one.
     Supervised { generation: Generation },
     /// Spawned by a generation that is alive and waits for this process.
-    Green { spawn_info: SpawnInfo, blue: UnixStream },
+    Green { spawn_info: SpawnInfo },
     /// Spawned by a generation that is gone.
     Orphan { spawn_info: SpawnInfo },
 }
 
 impl Role {
     /// Finds the role of this process. A process that has only inherited the variables of its parent, and was not
-    /// spawned as a generation, is a first generation.
+    /// spawned as a generation, is a first generation. A [`Role::Green`] is connected to blue's handover socket.
     #[expect(
         clippy::disallowed_methods,
         reason = "before the server begins; the generation before waits, with a deadline"
     )]
-    pub(crate) fn find(launch: &Launch) -> Role {
+    pub(crate) fn find(launch: &Launch) -> (Role, Option<UnixStream>) {
         let told =
             launch.variable(SPAWN_INFO).and_then(|text| text.to_str()).and_then(|text| serde_json::from_str(text).ok());
         let Some(spawn_info): Option<SpawnInfo> = told else {
-            return supervised(launch).map_or(Role::First, |generation| Role::Supervised { generation });
+            let role = supervised(launch).map_or(Role::First, |generation| Role::Supervised { generation });
+            return (role, None);
         };
         let parent = spawn::parent();
         let connected =
             SocketAddr::from_abstract_name(&spawn_info.handover).and_then(|name| UnixStream::connect_addr(&name));
         match connected {
             Ok(blue) if parent.is_some_and(|pid| pid == spawn_info.blue || Some(pid) == spawn_info.manager) => {
-                Role::Green { spawn_info, blue }
+                (Role::Green { spawn_info }, Some(blue))
             }
             Ok(blue) => {
                 // Blue is alive and did not start this process: this is a child of another process, with an inherited
                 // environment.
                 let _ = blue.shutdown(Shutdown::Both);
-                Role::First
+                (Role::First, None)
             }
-            Err(_) => Role::Orphan { spawn_info },
+            Err(_) => (Role::Orphan { spawn_info }, None),
         }
     }
 
@@ -88,14 +89,14 @@ impl Role {
         match self {
             Role::First => Generation::FIRST,
             Role::Supervised { generation } => *generation,
-            Role::Green { spawn_info, .. } | Role::Orphan { spawn_info } => spawn_info.generation,
+            Role::Green { spawn_info } | Role::Orphan { spawn_info } => spawn_info.generation,
         }
     }
 
     pub(crate) fn spawn_info(&self) -> Option<&SpawnInfo> {
         match self {
             Role::First | Role::Supervised { .. } => None,
-            Role::Green { spawn_info, .. } | Role::Orphan { spawn_info } => Some(spawn_info),
+            Role::Green { spawn_info } | Role::Orphan { spawn_info } => Some(spawn_info),
         }
     }
 }

@@ -1,16 +1,19 @@
 //! One accepted connection, counted for as long as any part of it lives.
 
+mod proxy_header;
+
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use self::proxy_header::Proxied;
 use super::connections::Guard;
 use crate::model::pipeline::{Framing, Pipeline};
 use crate::sys::socket::{self, AsyncSocket};
@@ -20,6 +23,7 @@ use crate::sys::socket::{self, AsyncSocket};
 pub(crate) struct Shared {
     socket: AsyncSocket,
     peer: Option<SocketAddr>,
+    proxied: OnceLock<Proxied>,
     pub(crate) guard: Guard,
     /// How often bytes were read from the socket; the count may wrap.
     reads: AtomicU32,
@@ -45,6 +49,20 @@ impl Shared {
     /// How many requests have come so far. The number may wrap.
     pub(crate) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// The client's address; `None` on a Unix socket.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.proxied.get().map(|proxied| proxied.source).or(self.peer)
+    }
+
+    /// The address that the client connected to; `Unsupported` on a Unix socket.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        if let Some(proxied) = self.proxied.get() {
+            return Ok(proxied.destination);
+        }
+        let local = socket2::SockRef::from(&self.socket).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// How often bytes have come from the peer, of TLS or of HTTP. The number may wrap.
@@ -142,7 +160,8 @@ impl Stream {
         let pipeline = Mutex::new(Pipeline::unknown());
         let (reads, requests, answering) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
         let (read_ahead, unsent) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Shared { socket, peer, guard, reads, pipeline, requests, answering, read_ahead, unsent };
+        let proxied = OnceLock::new();
+        let shared = Shared { socket, peer, proxied, guard, reads, pipeline, requests, answering, read_ahead, unsent };
         let shared = Arc::new(shared);
         Ok(Stream { shared, first: Bytes::new() })
     }
@@ -153,7 +172,10 @@ impl Stream {
 
     /// Waits until there is something to be read. Cancel safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.shared.socket.readable().await.map(drop)
+        if self.first.is_empty() {
+            let _ready = self.shared.socket.readable().await?;
+        }
+        Ok(())
     }
 
     /// Puts back the bytes that were read first. Later reads return these bytes before any others.
@@ -163,7 +185,7 @@ impl Stream {
 
     /// The client's address; `None` on a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.peer
+        self.shared.peer_addr()
     }
 
     /// The address that the client connected to.
@@ -171,8 +193,7 @@ impl Stream {
     /// # Errors
     /// Errors of getsockname(2); `Unsupported` on a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        let local = socket2::SockRef::from(&self.shared.socket).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        self.shared.local_addr()
     }
 
     /// Turns TCP_NODELAY (tcp(7)) on or off; it is on by default.

@@ -13,7 +13,7 @@ use tokio::net::{UnixDatagram, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::handover::{self, ToGreen};
+use super::handover::{self, Supply, ToGreen};
 use crate::model::handover::{FromBlue, SpawnInfo};
 use crate::model::identity::{Generation, Pid};
 use crate::model::rollout::{Failure, RolloutEvent};
@@ -82,12 +82,12 @@ impl SpawnedGreen {
 
     /// Begins to turn the notifications and the end of the process into events. A fast process may have sent all its
     /// notifications already; they wait in the sockets, so that the event of the spawn can be sent first.
-    pub(crate) fn listen_to(self) -> Green {
+    pub(crate) fn listen_to(self, supply: Supply) -> Green {
         let (generation, pid) = (self.source.green, self.pid);
         let process = Arc::new(self.process);
         let notify = tokio::spawn(self.source.clone().read_notifications(self.notify)).abort_handle();
         tokio::spawn(self.source.wait_for_end(self.ended, process.clone()));
-        Green { generation, pid, process, handover: ToGreen::start(self.handover, pid), notify }
+        Green { generation, pid, process, handover: ToGreen::start(self.handover, pid, supply), notify }
     }
 }
 

@@ -1,9 +1,12 @@
 //! The stream socket between two generations: lines of JSON, with a limit on their length.
 
+mod to_blue;
+
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
@@ -13,10 +16,12 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, SpawnInfo};
-use crate::model::identity::{Generation, Pid};
+pub(crate) use self::to_blue::{Blue, BlueEvent, Inheritance, ToBlue};
+#[cfg(feature = "tls")]
+use super::tls::tickets::Tickets;
+use crate::model::handover::{FromBlue, FromGreen, GroupOrder};
+use crate::model::identity::Pid;
 use crate::sys::during;
-use crate::sys::process::HeldProcess;
 
 /// The longest line that is read, in bytes. A group of a thousand listeners needs 16 kB.
 const LINE_MAX: u64 = 1 << 20;
@@ -46,12 +51,21 @@ pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
+/// What blue gives green when green asks, before green listens.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Supply {
+    #[cfg(feature = "tls")]
+    pub(crate) tickets: Option<Arc<Tickets>>,
+}
+
 impl ToGreen {
     /// Waits for the connection of green in the background, and refuses every other process.
-    pub(crate) fn start(listener: UnixListener, green: Pid) -> ToGreen {
+    pub(crate) fn start(listener: UnixListener, green: Pid, supply: Supply) -> ToGreen {
         let (told, told_here) = watch::channel(None);
         let (live, live_here) = watch::channel(false);
         let (lines, to_write) = mpsc::unbounded_channel();
+        let to_green = ToGreen { told: told_here, live: live_here, lines };
+        let answering = to_green.clone();
         tokio::spawn(async move {
             let Some(stream) = accept_from(listener, green).await else { return };
             let (read, write) = stream.into_split();
@@ -65,13 +79,19 @@ impl ToGreen {
                     FromGreen::Live => {
                         live.send_replace(true);
                     }
+                    #[cfg(feature = "tls")]
+                    FromGreen::WantsTickets => {
+                        let keys = supply.tickets.as_ref().map(|tickets| tickets.keys()).unwrap_or_default();
+                        answering.send(&FromBlue::Tickets { keys });
+                    }
                     FromGreen::Unknown => {}
                 }
             }
+            drop(answering);
             // Green may have closed only its own direction; blue's direction stays open until this process ends.
             let _ = writer.await;
         });
-        ToGreen { told: told_here, live: live_here, lines }
+        to_green
     }
 
     /// The order in which green's listeners joined, if green sends it. Green sends the order just before READY=1, but
@@ -135,123 +155,10 @@ async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Un
     serde_json::from_str(&line).map(Some).map_err(io::Error::from)
 }
 
-/// What green learns about the previous generation.
-#[derive(Debug)]
-pub(crate) enum BlueEvent {
-    /// Blue passes on the leadership with its [`Inheritance`]; `None` if blue is gone without having passed it on.
-    Live(Option<Inheritance>),
-    /// Blue has taken all new connections back.
-    TakenBack { by: Generation },
-    /// Blue has closed its listeners; this is the order of the slots.
-    Closed(Vec<GroupOrder>),
-}
-
-/// What the live generation passes on to the next one, beside the leadership.
-#[derive(Debug)]
-pub(crate) struct Inheritance {
-    pub(crate) draining: Vec<Drainer>,
-    pub(crate) history: History,
-}
-
-/// Green's end of the socket.
-#[derive(Debug, Clone)]
-pub(crate) struct ToBlue {
-    stream: Arc<Mutex<StdStream>>,
-    /// Becomes true when this generation has taken over the groups from blue, which holds no listener any more.
-    taken_over: Arc<watch::Sender<bool>>,
-}
-
-impl ToBlue {
-    /// Begins to read the messages of blue. The end of the stream tells green that blue is gone.
-    pub(crate) fn start<E: From<BlueEvent> + Send + 'static>(
-        blue: StdStream,
-        spawn_info: &SpawnInfo,
-        told: mpsc::Sender<E>,
-    ) -> io::Result<ToBlue> {
-        let (process, by) = (HeldProcess::hold(spawn_info.blue), spawn_info.blue_generation);
-        let writing = blue.try_clone()?;
-        blue.set_nonblocking(true)?;
-        let mut read = BufReader::new(UnixStream::from_std(blue)?);
-        tokio::spawn(async move {
-            let mut was_closed = false;
-            loop {
-                let event = match read_line(&mut read).await {
-                    Ok(Some(FromBlue::Live { draining, history })) => {
-                        BlueEvent::Live(Some(Inheritance { draining, history }))
-                    }
-                    Ok(Some(FromBlue::TakenBack)) => BlueEvent::TakenBack { by },
-                    Ok(Some(FromBlue::Closed { groups })) => {
-                        was_closed = true;
-                        BlueEvent::Closed(groups)
-                    }
-                    Ok(Some(FromBlue::Unknown)) => continue,
-                    Ok(None) | Err(_) => {
-                        if !was_closed {
-                            // The stream may end before blue's listeners are closed.
-                            if let Some(process) = &process {
-                                process.gone().await;
-                            }
-                            // Blue is gone without a message, and its knowledge of the order of the slots is lost.
-                            let _ = told.send(BlueEvent::Closed(vec![]).into()).await;
-                        }
-                        let _ = told.send(BlueEvent::Live(None).into()).await;
-                        return;
-                    }
-                };
-                if told.send(event.into()).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(ToBlue { stream: Arc::new(Mutex::new(writing)), taken_over: Arc::new(watch::Sender::new(false)) })
-    }
-
-    /// Tells blue in which order the listeners joined. An error is not reported here: the reader of the stream notices
-    /// that blue is gone.
-    pub(crate) fn listening(&self, groups: Vec<GroupOrder>) {
-        self.send(&FromGreen::Listening { groups });
-    }
-
-    /// Tells blue that this generation has taken its leadership.
-    pub(crate) fn live(&self) {
-        self.send(&FromGreen::Live);
-    }
-
-    /// Does not block, because the stream is non-blocking and blue may be stopped. The stream has room for the few
-    /// lines that are sent, unless blue has read none of them and they name thousands of listeners.
-    fn send(&self, message: &FromGreen) {
-        use std::io::Write as _;
-        if let Ok(mut line) = serde_json::to_vec(message) {
-            line.push(b'\n');
-            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = stream.write_all(&line) {
-                tracing::debug!(%error, "the previous generation does not read the handover socket, ignoring");
-                // A part of the line may be sent, and a next line would continue that part. Fails if blue is gone.
-                let _ = stream.shutdown(std::net::Shutdown::Write);
-            }
-        }
-    }
-
-    /// Records that [`BlueEvent::Closed`] was acted on: this generation has taken over the groups that blue steered.
-    pub(crate) fn mark_taken_over(&self) {
-        self.taken_over.send_replace(true);
-    }
-
-    /// Whether blue holds no listener any more, and this generation steers.
-    pub(crate) fn is_closed(&self) -> bool {
-        *self.taken_over.borrow()
-    }
-
-    /// Waits until blue holds no listener any more, and this generation knows the order of the slots as far as blue has
-    /// sent it. Cancel safe.
-    pub(crate) async fn closed(&self) {
-        // Cannot fail: this value holds the sender.
-        let _ = self.taken_over.subscribe().wait_for(|taken_over| *taken_over).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+
     use super::*;
     use crate::sys::notify_socket::unique_name;
 
@@ -270,27 +177,6 @@ mod tests {
         assert_eq!(stranger.read(&mut [0]).await.expect("an end"), 0);
         assert!(!waiting.is_finished());
         waiting.abort();
-    }
-
-    /// The next steering needs the last message of blue, and must not begin before that message was acted on.
-    #[tokio::test]
-    async fn blue_has_closed_when_its_last_word_was_acted_on() {
-        let (blue, green) = StdStream::pair().expect("a pair");
-        let spawn_info: SpawnInfo =
-            serde_json::from_str(r#"{"generation":2,"blue":1,"blue_generation":1,"handover":"x"}"#)
-                .expect("the least that there is");
-        let (told, mut host_events) = mpsc::channel(1);
-        let to_blue = ToBlue::start(green, &spawn_info, told).expect("connected");
-        blue.set_nonblocking(true).expect("set");
-        let mut blue = UnixStream::from_std(blue).expect("a stream");
-        blue.write_all(b"{\"kind\":\"closed\"}\n").await.expect("written");
-        assert!(matches!(host_events.recv().await, Some(BlueEvent::Closed(groups)) if groups.is_empty()));
-        let gate = to_blue.closed();
-        tokio::pin!(gate);
-        assert!(tokio::time::timeout(Duration::from_millis(20), &mut gate).await.is_err(), "nothing was done yet");
-        to_blue.mark_taken_over();
-        gate.await;
-        assert!(to_blue.is_closed());
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod connection_close;
 mod tracked_io;
 mod version;
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use self::answer::Marked;
 use self::connection_close::CloseTiming;
-use self::tracked_io::{TrackedIo, Transport};
-use crate::config::Config;
+use self::tracked_io::TrackedIo;
+pub(super) use self::tracked_io::Transport;
+use super::acceptor::{Acceptor, Layers};
+use super::connection_info::ConnectionInfo;
+use super::service::NewService;
+use crate::config::{Config, ProxyProtocol};
 use crate::runtime::accept::Sink;
 use crate::runtime::connections::Kind;
 use crate::runtime::stream::{Shared, Stream};
@@ -28,6 +33,7 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The settings by which both HTTP versions are served.
 struct Http {
+    layers: Layers,
     one: http1::Builder,
     two: http2::Builder<TokioExecutor>,
     header_read_timeout: Duration,
@@ -35,10 +41,11 @@ struct Http {
     read_ahead_max: usize,
 }
 
-/// Serves each accepted connection with `service`, on a task of its own.
-pub(super) fn sink<S, B>(service: S, config: &Config) -> Sink
+/// Serves each accepted connection with a service of its own, on a task of its own.
+pub(super) fn sink<N, S, B>(service: N, config: &Config, layers: Layers) -> Sink
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    N: NewService<Service = S>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: Body + Send + 'static,
@@ -55,14 +62,44 @@ where
     // hyper reads while its buffer holds less than the largest header, and such a read may fill the room that was reserved
     // before, which is not more than that (`Buffered::poll_read_from_io` in src/proto/h1/io.rs, hyper 1.12).
     let read_ahead_max = version::FIRST + 2 * config.max_header_size;
-    let http = Arc::new(Http { one, two, header_read_timeout, read_ahead_max });
+    let http = Arc::new(Http { layers, one, two, header_read_timeout, read_ahead_max });
     Arc::new(move |stream| {
-        tokio::spawn(serve(stream, http.clone(), service.clone()));
+        let (http, service, shared) = (http.clone(), service.clone(), stream.shared());
+        // A task for each kind, so that the task of a plain connection does not grow to the size of any other.
+        let proxy_protocol = http.layers.proxy_protocol;
+        match &http.layers.acceptor {
+            Acceptor::Plain => match proxy_protocol {
+                ProxyProtocol::Off => tokio::spawn(serve(stream, http, service)),
+                ProxyProtocol::Required => tokio::spawn(accept(shared, proxied(stream, proxy_protocol), http, service)),
+            },
+            #[cfg(feature = "tls")]
+            Acceptor::Tls(acceptor) => {
+                let acceptor = acceptor.clone();
+                let handshake = async move { acceptor.accept(proxied(stream, proxy_protocol).await?).await };
+                tokio::spawn(accept(shared, handshake, http, service))
+            }
+            Acceptor::Own(own) => {
+                let own = own.clone();
+                let handshake = async move { own(proxied(stream, proxy_protocol).await?).await };
+                tokio::spawn(accept(shared, handshake, http, service))
+            }
+        };
     })
 }
 
-async fn serve<S, B>(stream: Stream, http: Arc<Http>, service: S)
+/// The stream after the header of a proxy, if a proxy is in front of the server.
+async fn proxied(mut stream: Stream, proxy_protocol: ProxyProtocol) -> io::Result<Stream> {
+    match proxy_protocol {
+        ProxyProtocol::Off => {}
+        ProxyProtocol::Required => stream.read_proxy_header().await?,
+    }
+    Ok(stream)
+}
+
+/// Serves HTTP on a plain connection.
+async fn serve<N, S, B>(stream: Stream, http: Arc<Http>, service: N)
 where
+    N: NewService<Service = S>,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
@@ -72,16 +109,18 @@ where
 {
     let shared = stream.shared();
     serve_on(stream, &shared, &http, service).await;
-    // An upgraded connection has another part, which belongs to the application and is ended by the application.
-    if shared.guard.connections().is_leaving() && Arc::strong_count(&shared) == 1 {
-        connection_close::close(&shared, &mut shared.guard.connections().watch()).await;
-    }
+    close(&shared).await;
 }
 
-/// Serves HTTP on what a transport has made of a connection.
-async fn serve_on<T, S, B>(transport: T, shared: &Arc<Shared>, http: &Http, service: S)
-where
-    T: Transport,
+/// Waits for the handshake of a transport, and serves HTTP on the transport.
+async fn accept<T, N, S, B>(
+    shared: Arc<Shared>,
+    handshake: impl Future<Output = io::Result<T>> + Send,
+    http: Arc<Http>,
+    service: N,
+) where
+    T: Transport + 'static,
+    N: NewService<Service = S>,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
@@ -89,6 +128,43 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let mut stage = shared.guard.connections().watch();
+    let begun = || Some(shared.reads()).filter(|reads| *reads > 0);
+    let accepted = tokio::select! {
+        biased;
+        accepted = handshake => accepted.ok(),
+        () = connection_close::no_header_comes(&shared, http.header_read_timeout) => None,
+        () = connection_close::no_more_begins(&shared, &mut stage, begun) => None,
+    };
+    // An error is the client's. A client that does not speak the protocol of the transport gets no answer.
+    if let Some(transport) = accepted {
+        serve_on(transport, &shared, &http, service).await;
+    }
+    close(&shared).await;
+}
+
+/// Closes a connection that is served no longer.
+async fn close(shared: &Arc<Shared>) {
+    // An upgraded connection has another part, which belongs to the application and is ended by the application.
+    if shared.guard.connections().is_leaving() && Arc::strong_count(shared) == 1 {
+        connection_close::close(shared, &mut shared.guard.connections().watch()).await;
+    }
+}
+
+/// Serves HTTP on what a transport has made of a connection.
+async fn serve_on<T, N, S, B>(transport: T, shared: &Arc<Shared>, http: &Http, service: N)
+where
+    T: Transport + 'static,
+    N: NewService<Service = S>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let info = || transport.describe(ConnectionInfo::of(shared));
+    let Some(service) = service.new_service(info).await else { return };
     shared.pipeline().follow(http.read_ahead_max);
     let mut io = TrackedIo::new(transport, shared.clone());
     let mut stage = shared.guard.connections().watch();

@@ -1,5 +1,7 @@
 //! The public type of the library: a server that restarts itself.
 
+mod acceptor;
+pub(crate) mod connection_info;
 mod control;
 pub(crate) mod drain;
 pub(crate) mod events;
@@ -11,15 +13,19 @@ pub(crate) mod http;
 pub(crate) mod listener;
 mod options;
 mod serve;
+mod service;
 mod signals;
 mod sockets;
 mod start;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::Config;
@@ -27,14 +33,18 @@ use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::input::{Input, QUEUE};
+use crate::runtime::stream::Stream;
 use crate::sys::launch::Launch;
 use crate::sys::limits;
 
+use self::acceptor::OwnAcceptor;
 use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
 use self::host::BeforeReload;
 use self::signals::EarlyHup;
+#[cfg(feature = "tls")]
+use self::tls::TlsConfig;
 
 type BeforeBegin = Box<dyn FnOnce(&Started) + Send>;
 
@@ -81,6 +91,9 @@ pub struct Server {
     early_hup: io::Result<EarlyHup>,
     before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
+    acceptor: Option<OwnAcceptor>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsConfig>,
     events: broadcast::Sender<Event>,
     stage: watch::Sender<Stage>,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
@@ -100,6 +113,9 @@ impl Server {
             early_hup: EarlyHup::remember(),
             before_begin: None,
             before_reload: None,
+            acceptor: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             events: broadcast::Sender::new(EVENTS),
             stage: watch::Sender::new(Stage::Serving),
             inputs: mpsc::channel(QUEUE),
@@ -154,6 +170,45 @@ impl Server {
     /// goodbye.
     pub fn drain(&self) -> Drain {
         Drain::new(self.stage.subscribe())
+    }
+
+    /// Speaks TLS on all addresses of the application, and offers HTTP/2 and HTTP/1.1 by ALPN. Default: plain HTTP.
+    ///
+    /// A client that has a session ticket of one generation resumes its session at the next generation: the keys of the
+    /// tickets change every six hours, go from generation to generation over a socket, and are never written to a disk
+    /// or to a log. A retiring generation finishes the handshakes that are in flight. A handshake may take as long as
+    /// the [`header_read_timeout`](Server::header_read_timeout).
+    ///
+    /// For HTTP only: a server that [`listen`](Server::listen)s gives each [`Stream`](crate::Stream) to a TLS acceptor
+    /// itself.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: impl Into<TlsConfig>) -> Server {
+        self.tls = Some(config.into());
+        self
+    }
+
+    /// Serves HTTP on what `accept` makes of each connection: TLS of another kind, or a protocol that comes before HTTP.
+    /// Default: the connection itself.
+    ///
+    /// The responses that a retiring generation sends, and the closes of its connections, are as lossless as on a plain
+    /// connection. An error of `accept` closes the connection. `accept` may take as long as the
+    /// [`header_read_timeout`](Server::header_read_timeout), and is dropped then.
+    ///
+    /// ```no_run
+    /// # async fn example(acceptor: tokio_rustls::TlsAcceptor) -> Result<(), cutover::Error> {
+    /// cutover::Server::bind("[::]:443")
+    ///     .acceptor(move |stream| acceptor.accept(stream))
+    ///     .serve(axum::Router::new())
+    ///     .await
+    /// # }
+    /// ```
+    pub fn acceptor<A, T>(mut self, accept: impl Fn(Stream) -> A + Send + Sync + 'static) -> Server
+    where
+        A: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.acceptor = Some(acceptor::own(accept));
+        self
     }
 
     fn connections(&self) -> Arc<Connections> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Server;
-use crate::config::ControlSocket;
+use crate::config::{ControlSocket, ProxyProtocol};
 use crate::model::share::Share;
 
 impl Server {
@@ -137,6 +137,17 @@ impl Server {
     /// With either value, an idle connection is closed at once.
     pub fn half_close(mut self, answer: bool) -> Server {
         self.config.half_close = answer;
+        self
+    }
+
+    /// Expects a header of the PROXY protocol, version 1 or 2, at the beginning of each connection, as a load balancer
+    /// sends it: [`Stream::read_proxy_header`](crate::Stream::read_proxy_header). Default: none is expected.
+    ///
+    /// A connection without such a header is closed. The header may take as long to come as the
+    /// [`header_read_timeout`](Server::header_read_timeout). The probe of a next generation begins with such a header as
+    /// well. For HTTP only: a server that [`listen`](Server::listen)s reads the header from each stream itself.
+    pub fn proxy_protocol(mut self) -> Server {
+        self.config.proxy_protocol = ProxyProtocol::Required;
         self
     }
 

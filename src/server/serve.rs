@@ -5,10 +5,13 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 
+use super::connection_info::ConnectionInfo;
+use super::handover::Supply;
 use super::http::BoxError;
 use super::listener::Listener;
+use super::service::{Made, NewService, Same};
 use super::{Server, http, listener};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::runtime::accept::Unbounded;
 
 impl Server {
@@ -49,8 +52,59 @@ impl Server {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let sink = http::sink(service, &self.config);
-        let running = self.start(sink, Unbounded).await?;
+        self.serve_with(Same(service)).await
+    }
+
+    /// Serves HTTP/1 and HTTP/2 with a tower make service, which makes a service for each connection and gets its
+    /// [`ConnectionInfo`]; otherwise like [`serve`](Server::serve). An error of the make service closes the connection.
+    ///
+    /// With the feature `axum`, for `ConnectInfo` in handlers:
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")]
+    /// # async fn example() -> Result<(), cutover::Error> {
+    /// use axum::extract::ConnectInfo;
+    /// use std::net::SocketAddr;
+    ///
+    /// let hello = |ConnectInfo(client): ConnectInfo<SocketAddr>| async move { format!("hello, {client}") };
+    /// let app = axum::Router::new().route("/", axum::routing::get(hello));
+    /// let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    /// cutover::Server::bind("127.0.0.1:3000").serve_make_service(app).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Server::serve).
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Server::serve).
+    pub async fn serve_make_service<M, S, B>(self, make: M) -> Result<(), Error>
+    where
+        M: tower::Service<ConnectionInfo, Response = S> + Clone + Send + Sync + 'static,
+        M::Future: Send,
+        S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError> + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_with(Made(make)).await
+    }
+
+    async fn serve_with<N, S, B>(self, service: N) -> Result<(), Error>
+    where
+        N: NewService<Service = S>,
+        S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (layers, supply) = self.make_layers()?;
+        let sink = http::sink(service, &self.config, layers);
+        let running = self.start(sink, Unbounded, supply).await?;
         running.gone().await;
         Ok(())
     }
@@ -65,7 +119,12 @@ impl Server {
     /// Not cancel safe.
     pub async fn listen(self) -> Result<Listener, Error> {
         let (sink, room, accepted) = listener::queue();
-        let running = self.start(sink, room.clone()).await?;
+        if self.has_layers() {
+            let why =
+                "TLS, an acceptor and the PROXY protocol are for HTTP: treat each stream of the listener yourself";
+            return Err(Error::new(ErrorKind::Config, why));
+        }
+        let running = self.start(sink, room.clone(), Supply::default()).await?;
         Ok(Listener::new(accepted, room, running))
     }
 }

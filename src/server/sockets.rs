@@ -34,7 +34,7 @@ impl Sockets {
             Role::First | Role::Orphan { .. } => Sharing::Alone,
             // The previous generation may listen on the same addresses.
             Role::Supervised { .. } => Sharing::Group,
-            Role::Green { spawn_info, .. } => {
+            Role::Green { spawn_info } => {
                 check_replacement(&addresses, spawn_info)?;
                 Sharing::Group
             }

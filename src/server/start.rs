@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::handover::ToBlue;
+use super::acceptor::Layers;
+use super::handover::{Blue, Supply, ToBlue};
 use super::host::{Host, Settings};
+use super::service::Same;
 use super::sockets::Sockets;
 use super::{Server, Started, http, signals};
-use crate::config::ControlSocket;
+use crate::config::{ControlSocket, ProxyProtocol};
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
 use crate::model::identity::{Generation, Pid};
@@ -75,13 +77,19 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 impl Server {
-    pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R) -> Result<Running, Error> {
+    pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R, supply: Supply) -> Result<Running, Error> {
         self.config.check()?;
         self.check_name()?;
         let (plan, target) = (plan::plan(&self.config)?, plan::target(&self.config)?);
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
-        let role = Role::find(&self.launch);
+        let (role, blue) = Role::find(&self.launch);
+        let blue = blue.map(Blue::new).transpose();
+        let mut blue = blue.map_err(system("cannot talk to the previous generation"))?;
+        #[cfg(feature = "tls")]
+        if let (Some(blue), Some(tickets)) = (&mut blue, &supply.tickets) {
+            tickets.inherit_from(blue).await;
+        }
         if matches!(role, Role::Supervised { .. }) {
             self.leave_it_to_the_supervisor();
         }
@@ -96,20 +104,17 @@ impl Server {
         let acceptors = self.accept(&begun, &connections, (sink, room), &control_target);
         signals::start(&early_hup, self.inputs.0.clone()).map_err(system("cannot handle signals"))?;
         let service_manager = self.begin_heartbeat();
-        let settings = self.host_settings(name, &begun, &plan, target);
+        let settings = self.host_settings(name, &begun, &plan, target, supply);
         let blue_hears = Notifier::new(self.launch.variable(NOTIFY));
 
         let Begun { role, listeners, .. } = begun;
         let table = self.table(listeners, &role);
         let (host_events, arriving) = mpsc::channel(QUEUE);
         let (generation, pid, needs_steering) = (role.generation(), own_pid(), plan.needs_steering());
-        let (rollout, to_blue) = match role {
-            Role::First | Role::Supervised { .. } | Role::Orphan { .. } => {
-                (Rollout::serving(generation, pid, plan), None)
-            }
-            Role::Green { spawn_info, blue } => {
-                let to_blue = ToBlue::start(blue, &spawn_info, host_events.clone());
-                let to_blue = to_blue.map_err(system("cannot talk to the previous generation"))?;
+        let (rollout, to_blue) = match blue.zip(role.spawn_info()) {
+            None => (Rollout::serving(generation, pid, plan), None),
+            Some((blue, spawn_info)) => {
+                let to_blue = ToBlue::start(blue, spawn_info, host_events.clone());
                 to_blue.listening(table.joined());
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
@@ -151,9 +156,20 @@ impl Server {
         ServiceManager::new(Notifier::new(self.launch.variable(MANAGER)), watchdog)
     }
 
-    fn host_settings(&self, name: String, begun: &Begun, plan: &Plan, target: Option<Target>) -> Settings {
+    fn host_settings(
+        &self,
+        name: String,
+        begun: &Begun,
+        plan: &Plan,
+        target: Option<Target>,
+        supply: Supply,
+    ) -> Settings {
         let addresses = begun.addresses[..begun.offered].iter().map(|address| address.bound).collect();
         let timeout = self.config.probe_timeout;
+        let preface = match self.config.proxy_protocol {
+            ProxyProtocol::Off => &[][..],
+            ProxyProtocol::Required => b"PROXY UNKNOWN\r\n",
+        };
         Settings {
             name,
             parent: begun.role.manager(&self.launch),
@@ -164,8 +180,9 @@ impl Server {
             idle_grace: self.config.idle_grace,
             release: plan.linger + plan.drain + RELEASE_MORE,
             supervised: matches!(begun.role, Role::Supervised { .. }),
-            probe: target.map(|target| Probe { target, timeout, addresses, is_steered: true }),
+            probe: target.map(|target| Probe { target, timeout, addresses, preface, is_steered: true }),
             before_reload: self.before_reload.clone(),
+            supply,
         }
     }
 
@@ -224,7 +241,7 @@ impl Server {
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
             // Not subject to the limit of connections: when the limit is reached, metrics are what is needed.
-            let sink = http::sink(metrics_service(control_target.clone()), &self.config);
+            let sink = http::sink(Same(metrics_service(control_target.clone())), &self.config, Layers::NONE);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }
         acceptors

@@ -248,7 +248,7 @@ impl Instance {
     /// How this generation is probed; `None` if no probe is configured.
     pub(super) fn probe(&self) -> Option<Probe> {
         let (target, timeout) = (self.settings.target.clone()?, self.settings.plan.probe?);
-        Some(Probe { target, timeout, addresses: self.addresses(), is_steered: true })
+        Some(Probe { target, timeout, addresses: self.addresses(), preface: &[], is_steered: true })
     }
 
     /// Makes this generation the live one.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use cutover::{Error, Server, defaults};
+use cutover::{Error, Server, TlsConfig, defaults};
 use hyper::service::service_fn;
 use tower_http::services::ServeDir;
 
@@ -27,6 +27,17 @@ pub(crate) struct Serve {
     /// generations keep that port.
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: Vec<Addresses>,
+    /// Speak TLS with this certificate chain, a PEM file. May be given more than once, each with its --tls-key: clients
+    /// choose by name (SNI). Each generation reads the files anew.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Vec<PathBuf>,
+    /// The private key of the certificate, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Vec<PathBuf>,
+    /// Expect a header of the PROXY protocol, version 1 or 2, at the beginning of each connection, as a load balancer sends
+    /// it.
+    #[arg(long)]
+    proxy_protocol: bool,
     #[command(flatten)]
     rollout: Rollout,
     /// How long a kept-alive connection may be idle, or a request stay half sent, after a reload, before the old
@@ -43,6 +54,14 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self) -> ExitCode {
+        if self.tls_cert.len() != self.tls_key.len() {
+            tracing::error!(
+                "--tls-cert and --tls-key come in pairs: {} and {}",
+                self.tls_cert.len(),
+                self.tls_key.len()
+            );
+            return ExitCode::FAILURE;
+        }
         let directory = self.directory.clone();
         let server = self.server();
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -70,9 +89,23 @@ impl Serve {
         }
     }
 
+    fn tls(&self) -> Option<TlsConfig> {
+        let mut pairs = self.tls_cert.iter().zip(&self.tls_key);
+        let (certificate, key) = pairs.next()?;
+        Some(pairs.fold(TlsConfig::files(certificate, key), |tls, (certificate, key)| tls.and_files(certificate, key)))
+    }
+
     fn server(self) -> Server {
+        let tls = self.tls();
         let addresses: Vec<SocketAddr> = self.listen.into_iter().flat_map(|addresses| addresses.0).collect();
-        let server = Server::bind(&addresses[..])
+        let mut server = Server::bind(&addresses[..]);
+        if let Some(tls) = tls {
+            server = server.tls(tls);
+        }
+        if self.proxy_protocol {
+            server = server.proxy_protocol();
+        }
+        let server = server
             .idle_grace(self.idle_grace)
             .drain_timeout(self.drain_timeout)
             .listeners_per_address(self.listeners_per_address);

@@ -12,7 +12,8 @@ use super::*;
 
 /// As the function that is tested, with its error as text.
 async fn pass<S: Steer>(target: &Target, listener: SocketAddr, timeout: Duration, steer: S) -> Result<(), String> {
-    super::pass(target, listener, timeout, steer).await.map_err(|error| error.to_string())
+    let probe = Probe { target: target.clone(), timeout, addresses: vec![], preface: &[], is_steered: true };
+    probe.pass(listener, steer).await.map_err(|error| error.to_string())
 }
 
 #[cfg(feature = "tls")]

@@ -74,7 +74,7 @@ impl Host {
     /// ago is killed.
     pub(super) fn adopt(&mut self, spawned: SpawnedGreen, rollout: &Rollout) -> Pid {
         let pid = spawned.pid;
-        let green = spawned.listen_to();
+        let green = spawned.listen_to(self.settings.supply.clone());
         tracing::info!(generation = %green.generation, %pid, "spawned");
         match rollout.awaits(green.generation) {
             true => self.green = Some(green),

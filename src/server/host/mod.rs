@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::green::{Green, SpawnedGreen};
-use super::handover::{BlueEvent, Inheritance, ToBlue};
+use super::handover::{BlueEvent, Inheritance, Supply, ToBlue};
 use crate::model::addresses::Bound;
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::History;
@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     /// Whether `cutover run` starts the next generation beside this one.
     pub(crate) supervised: bool,
     pub(crate) probe: Option<Probe>,
+    /// What the next generation may ask for.
+    pub(crate) supply: Supply,
     pub(crate) before_reload: Option<BeforeReload>,
 }
 

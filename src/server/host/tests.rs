@@ -41,6 +41,7 @@ impl Bench {
             passed_on: watch::Sender::new(false),
         });
         let settings = Settings {
+            supply: Supply::default(),
             name: "test".into(),
             parent: None,
             launch: Arc::new(Launch::of(["/bin/sleep", "1000"])),

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::runtime::connections::{Connections, Stage};
+use crate::server::service::Same;
 
 mod half_close;
 mod pipelined;
@@ -53,7 +54,7 @@ impl Bench {
         let go = Arc::new(Notify::new());
         let sink = {
             let go = go.clone();
-            super::sink(service_fn(move |request| answer(request, go.clone())), config)
+            super::sink(Same(service_fn(move |request| answer(request, go.clone()))), config, Layers::NONE)
         };
         let (counted, last) = (connections.clone(), Arc::new(Mutex::default()));
         let accepted = last.clone();

@@ -10,20 +10,26 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::runtime::stream::{Shared, Stream};
+use crate::server::connection_info::ConnectionInfo;
 
 /// A connection as HTTP reads and writes it: plain, or what TLS has made of it.
-pub(in crate::server) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(in crate::server) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
     /// Whether the transport may have read more from the socket than HTTP has read from the transport.
     const READS_AHEAD: bool;
 
+    /// Adds what the transport knows of the connection.
+    fn describe(&self, info: ConnectionInfo) -> ConnectionInfo {
+        info
+    }
+
     /// Waits until there may be something to be read. Cancel safe.
-    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 impl Transport for Stream {
     const READS_AHEAD: bool = false;
 
-    async fn readable(&self) -> io::Result<()> {
+    async fn readable(&mut self) -> io::Result<()> {
         Stream::readable(self).await
     }
 }
@@ -42,7 +48,7 @@ impl<T: Transport> TrackedIo<T> {
     }
 
     /// Waits until there may be something to be read. Cancel safe.
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(super) async fn readable(&mut self) -> io::Result<()> {
         self.transport.readable().await
     }
 

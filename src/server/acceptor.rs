@@ -1,0 +1,93 @@
+//! What stands between the socket of a connection and HTTP: nothing, TLS, or what the user makes of the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Server;
+use super::handover::Supply;
+use super::http::Transport;
+use crate::config::ProxyProtocol;
+use crate::error::Error;
+#[cfg(feature = "tls")]
+use crate::error::ErrorKind;
+use crate::runtime::stream::Stream;
+
+/// The transport of a user's own acceptor.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+type Accepting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
+
+/// The acceptor of a user: see [`Server::acceptor`](crate::Server::acceptor).
+pub(crate) type OwnAcceptor = Arc<dyn Fn(Stream) -> Accepting + Send + Sync>;
+
+/// Makes the transport of each connection of a server.
+pub(super) enum Acceptor {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(tokio_rustls::TlsAcceptor),
+    Own(OwnAcceptor),
+}
+
+/// What stands between the sockets of a server and HTTP.
+pub(super) struct Layers {
+    pub(super) proxy_protocol: ProxyProtocol,
+    pub(super) acceptor: Acceptor,
+}
+
+impl Layers {
+    /// HTTP on the sockets themselves.
+    pub(super) const NONE: Layers = Layers { proxy_protocol: ProxyProtocol::Off, acceptor: Acceptor::Plain };
+}
+
+/// Hides the types of a user's acceptor.
+pub(super) fn own<A, T>(accept: impl Fn(Stream) -> A + Send + Sync + 'static) -> OwnAcceptor
+where
+    A: Future<Output = io::Result<T>> + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Arc::new(move |stream| {
+        let accepting = accept(stream);
+        Box::pin(async move { Ok(Box::new(accepting.await?) as Box<dyn Io>) })
+    })
+}
+
+impl Server {
+    /// What this server serves HTTP on, and what it passes on to the next generation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tls`]; [`ErrorKind::Config`] if there are two acceptors.
+    pub(super) fn make_layers(&self) -> Result<(Layers, Supply), Error> {
+        let proxy_protocol = self.config.proxy_protocol;
+        let own = self.acceptor.clone().map(Acceptor::Own);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            if own.is_some() {
+                return Err(Error::new(ErrorKind::Config, "a server has TLS or an acceptor, and not both"));
+            }
+            let (acceptor, tickets) = tls.build()?;
+            return Ok((Layers { proxy_protocol, acceptor: Acceptor::Tls(acceptor) }, Supply { tickets }));
+        }
+        Ok((Layers { proxy_protocol, acceptor: own.unwrap_or(Acceptor::Plain) }, Supply::default()))
+    }
+
+    pub(super) fn has_layers(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return true;
+        }
+        self.acceptor.is_some() || self.config.proxy_protocol == ProxyProtocol::Required
+    }
+}
+
+impl Transport for Box<dyn Io + '_> {
+    const READS_AHEAD: bool = true;
+
+    async fn readable(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
