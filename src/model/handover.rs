@@ -82,6 +82,8 @@ pub(crate) enum FromGreen {
     },
     /// Green has taken the leadership: the control socket, the PID file and the service manager are its own.
     Live,
+    /// Green cannot start.
+    Failed { reason: String },
     /// Green asks for the keys of the TLS session tickets, before it listens.
     #[cfg(feature = "tls")]
     WantsTickets,

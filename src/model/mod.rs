@@ -3,6 +3,7 @@
 pub(crate) mod addresses;
 pub(crate) mod event;
 pub(crate) mod handover;
+pub(crate) mod http2_frames;
 pub(crate) mod identity;
 pub(crate) mod instance_name;
 pub(crate) mod pipeline;

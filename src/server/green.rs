@@ -85,9 +85,14 @@ impl SpawnedGreen {
     pub(crate) fn listen_to(self, supply: Supply) -> Green {
         let (generation, pid) = (self.source.green, self.pid);
         let process = Arc::new(self.process);
+        let source = self.source.clone();
+        let failed = move |reason| {
+            let source = source.clone();
+            async move { source.fail(Failure::Step(format!("could not start: {reason}"))).await }
+        };
         let notify = tokio::spawn(self.source.clone().read_notifications(self.notify)).abort_handle();
         tokio::spawn(self.source.wait_for_end(self.ended, process.clone()));
-        Green { generation, pid, process, handover: ToGreen::start(self.handover, pid, supply), notify }
+        Green { generation, pid, process, handover: ToGreen::start(self.handover, pid, supply, failed), notify }
     }
 }
 
@@ -191,6 +196,11 @@ impl Source {
             }
         };
         self.inputs.send(Input::Rollout(event)).await.is_ok()
+    }
+
+    async fn fail(&self, reason: Failure) {
+        // The driver is gone only when this process is about to end.
+        let _ = self.inputs.send(Input::Rollout(RolloutEvent::GreenFailed { green: self.green, reason })).await;
     }
 
     async fn wait_for_end(self, pidfd: AsyncFd<OwnedFd>, process: Arc<Process>) {

@@ -59,8 +59,14 @@ pub(crate) struct Supply {
 }
 
 impl ToGreen {
-    /// Waits for the connection of green in the background, and refuses every other process.
-    pub(crate) fn start(listener: UnixListener, green: Pid, supply: Supply) -> ToGreen {
+    /// Waits for the connection of green in the background, and refuses every other process. `failed` is called if green
+    /// says why it cannot start.
+    pub(crate) fn start<F: Future<Output = ()> + Send>(
+        listener: UnixListener,
+        green: Pid,
+        supply: Supply,
+        failed: impl Fn(String) -> F + Send + Sync + 'static,
+    ) -> ToGreen {
         let (told, told_here) = watch::channel(None);
         let (live, live_here) = watch::channel(false);
         let (lines, to_write) = mpsc::unbounded_channel();
@@ -79,6 +85,7 @@ impl ToGreen {
                     FromGreen::Live => {
                         live.send_replace(true);
                     }
+                    FromGreen::Failed { reason } => failed(reason).await,
                     #[cfg(feature = "tls")]
                     FromGreen::WantsTickets => {
                         let keys = supply.tickets.as_ref().map(|tickets| tickets.keys()).unwrap_or_default();

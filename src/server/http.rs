@@ -2,6 +2,7 @@
 
 mod answer;
 mod connection_close;
+mod late_requests;
 mod tracked_io;
 mod version;
 
@@ -19,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use self::answer::Marked;
 use self::connection_close::CloseTiming;
+use self::late_requests::LateRequests;
 use self::tracked_io::TrackedIo;
 pub(super) use self::tracked_io::Transport;
 use super::acceptor::{Acceptor, Layers};
@@ -193,11 +195,12 @@ where
             shared.guard.becomes(Kind::Http2);
             shared.pipeline().forget();
             // Boxed, so that the task of an HTTP/1 connection does not grow to the size of an HTTP/2 connection.
+            let io = LateRequests::new(io, stage.clone());
             let mut connection = Box::pin(http.two.serve_connection(TokioIo::new(io), service));
             // Idle connections are normal in HTTP/2, so silence is no reason to give one up.
             let silent = pin!(std::future::pending());
             let say = http2::Connection::graceful_shutdown;
-            connection_close::finish(connection.as_mut(), say, silent, shared, &mut stage, CloseTiming::AtOnce).await;
+            connection_close::finish(connection.as_mut(), say, silent, shared, &mut stage, CloseTiming::Spread).await;
         }
         Some(Ok(None) | Err(_)) | None => {}
     }

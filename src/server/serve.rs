@@ -14,6 +14,10 @@ use super::{Server, http, listener};
 use crate::error::{Error, ErrorKind};
 use crate::runtime::accept::Unbounded;
 
+/// Why [`Server::listen`] refuses what comes between the socket and HTTP.
+const HTTP_ONLY: &str =
+    "TLS, an acceptor and the PROXY protocol are for HTTP: treat each stream of the listener yourself";
+
 impl Server {
     /// Serves HTTP/1 and HTTP/2 with a tower service, such as an axum `Router`. Returns when this generation is gone:
     /// after a request to stop, or when another generation is live and all connections of this one are finished.
@@ -102,9 +106,11 @@ impl Server {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let (layers, supply) = self.make_layers()?;
-        let sink = http::sink(service, &self.config, layers);
-        let running = self.start(sink, Unbounded, supply).await?;
+        let prepare = |server: &Server| {
+            let (layers, supply) = server.make_layers()?;
+            Ok((http::sink(service, &server.config, layers), Unbounded, supply))
+        };
+        let running = self.start(prepare).await?;
         running.gone().await;
         Ok(())
     }
@@ -119,12 +125,12 @@ impl Server {
     /// Not cancel safe.
     pub async fn listen(self) -> Result<Listener, Error> {
         let (sink, room, accepted) = listener::queue();
-        if self.has_layers() {
-            let why =
-                "TLS, an acceptor and the PROXY protocol are for HTTP: treat each stream of the listener yourself";
-            return Err(Error::new(ErrorKind::Config, why));
-        }
-        let running = self.start(sink, room.clone(), Supply::default()).await?;
+        let ahead = room.clone();
+        let prepare = |server: &Server| match server.has_layers() {
+            false => Ok((sink, ahead, Supply::default())),
+            true => Err(Error::new(ErrorKind::Config, HTTP_ONLY)),
+        };
+        let running = self.start(prepare).await?;
         Ok(Listener::new(accepted, room, running))
     }
 }

@@ -77,17 +77,41 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 impl Server {
-    pub(super) async fn start<R: Room>(mut self, sink: Sink, room: R, supply: Supply) -> Result<Running, Error> {
+    /// Starts this generation. `prepare` makes the sink of its connections; an error of `prepare` is an error of the start.
+    ///
+    /// The reason of an error goes to the previous generation as well, which reports the reason as the outcome of the
+    /// reload.
+    pub(super) async fn start<R: Room>(
+        self,
+        prepare: impl FnOnce(&Server) -> Result<(Sink, R, Supply), Error>,
+    ) -> Result<Running, Error> {
+        let (role, blue) = Role::find(&self.launch);
+        let blue = blue.map(Blue::new).transpose();
+        let mut blue = blue.map_err(system("cannot talk to the previous generation"))?;
+        let begun = match prepare(&self) {
+            Ok((sink, room, supply)) => self.begin(role, &mut blue, (sink, room), supply).await,
+            Err(error) => Err(error),
+        };
+        if let (Err(error), Some(blue)) = (&begun, blue) {
+            blue.tell_failure(error).await;
+        }
+        begun
+    }
+
+    async fn begin<R: Room>(
+        mut self,
+        role: Role,
+        blue: &mut Option<Blue>,
+        (sink, room): (Sink, R),
+        supply: Supply,
+    ) -> Result<Running, Error> {
         self.config.check()?;
         self.check_name()?;
         let (plan, target) = (plan::plan(&self.config)?, plan::target(&self.config)?);
         let early_hup = std::mem::replace(&mut self.early_hup, Err(std::io::ErrorKind::Other.into()));
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
-        let (role, blue) = Role::find(&self.launch);
-        let blue = blue.map(Blue::new).transpose();
-        let mut blue = blue.map_err(system("cannot talk to the previous generation"))?;
         #[cfg(feature = "tls")]
-        if let (Some(blue), Some(tickets)) = (&mut blue, &supply.tickets) {
+        if let (Some(blue), Some(tickets)) = (blue.as_mut(), &supply.tickets) {
             tickets.inherit_from(blue).await;
         }
         if matches!(role, Role::Supervised { .. }) {
@@ -111,7 +135,7 @@ impl Server {
         let table = self.table(listeners, &role);
         let (host_events, arriving) = mpsc::channel(QUEUE);
         let (generation, pid, needs_steering) = (role.generation(), own_pid(), plan.needs_steering());
-        let (rollout, to_blue) = match blue.zip(role.spawn_info()) {
+        let (rollout, to_blue) = match blue.take().zip(role.spawn_info()) {
             None => (Rollout::serving(generation, pid, plan), None),
             Some((blue, spawn_info)) => {
                 let to_blue = ToBlue::start(blue, spawn_info, host_events.clone());

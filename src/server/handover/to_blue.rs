@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use super::read_line;
+use crate::error::Error;
 use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, SpawnInfo};
 use crate::model::identity::Generation;
 use crate::sys::process::HeldProcess;
@@ -57,6 +58,14 @@ impl Blue {
         let write = stream.try_clone()?;
         stream.set_nonblocking(true)?;
         Ok(Blue { read: BufReader::new(UnixStream::from_std(stream)?), write })
+    }
+
+    /// Tells blue why green cannot start, and waits until blue has heard the reason: the end of this process must not come
+    /// before it.
+    pub(crate) async fn tell_failure(mut self, error: &Error) {
+        let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+        // Blue kills this process, or is gone.
+        let _ = self.ask(&FromGreen::Failed { reason: format!("{error}{cause}") }).await;
     }
 
     /// Blue's answer; `None` if blue is gone, or does not answer in time.

@@ -26,8 +26,9 @@ pub(super) enum CloseTiming {
     /// HTTP/1.1: with the next response, or when the connection has been idle for long. An earlier close would race
     /// with the client's next request.
     WhenIdle,
-    /// HTTP/2: at once, because GOAWAY does not race with requests (RFC 9113, 6.8).
-    AtOnce,
+    /// HTTP/2: whatever is under way, because GOAWAY does not race with requests (RFC 9113, 6.8); but not on all
+    /// connections at once, so that the clients do not all reconnect at once.
+    Spread,
 }
 
 /// Runs a connection to its end. `say` tells the connection to end when no request is under way on it; `silent`
@@ -68,7 +69,7 @@ async fn leave<C: Future>(
     // A complete request that waits is left to hyper: the response before it may still be on its way to a slow client.
     let part = || if shared.is_answering() { None } else { shared.pipeline().partial_head() };
     let mut part = pin!(no_more_comes(part, grace));
-    let mut time = pin!(time_to_leave(shared, &mut stage));
+    let mut time = pin!(time_to_leave(shared, &mut stage, timing));
     let (mut say, mut is_time) = (Some(say), false);
     // Checked after each poll of the connection, so that the connection ends as soon as a response that was begun
     // before is sent.
@@ -81,7 +82,7 @@ async fn leave<C: Future>(
         }
         is_time = is_time || time.as_mut().poll(cx).is_ready();
         let ends = match timing {
-            CloseTiming::AtOnce => true,
+            CloseTiming::Spread => is_time,
             // While a request is under way, its response decides whether the connection ends.
             CloseTiming::WhenIdle => {
                 part.as_mut().poll(cx).is_ready() || (is_time && !shared.is_answering() && !shared.waits())
@@ -144,7 +145,7 @@ pub(super) async fn no_more_begins(
     let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
     let (grace, mut stages) = (stage.borrow().grace(), stage.clone());
     let idle = async {
-        time_to_leave(shared, &mut stages).await;
+        time_to_leave(shared, &mut stages, CloseTiming::WhenIdle).await;
         if begun().is_some() || shared.waits() {
             std::future::pending().await
         }
@@ -157,16 +158,22 @@ pub(super) async fn no_more_begins(
 }
 
 /// Waits for the moment from which the connection is to be closed as soon as no request is under way on it.
-async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
+async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>, timing: CloseTiming) {
     loop {
         let now = *stage.borrow_and_update();
         let time = async {
             match now {
                 Stage::Serving => std::future::pending().await,
                 Stage::Retiring { since, grace } => {
-                    tokio::time::sleep_until(since + grace + shared.guard.spread(grace / LOOKS)).await;
+                    let begin = match timing {
+                        CloseTiming::WhenIdle => since + grace,
+                        CloseTiming::Spread => since,
+                    };
+                    tokio::time::sleep_until(begin + shared.guard.spread(grace / LOOKS)).await;
                 }
-                Stage::Stopping { .. } if shared.is_fresh() => tokio::time::sleep(FIRST_REQUEST).await,
+                Stage::Stopping { .. } if timing == CloseTiming::WhenIdle && shared.is_fresh() => {
+                    tokio::time::sleep(FIRST_REQUEST).await
+                }
                 Stage::Stopping { .. } | Stage::ForceClosed => {}
             }
         };

@@ -68,7 +68,7 @@ impl Step {
 fn load(server: &Instance, mode: Mode) -> Load {
     let pause = match mode {
         Mode::Close => Duration::ZERO,
-        Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined => Duration::from_millis(5),
+        Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined | Mode::Http2 => Duration::from_millis(5),
     };
     let load = Plan { pause, ..Plan::new([server.addr()], 16, mode) }.start();
     load.wait_answered(100, SOON);

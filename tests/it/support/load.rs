@@ -9,6 +9,8 @@
 
 mod answer;
 mod client;
+mod connection;
+mod http2;
 mod report;
 
 pub use report::{Failures, Report};
@@ -28,6 +30,8 @@ use tokio::sync::watch;
 const EXAMPLES: usize = 20;
 /// The number of requests in one write of [`Mode::Pipelined`].
 const PIPELINED: u64 = 4;
+/// The number of concurrent requests of a client in [`Mode::Http2`].
+const STREAMS: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -42,6 +46,26 @@ pub enum Mode {
     /// As [`Mode::KeepAlive`], with [`PIPELINED`] requests in one write, followed by their responses. A
     /// `Connection: close` before the last response loses the remaining requests.
     Pipelined,
+    /// HTTP/2, with [`STREAMS`] requests at a time on one connection. A new connection follows when the server has
+    /// announced the end of the connection by GOAWAY.
+    Http2,
+}
+
+/// What the requests are sent over.
+#[derive(Clone)]
+pub enum Transport {
+    Tcp,
+    /// TLS over TCP. Sessions are resumed if this configuration allows it.
+    Tls(Arc<rustls::ClientConfig>),
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "Tcp",
+            Transport::Tls(_) => "Tls",
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +84,8 @@ pub struct Plan {
     pub targets: Vec<SocketAddr>,
     pub clients: usize,
     pub mode: Mode,
+    /// Default: TCP.
+    pub transport: Transport,
     /// The path of each request. Default: `/`.
     pub path: String,
     /// The pause between two requests of a client. Default: none.
@@ -77,6 +103,7 @@ impl Plan {
             targets: targets.into(),
             clients,
             mode,
+            transport: Transport::Tcp,
             path: "/".into(),
             pause: Duration::ZERO,
             timeout: Duration::from_secs(10),

@@ -25,7 +25,7 @@ pub mod status;
 pub mod stranger;
 pub mod systemd;
 pub mod terminal;
-mod tls;
+pub mod tls;
 pub mod verb;
 pub mod wan;
 mod witness;

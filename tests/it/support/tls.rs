@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,34 @@ pub fn make(folder: &Path) {
     let signed = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
     fs::write(folder.join(CERTIFICATE), signed.cert.der()).expect("written");
     fs::write(folder.join(KEY), signed.signing_key.serialize_der()).expect("written");
+}
+
+/// A certificate and its key, in PEM files.
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    der: CertificateDer<'static>,
+}
+
+impl Identity {
+    /// Makes a certificate that is valid for these names, and writes the files `NAME.pem` and `NAME.key`.
+    pub fn make(folder: &Path, file: &str, names: &[&str]) -> Identity {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let signed = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let (certificate, key) = (folder.join(format!("{file}.pem")), folder.join(format!("{file}.key")));
+        fs::write(&certificate, signed.cert.pem()).expect("written");
+        fs::write(&key, signed.signing_key.serialize_pem()).expect("written");
+        Identity { certificate, key, der: signed.cert.der().clone() }
+    }
+
+    /// The configuration of a client that trusts this certificate alone, and offers these protocols by ALPN.
+    pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        let mut known = RootCertStore::empty();
+        known.add(self.der.clone()).expect("a certificate");
+        let mut config = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
 }
 
 fn certificate(folder: &Path) -> CertificateDer<'static> {

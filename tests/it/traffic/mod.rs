@@ -7,6 +7,7 @@ mod drain;
 mod limits;
 mod load_counts;
 mod nothing_lost;
+mod tls;
 mod unsteered;
 mod wan;
 mod websocket;

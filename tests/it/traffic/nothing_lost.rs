@@ -24,13 +24,17 @@ fn targets(server: &Instance, listen: &str) -> Vec<SocketAddr> {
 }
 
 /// Reloads under load, each time after the clients have met the last generation and have got some hundred answers more.
-fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
+pub(super) fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
     let load = plan.start();
     load.wait_answered(1000, SOON);
     for reload in 1..=reloads {
         server.reload();
         load.wait_generation(reload + 1, SOON);
         load.wait_answered(300, SOON);
+        // Of more than three generations that drain, the oldest is ended.
+        if let Some(before) = reload.checked_sub(2).filter(|before| *before > 0) {
+            server.wait_log(&format!(" gone generation={before} "), SOON);
+        }
     }
     let report = load.stop();
     println!("{report}");
@@ -38,7 +42,7 @@ fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
 }
 
 fn nothing_is_lost(listen: &str, mode: Mode, options: &[&str]) {
-    let server = Start::serve().listen(listen).args(options).ready();
+    let server = Start::serve().listen(listen).args(["--idle-grace", "1s"]).args(options).ready();
     let plan = Plan::new(targets(&server, listen), CLIENTS, mode);
     let report = reload_under_load(&server, plan, RELOADS);
     report.assert_nothing_lost();
@@ -70,6 +74,7 @@ nothing_is_lost! {
     keep_alive_dual_stack_three_listeners: "[::]:0", Mode::KeepAlive, "3";
     keep_alive_of_http_1_0: "127.0.0.1:0", Mode::KeepAlive10, "1";
     pipelined: "127.0.0.1:0", Mode::Pipelined, "1";
+    http_2: "127.0.0.1:0", Mode::Http2, "1";
 }
 
 /// Clients that pause between two requests: their connections are idle when the generation retires.
@@ -143,7 +148,7 @@ fn listeners_of(pid: u32) -> Vec<Socket> {
 /// see none anywhere.
 #[test]
 fn a_plain_restart_loses_and_the_load_sees_it() {
-    for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined] {
+    for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined, Mode::Http2] {
         let plain = Start::serve().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.ready();
         let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), RELOADS);

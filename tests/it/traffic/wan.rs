@@ -177,6 +177,13 @@ fn steered_and_kept_alive() {
     nothing_is_lost(&wan, Start::serve(), Mode::KeepAlive, "steered");
 }
 
+/// A request that was sent before its client has heard the GOAWAY comes up to a round trip later.
+#[test]
+fn steered_and_http_2() {
+    let Some(wan) = line_with(Migration::Off) else { return };
+    nothing_is_lost(&wan, Start::serve(), Mode::Http2, "steered");
+}
+
 #[test]
 fn steered_and_migrating() {
     let Some(wan) = line_with(Migration::On) else { return };

@@ -14,6 +14,13 @@ pub struct Message<'a> {
     pub last: bool,
 }
 
+impl<'a> Message<'a> {
+    /// A complete response of HTTP/2.
+    pub fn of(status: u16, body: &'a [u8]) -> Message<'a> {
+        Message { status, body: Cow::Borrowed(body), length: body.len(), last: false }
+    }
+}
+
 /// Whether more input may come on the connection, or the end of file has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {

@@ -1,14 +1,14 @@
 //! One client of the load: connects, sends a request, reads the whole response, and classifies each failure.
 
 use super::answer::{Author, Input, Message, parse};
-use super::{EXAMPLES, Mode, PIPELINED, Plan, Shared, Tally};
+use super::connection::{Connection, connect};
+use super::{EXAMPLES, Mode, PIPELINED, Plan, STREAMS, Shared, Tally};
 use rustix::io::Errno;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 /// The reason for a request without a correct response, by the side that caused the failure.
-enum Fault {
+pub enum Fault {
     Server(Kind, String),
     Client(String),
 }
@@ -42,19 +42,19 @@ enum After {
 }
 
 pub struct Client {
-    target: SocketAddr,
-    plan: Arc<Plan>,
-    shared: Arc<Shared>,
+    pub(super) target: SocketAddr,
+    pub(super) plan: Arc<Plan>,
+    pub(super) shared: Arc<Shared>,
     /// The stop signal: the load drops the sender to stop the clients.
-    stopped: watch::Receiver<()>,
+    pub(super) stopped: watch::Receiver<()>,
     request: Vec<u8>,
     /// The number of requests in `request`.
-    requests: u64,
+    pub(super) requests: u64,
     /// The number of sent requests without a response.
-    owed: u64,
+    pub(super) owed: u64,
     /// The buffer for all responses, so that the hot path allocates nothing.
     buffer: Vec<u8>,
-    tally: Tally,
+    pub(super) tally: Tally,
     /// The author of the last response. Only a different author takes the lock.
     author: Option<Author>,
     /// The time at which the current connection was begun.
@@ -62,7 +62,7 @@ pub struct Client {
     /// The local port of the current connection, if the connect succeeded.
     port: Option<u16>,
     /// The number of the current request on its connection, from 1.
-    nth: u64,
+    pub(super) nth: u64,
 }
 
 impl Client {
@@ -73,6 +73,7 @@ impl Client {
             Mode::KeepAlive => ("1.1", "", 1),
             Mode::KeepAlive10 => ("1.0", "Connection: Keep-Alive\r\n", 1),
             Mode::Pipelined => ("1.1", "", PIPELINED),
+            Mode::Http2 => ("2", "", STREAMS),
         };
         let request = format!("GET {} HTTP/{version}\r\nHost: {target}\r\n{connection}\r\n", plan.path);
         Client {
@@ -93,6 +94,9 @@ impl Client {
     }
 
     pub(super) async fn run(mut self) -> Tally {
+        if self.plan.mode == Mode::Http2 {
+            return self.run_http2().await;
+        }
         let mut held = None;
         // `has_changed` returns an error once the sender is dropped, and costs one atomic load.
         while self.stopped.has_changed().is_ok() {
@@ -119,7 +123,7 @@ impl Client {
     }
 
     /// Performs one request, or one write of several. A connection that can take another request is left in `held`.
-    async fn round(&mut self, held: &mut Option<TcpStream>) -> Result<(), Fault> {
+    async fn round(&mut self, held: &mut Option<Connection>) -> Result<(), Fault> {
         let begun = Instant::now();
         self.owed = 1;
         let mut stream = match held.take() {
@@ -143,26 +147,25 @@ impl Client {
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<TcpStream, Fault> {
+    pub(super) async fn connect(&mut self) -> Result<Connection, Fault> {
         self.begun = Instant::now();
         self.port = None;
         self.nth = 0;
         self.buffer.clear();
         let limit = self.plan.timeout;
-        let stream = match timeout(limit, TcpStream::connect(self.target)).await {
-            Ok(connected) => connected.map_err(|e| fault("connect", &e))?,
+        let (stream, port) = match timeout(limit, connect(&self.plan, self.target)).await {
+            Ok(connected) => connected?,
             Err(_) => {
                 let text = format!("no connection in {limit:?}");
                 return Err(Fault::Server(Kind::Timeout, text));
             }
         };
         self.tally.connections += 1;
-        self.port = stream.local_addr().ok().map(|address| address.port());
-        stream.set_nodelay(true).map_err(|e| fault("TCP_NODELAY", &e))?;
+        self.port = Some(port);
         Ok(stream)
     }
 
-    async fn exchange(&mut self, stream: &mut TcpStream, begun: Instant) -> Result<After, Fault> {
+    async fn exchange(&mut self, stream: &mut Connection, begun: Instant) -> Result<After, Fault> {
         self.buffer.clear();
         let written = stream.write_all(&self.request).await;
         written.map_err(|e| fault("write", &e))?;
@@ -185,7 +188,7 @@ impl Client {
     }
 
     /// Reads one response, and leaves the bytes after it in the buffer.
-    async fn answer(&mut self, stream: &mut TcpStream) -> Result<After, Fault> {
+    async fn answer(&mut self, stream: &mut Connection) -> Result<After, Fault> {
         let mut input = Input::Open;
         loop {
             if let Some(message) = parse(&self.buffer, input).map_err(wrong)? {
@@ -223,11 +226,11 @@ impl Client {
             // The server closes first, so that TIME_WAIT does not use up the client's ports.
             (_, Input::Open) if message.last => After::AwaitEof,
             (Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined, Input::Open) => After::AskAgain,
-            (Mode::Close, Input::Open) => After::Drop,
+            (Mode::Close | Mode::Http2, Input::Open) => After::Drop,
         }
     }
 
-    fn note(&mut self, author: Option<Author>) {
+    pub(super) fn note(&mut self, author: Option<Author>) {
         if let Some(Author { generation, .. }) = author {
             *self.tally.answered_by.entry(generation).or_default() += 1;
         }
@@ -242,7 +245,7 @@ impl Client {
     }
 
     /// Waits for the end of file. The response is already counted, so an error here loses no request.
-    async fn await_eof(&mut self, mut stream: TcpStream) {
+    async fn await_eof(&mut self, mut stream: Connection) {
         let _ = timeout(FAREWELL, async {
             loop {
                 self.buffer.clear();
@@ -255,7 +258,7 @@ impl Client {
         .await;
     }
 
-    fn tell(&self, kind: Kind, text: &str) {
+    pub(super) fn tell(&self, kind: Kind, text: &str) {
         self.shared.change(|seen| {
             seen.failures.count(kind);
             seen.last_lost = seen.last_lost.max(Some(self.begun));
@@ -278,7 +281,7 @@ fn wrong(text: String) -> Fault {
 }
 
 /// Classifies an error. The text of an `io::Error` contains the errno.
-fn fault(operation: &str, error: &io::Error) -> Fault {
+pub fn fault(operation: &str, error: &io::Error) -> Fault {
     let text = format!("{operation}: {error}");
     let kind = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::CONNREFUSED) => Kind::Refused,
