@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,7 +33,7 @@ impl Process {
     /// The error of pidfd_open(2) (Linux 5.3); the child is ended then.
     pub(super) fn hold(child: rustix::process::Pid) -> io::Result<Process> {
         match pidfd_open(child, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Process { pid: Pid::new(child.as_raw_nonzero().get().unsigned_abs()), pidfd }),
+            Ok(pidfd) => Ok(Process::of(child, pidfd)),
             Err(error) => {
                 // A child that cannot be held is not left behind.
                 let _ = rustix::process::kill_process(child, Signal::KILL);
@@ -43,8 +44,14 @@ impl Process {
     }
 
     /// Holds a process that was spawned together with its pidfd.
-    pub(super) fn of(pid: Pid, pidfd: OwnedFd) -> Process {
-        Process { pid, pidfd }
+    pub(super) fn of(child: rustix::process::Pid, pidfd: OwnedFd) -> Process {
+        Process { pid: Pid::new(child.as_raw_nonzero().get().unsigned_abs()), pidfd }
+    }
+
+    /// Waits for the end of a child that has begun to end, and reaps the child. Blocks. Does nothing if the process is
+    /// not for the caller to reap.
+    pub(super) fn wait(&self) {
+        let _ = retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED));
     }
 
     /// Ends the process with SIGKILL. Does nothing if the process is gone.

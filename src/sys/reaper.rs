@@ -78,7 +78,7 @@ impl Reaper {
     /// children are reported meanwhile.
     ///
     /// No unknown child is reaped in between. So a child that ends at once is not missed, and a child that could not
-    /// exec is left to posix_spawn(3), which waits for it itself.
+    /// exec is left to `spawn`, which waits for it itself.
     ///
     /// # Errors
     /// Those of `spawn`.

@@ -63,7 +63,7 @@ impl Drop for Blocked {
     }
 }
 
-/// Converts the result of a POSIX threads or posix_spawn(3) call, which returns its errno.
+/// Converts the result of a POSIX threads call, which returns its errno.
 pub(super) fn checked(errno: libc::c_int) -> io::Result<()> {
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }

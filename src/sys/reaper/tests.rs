@@ -69,7 +69,7 @@ fn what_cannot_begin_is_not_waited_for(reaper: &Reaper) {
     let program = Program { path, arguments: &[], environment: Vec::new(), directory: None, group: Group::Ours };
     let error = reaper.spawn(|| spawn::program(&program)).expect_err("there is none");
     assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
-    assert_eq!(reaper.reap(), 0, "posix_spawn(3) has waited for it");
+    assert_eq!(reaper.reap(), 0, "the spawn has waited for it");
     assert!(reaper.asked().is_empty());
 }
 

@@ -53,15 +53,14 @@ impl Image {
 
 /// C strings, and an array of pointers to them that ends in a null pointer.
 pub(super) struct Pointers {
-    pub(super) array: Vec<*mut libc::c_char>,
+    pub(super) array: Vec<*const libc::c_char>,
     _strings: Vec<CString>,
 }
 
 impl Pointers {
     pub(super) fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
         let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
-        // posix_spawn(3) takes the strings as mutable, and does not change them.
-        let array = strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
+        let array = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         Ok(Pointers { array, _strings: strings })
     }
 }

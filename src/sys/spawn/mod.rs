@@ -2,9 +2,9 @@
 //! only.
 #![allow(unsafe_code)]
 
-mod child;
+mod clone;
+mod descriptors;
 mod image;
-mod sibling;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +12,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
+use self::clone::{Birth, ChildOf, Failed};
+use self::descriptors::Descriptors;
 use self::image::Image;
 use super::during;
 use super::launch::Launch;
@@ -32,7 +34,7 @@ pub(crate) use self::image::Group;
 /// reaps all its children.
 ///
 /// # Errors
-/// The error of clone(2), chdir(2) or execve(2).
+/// The error of clone(2), chdir(2) or execve(2), with the object.
 pub(crate) fn spawn(
     launch: &Launch,
     path: &Path,
@@ -41,17 +43,13 @@ pub(crate) fn spawn(
     manager: Option<Pid>,
 ) -> io::Result<Process> {
     let image = Image::of(launch, path, removed, added)?;
-    let as_child = || child::spawn(&image, &Signals::only(libc::SIGHUP), Group::Ours);
-    let spawned = match manager.is_some() && manager == parent() {
-        // Fails on a kernel before Linux 5.9, in the first process of a PID namespace, which has no siblings, or under
-        // a seccomp filter.
-        true => sibling::spawn(&image).or_else(|error| match error.raw_os_error() {
-            Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => as_child(),
-            _ => Err(error),
-        }),
-        false => as_child(),
+    let child_of = match manager.is_some() && manager == parent() {
+        true => ChildOf::OurParent,
+        false => ChildOf::ThisProcess,
     };
-    spawned.map_err(|error| during(format_args!("execute {}", path.display()), error))
+    let (mask, group) = (Signals::only(libc::SIGHUP), Group::Ours);
+    let birth = Birth { image: &image, mask, group, descriptors: Descriptors::find()? };
+    clone::spawn(&birth, child_of).map_err(|failed| explain(failed, &image))
 }
 
 /// A supervised program: it knows nothing of this project.
@@ -73,16 +71,28 @@ pub(crate) struct Program<'a> {
 /// Like [`spawn`], but with no signal blocked: a program that knows nothing of this project would not unblock SIGHUP.
 ///
 /// # Errors
-/// The error of chdir(2) or execve(2), by kind: `NotFound`, `PermissionDenied`. posix_spawn(3) does not tell which of
-/// the two calls failed, so the message names the directory too.
+/// The error of chdir(2) or execve(2), by kind: `NotFound`, `PermissionDenied`; and with the object.
 pub(crate) fn program(program: &Program<'_>) -> io::Result<Process> {
     let environment = program.environment.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()));
-    let spawned = Image::new(program.path, program.arguments, environment, program.directory)
-        .and_then(|image| child::spawn(&image, &Signals::none(), program.group));
-    spawned.map_err(|error| match program.directory {
-        Some(directory) => during(format_args!("execute {} in {}", program.path.display(), directory.display()), error),
-        None => during(format_args!("execute {}", program.path.display()), error),
-    })
+    let image = Image::new(program.path, program.arguments, environment, program.directory)
+        .map_err(|error| during(format_args!("execute {}", program.path.display()), error))?;
+    let (mask, group) = (Signals::none(), program.group);
+    let birth = Birth { image: &image, mask, group, descriptors: Descriptors::find()? };
+    clone::spawn(&birth, ChildOf::ThisProcess).map_err(|failed| explain(failed, &image))
+}
+
+fn explain(failed: Failed, image: &Image) -> io::Error {
+    let program = image.program.to_string_lossy();
+    match failed {
+        Failed::Clone(error) => during(format_args!("make a process for {program}"), error),
+        Failed::Group(errno) => during(format_args!("make a process group for {program}"), errno),
+        Failed::Descriptors(errno) => during(format_args!("close the descriptors of {program}"), errno),
+        Failed::Directory(errno) => {
+            let directory = image.directory.as_deref().unwrap_or_default().to_string_lossy();
+            during(format_args!("enter {directory} to execute {program}"), errno)
+        }
+        Failed::Exec(errno) => during(format_args!("execute {program}"), errno),
+    }
 }
 
 /// The parent of this process; `None` if the parent is outside of this PID namespace.

@@ -166,3 +166,16 @@ fn a_program_that_is_missing_is_told_from_one_that_may_not_be_executed() {
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("/no/such/folder"), "{error}");
 }
+
+#[test]
+fn descriptors_are_closed_one_by_one_where_close_range_is_refused() {
+    let inherited = std::fs::File::open("/dev/null").expect("a descriptor");
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).expect("without close-on-exec");
+    let (launch, mask) = (sleeper(), Signals::only(libc::SIGHUP));
+    let image = Image::of(&launch, Path::new("/bin/sleep"), &["REMOVED"], &[("ADDED", "2".into())]).expect("no NUL");
+    let descriptors = Descriptors::listed().expect("/proc");
+    let birth = Birth { image: &image, mask, group: Group::Ours, descriptors };
+    let process = clone::spawn(&birth, ChildOf::ThisProcess).expect("spawns");
+    assert_clean(process.pid, HUP_ONLY);
+    kill_and_reap(&process);
+}
