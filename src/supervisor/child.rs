@@ -90,6 +90,7 @@ impl SpawnedChild {
             arguments: program.arguments(),
             environment,
             directory: program.directory(),
+            attributes: program.attributes(),
             group: Group::Own,
         };
         let (process, end) = reaper.spawn(|| spawn::program(&program))?;

@@ -112,7 +112,8 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Prefl
     let started = instance.attempts.run(move || {
         let path = check.executable()?;
         let (arguments, directory, group) = (check.arguments(), check.directory(), Group::Own);
-        let program = Program { path: &path, arguments, environment, directory, group };
+        let attributes = check.attributes();
+        let program = Program { path: &path, arguments, environment, directory, attributes, group };
         let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         Ok((Check { process, mark }, end))
     });

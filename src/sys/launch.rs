@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
+use super::attributes::Attributes;
+
 /// How this process was started, taken once, before the application changes anything.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
@@ -15,15 +17,17 @@ pub(crate) struct Launch {
     /// The *path* of the directory: if the path leads through a symlink that is flipped, the next generation follows it
     /// anew.
     pub(super) directory: Option<PathBuf>,
+    pub(super) attributes: Attributes,
 }
 
 impl Launch {
-    /// Reads the arguments, the environment and the directory of the running process.
+    /// Reads the arguments, the environment, the directory and the attributes of the running process.
     pub(crate) fn capture() -> Launch {
         Launch {
             arguments: std::env::args_os().collect(),
             environment: std::env::vars_os().collect(),
             directory: start_directory(),
+            attributes: Attributes::capture(),
         }
     }
 
@@ -39,11 +43,11 @@ impl Launch {
         self.candidates(directory, name).iter().any(|candidate| candidate.exists())
     }
 
-    /// A launch with these words, an empty environment, and the root directory.
+    /// A launch with these words, an empty environment, the root directory, and the attributes of this process.
     #[cfg(test)]
     pub(crate) fn of<const N: usize>(words: [&str; N]) -> Launch {
         let arguments = words.map(OsString::from).into();
-        Launch { arguments, environment: vec![], directory: Some("/".into()) }
+        Launch { arguments, environment: vec![], directory: Some("/".into()), attributes: Attributes::capture() }
     }
 
     pub(crate) fn arguments(&self) -> &[OsString] {
@@ -56,6 +60,10 @@ impl Launch {
 
     pub(crate) fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
+    }
+
+    pub(crate) fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
@@ -139,9 +147,9 @@ mod tests {
 
     fn started_as(name: &str, directory: &Path) -> Launch {
         Launch {
-            arguments: vec![name.into()],
             environment: vec![("PATH".into(), "/nowhere:/bin:/usr/bin".into())],
             directory: Some(directory.to_owned()),
+            ..Launch::of([name])
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests to the Linux kernel. Every `unsafe` block of the project is in this folder.
 
+mod affinity;
+pub(crate) mod attributes;
 pub(crate) mod cgroup;
 pub(crate) mod control_folder;
 pub(crate) mod control_socket;

@@ -3,6 +3,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::super::attributes::Attributes;
 use super::super::process::{HeldProcess, Process};
 use super::super::reaper::{Reaper, become_subreaper};
 use super::super::reexec::{role, run_again};
@@ -51,7 +52,8 @@ fn shell(script: &str, variable: (&str, &str)) -> Process {
     let arguments: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
     let environment = vec![(variable.0.into(), variable.1.into())];
     let (path, group) = (Path::new("/bin/sh"), Group::Own);
-    spawn::program(&Program { path, arguments: &arguments, environment, directory: None, group }).expect("spawns")
+    let (directory, attributes) = (None, &Attributes::capture());
+    spawn::program(&Program { path, arguments: &arguments, environment, directory, attributes, group }).expect("spawns")
 }
 
 /// Looks until `look` returns a value: no event tells when a process has a child.

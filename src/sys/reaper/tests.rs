@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::super::attributes::Attributes;
 use super::super::process::HeldProcess;
 use super::super::process_tree::Snapshot;
 use super::super::reexec::{role, run_again};
@@ -40,7 +41,8 @@ fn every_end_is_told_and_orphans_are_reaped_too() {
 fn sh(script: &str) -> io::Result<Process> {
     let arguments: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
     let (path, group) = (Path::new("/bin/sh"), Group::Own);
-    spawn::program(&Program { path, arguments: &arguments, environment: Vec::new(), directory: None, group })
+    let (environment, attributes) = (Vec::new(), &Attributes::capture());
+    spawn::program(&Program { path, arguments: &arguments, environment, directory: None, attributes, group })
 }
 
 async fn ends_are_told(reaper: &Reaper) {
@@ -66,7 +68,8 @@ async fn ends_are_told(reaper: &Reaper) {
 
 fn what_cannot_begin_is_not_waited_for(reaper: &Reaper) {
     let path = Path::new("/no/such/program");
-    let program = Program { path, arguments: &[], environment: Vec::new(), directory: None, group: Group::Ours };
+    let (environment, attributes) = (Vec::new(), &Attributes::capture());
+    let program = Program { path, arguments: &[], environment, directory: None, attributes, group: Group::Ours };
     let error = reaper.spawn(|| spawn::program(&program)).expect_err("there is none");
     assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
     assert_eq!(reaper.reap(), 0, "the spawn has waited for it");

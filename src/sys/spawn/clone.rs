@@ -2,7 +2,8 @@
 //! the calling thread waits (`CLONE_VM | CLONE_VFORK`). So the page tables of a process that may be large are not
 //! copied, and its threads do not cause a page fault for each page that they write to in that moment.
 //!
-//! posix_spawn(3) itself cannot make the child a child of this process's own parent. systemd waits for the end of the main process only if the main process is its
+//! posix_spawn(3) itself cannot give the child attributes other than those of this process, and cannot make the child a
+//! child of this process's own parent. systemd waits for the end of the main process only if the main process is its
 //! own child. It checks this when `MAINPID=` names the process (`service_set_main_pid` in src/core/service.c of 252 and
 //! 257, "our child"), and never again. A main process that is a child of the previous generation is killed with SIGKILL
 //! where systemd should wait for it, and its death can go unnoticed.
@@ -18,6 +19,7 @@ use rustix::process::{Pid, chdir, setpgid};
 
 use super::descriptors::Descriptors;
 use super::image::{Group, Image};
+use crate::sys::attributes::Attributes;
 use crate::sys::process::Process;
 use crate::sys::signals::{Blocked, Signals};
 
@@ -39,6 +41,7 @@ pub(super) enum ChildOf {
 /// What the child does and has before exec.
 pub(super) struct Birth<'a> {
     pub(super) image: &'a Image,
+    pub(super) attributes: &'a Attributes,
     /// The signals that are blocked in the child when it begins.
     pub(super) mask: Signals,
     pub(super) group: Group,
@@ -58,6 +61,7 @@ pub(super) enum Failed {
 /// The data of the child, in the memory of its parent, which waits.
 struct Shared<'a> {
     birth: &'a Birth<'a>,
+    inherited: Attributes,
     failed: Cell<Option<Failed>>,
 }
 
@@ -71,7 +75,8 @@ pub(super) fn spawn(birth: &Birth<'_>, child_of: ChildOf) -> Result<Process, Fai
         ChildOf::ThisProcess => &[pidfd, 0][..],
         ChildOf::OurParent => &[sibling, pidfd, 0],
     };
-    let shared = Shared { birth, failed: Cell::new(None) };
+    let shared = Shared { birth, inherited: Attributes::inherited(), failed: Cell::new(None) };
+    let _slack = birth.attributes.timer_slack();
     let mut spawned = Err(io::Error::from(io::ErrorKind::InvalidInput));
     for flags in ways {
         spawned = clone(&shared, *flags);
@@ -121,10 +126,12 @@ extern "C" fn begin(shared: *mut c_void) -> libc::c_int {
     // exec resets caught signals, but not ignored ones. The C library refuses its own two signals, which are not ours
     // to set.
     for signal in 1..=libc::SIGRTMAX() {
+        let ignores = shared.birth.attributes.ignores(signal);
+        let disposition = if ignores { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: the table of handlers is the child's own (no CLONE_SIGHAND); a signal that cannot be set is refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::signal(signal, disposition) };
     }
-    let Err(failed) = enter(shared.birth);
+    let Err(failed) = enter(shared.birth, &shared.inherited);
     // The parent reads this value when the child has ended.
     shared.failed.set(Some(failed));
     // SAFETY: ends the child without running the exit handlers that the parent has registered.
@@ -132,16 +139,17 @@ extern "C" fn begin(shared: *mut c_void) -> libc::c_int {
 }
 
 /// Returns only if a call fails.
-fn enter(birth: &Birth<'_>) -> Result<Infallible, Failed> {
-    let Birth { image, mask, group, descriptors } = birth;
+fn enter(birth: &Birth<'_>, inherited: &Attributes) -> Result<Infallible, Failed> {
+    let Birth { image, attributes, mask, group, descriptors } = birth;
     match group {
         Group::Own => setpgid(None, None).map_err(Failed::Group)?,
-        Group::Ours => {}
+        Group::Ours => attributes.restore_group(inherited),
     }
     if let Some(directory) = &image.directory {
         chdir(directory.as_c_str()).map_err(Failed::Directory)?;
     }
     descriptors.close().map_err(Failed::Descriptors)?;
+    attributes.restore(inherited);
     // SAFETY: the set is initialised; a null pointer for the previous set is allowed.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
     let (arguments, environment) = (image.arguments.array.as_ptr(), image.environment.array.as_ptr());

@@ -13,7 +13,7 @@ pub(crate) enum Group {
     /// A new group, whose number is the child's pid: a signal to the group reaches the child and the processes that the
     /// child starts, and a Ctrl-C on a terminal does not reach the group.
     Own,
-    /// The group of this process.
+    /// The group that this process was started in.
     Ours,
 }
 

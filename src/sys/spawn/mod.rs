@@ -15,6 +15,7 @@ use std::path::Path;
 use self::clone::{Birth, ChildOf, Failed};
 use self::descriptors::Descriptors;
 use self::image::Image;
+use super::attributes::Attributes;
 use super::during;
 use super::launch::Launch;
 use super::process::Process;
@@ -23,12 +24,13 @@ use crate::model::identity::Pid;
 
 pub(crate) use self::image::Group;
 
-/// Starts `path` as this process was started: arguments, environment (less `removed`, plus `added`), directory.
+/// Starts `path` as this process was started: arguments, environment (less `removed`, plus `added`), directory, process
+/// group, and the other attributes of [`Attributes`], whatever the application has made of them since.
 ///
-/// Descriptors above 2 are closed, those without close-on-exec included. Every signal has its default disposition, and
-/// only SIGHUP is blocked: the next generation unblocks SIGHUP when it can handle the signal ([`unblock_hup`]), so that
-/// a SIGHUP sent to the whole group does not kill the next generation in its first millisecond. A file that is no
-/// program is an error, and is not given to a shell. Blocks the thread until exec has happened.
+/// Descriptors above 2 are closed, those without close-on-exec included. Only SIGHUP is blocked: the next generation
+/// unblocks SIGHUP when it can handle the signal ([`unblock_hup`]), so that a SIGHUP sent to the whole group does not
+/// kill the next generation in its first millisecond. A file that is no program is an error, and is not given to a
+/// shell. Blocks the thread until exec has happened.
 ///
 /// The new process becomes a child of this process, or of this process's parent if that parent is `manager`, which
 /// reaps all its children.
@@ -47,8 +49,8 @@ pub(crate) fn spawn(
         true => ChildOf::OurParent,
         false => ChildOf::ThisProcess,
     };
-    let (mask, group) = (Signals::only(libc::SIGHUP), Group::Ours);
-    let birth = Birth { image: &image, mask, group, descriptors: Descriptors::find()? };
+    let (attributes, mask, group) = (&launch.attributes, Signals::only(libc::SIGHUP), Group::Ours);
+    let birth = Birth { image: &image, attributes, mask, group, descriptors: Descriptors::find()? };
     clone::spawn(&birth, child_of).map_err(|failed| explain(failed, &image))
 }
 
@@ -63,6 +65,7 @@ pub(crate) struct Program<'a> {
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// `None` for the directory of this process.
     pub(crate) directory: Option<&'a Path>,
+    pub(crate) attributes: &'a Attributes,
     pub(crate) group: Group,
 }
 
@@ -76,8 +79,8 @@ pub(crate) fn program(program: &Program<'_>) -> io::Result<Process> {
     let environment = program.environment.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()));
     let image = Image::new(program.path, program.arguments, environment, program.directory)
         .map_err(|error| during(format_args!("execute {}", program.path.display()), error))?;
-    let (mask, group) = (Signals::none(), program.group);
-    let birth = Birth { image: &image, mask, group, descriptors: Descriptors::find()? };
+    let (attributes, mask, group) = (program.attributes, Signals::none(), program.group);
+    let birth = Birth { image: &image, attributes, mask, group, descriptors: Descriptors::find()? };
     clone::spawn(&birth, ChildOf::ThisProcess).map_err(|failed| explain(failed, &image))
 }
 

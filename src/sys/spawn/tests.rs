@@ -1,12 +1,14 @@
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::*;
-use crate::sys::reexec::{reexec, role};
+use crate::sys::reexec::{reexec, role, run_again};
 
 const HUP_ONLY: &str = "0000000000000001";
 const NONE: &str = "0000000000000000";
 
-/// Asserts that the process has exactly these signals blocked, ignores no signal, and has three descriptors.
+/// Asserts that the process has exactly these signals blocked, ignores those that this process ignored at its
+/// start but for SIGPIPE, and has three descriptors.
 #[track_caller]
 fn assert_clean(pid: Pid, blocked: &str) {
     let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -19,8 +21,11 @@ fn assert_clean(pid: Pid, blocked: &str) {
     assert_eq!(fds, 3);
     assert!(status.contains(&format!("SigBlk:\t{blocked}\n")), "{status}");
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("a line");
+    let ignored = u64::from_str_radix(ignored, 16).expect("hexadecimal");
     // Signals 32 and 33 belong to the C library, and cannot be set.
-    assert_eq!(u64::from_str_radix(ignored, 16).expect("hexadecimal") & !(0b11 << 31), 0, "{ignored}");
+    for signal in (1..=64).filter(|signal| ![32, 33].contains(signal)) {
+        assert_eq!(ignored & 1 << (signal - 1) != 0, Attributes::capture().ignores(signal), "signal {signal}");
+    }
     assert_eq!(std::fs::read_link(proc.join("cwd")).expect("alive"), Path::new("/"));
     let environment = std::fs::read(proc.join("environ")).expect("alive");
     assert_eq!(environment, b"KEPT=1\0ADDED=2\0");
@@ -28,9 +33,8 @@ fn assert_clean(pid: Pid, blocked: &str) {
 
 fn sleeper() -> Launch {
     Launch {
-        arguments: vec!["sleep".into(), "60".into()],
         environment: vec![("KEPT".into(), "1".into()), ("REMOVED".into(), "1".into())],
-        directory: Some("/".into()),
+        ..Launch::of(["sleep", "60"])
     }
 }
 
@@ -123,8 +127,16 @@ fn the_child_of_another_is_never_spawned_for_a_manager_that_is_not_the_parent() 
 }
 
 fn supervised<'a>(path: &'a str, arguments: &'a [OsString], group: Group) -> Program<'a> {
+    static ATTRIBUTES: LazyLock<Attributes> = LazyLock::new(Attributes::capture);
     let environment = vec![("KEPT".into(), "1".into()), ("ADDED".into(), "2".into())];
-    Program { path: Path::new(path), arguments, environment, directory: Some(Path::new("/")), group }
+    Program {
+        path: Path::new(path),
+        arguments,
+        environment,
+        directory: Some(Path::new("/")),
+        attributes: &ATTRIBUTES,
+        group,
+    }
 }
 
 #[test]
@@ -174,8 +186,21 @@ fn descriptors_are_closed_one_by_one_where_close_range_is_refused() {
     let (launch, mask) = (sleeper(), Signals::only(libc::SIGHUP));
     let image = Image::of(&launch, Path::new("/bin/sleep"), &["REMOVED"], &[("ADDED", "2".into())]).expect("no NUL");
     let descriptors = Descriptors::listed().expect("/proc");
-    let birth = Birth { image: &image, mask, group: Group::Ours, descriptors };
+    let birth = Birth { image: &image, attributes: &launch.attributes, mask, group: Group::Ours, descriptors };
     let process = clone::spawn(&birth, ChildOf::ThisProcess).expect("spawns");
     assert_clean(process.pid, HUP_ONLY);
+    kill_and_reap(&process);
+}
+
+#[test]
+fn a_process_that_has_left_its_group_spawns_into_the_group_of_its_start() {
+    if role().is_none() {
+        return run_again(a_process_that_has_left_its_group_spawns_into_the_group_of_its_start, "leaves");
+    }
+    let (launch, group) = (sleeper(), rustix::process::getpgrp());
+    rustix::process::setpgid(None, None).expect("no leader of a session");
+    assert_ne!(rustix::process::getpgrp(), group);
+    let process = spawn(&launch, Path::new("/bin/sleep"), &[], &[], None).expect("spawns");
+    assert_eq!(rustix::process::getpgid(pid_of(&process)), Ok(group));
     kill_and_reap(&process);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use super::super::attributes::Attributes;
 use super::super::process::Process;
 use super::super::reexec::{reexec, role, run_again};
 use super::super::spawn::{self, Group, Program};
@@ -70,7 +71,14 @@ fn on_a_terminal() {
 fn sleeper() -> Process {
     let arguments = ["sleep".into(), "60".into()];
     let (path, environment) = (Path::new("/bin/sleep"), Vec::new());
-    let program = Program { path, arguments: &arguments, environment, directory: None, group: Group::Own };
+    let program = Program {
+        path,
+        arguments: &arguments,
+        environment,
+        directory: None,
+        attributes: &Attributes::capture(),
+        group: Group::Own,
+    };
     spawn::program(&program).expect("spawns")
 }
 

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::process::{Instance, Start};
-use super::tls;
+use super::{attributes, tls};
 
 const OPTIONS: &str = "CUTOVER_TEST_APP";
 /// The duration of steps that the test ends itself.
@@ -57,6 +57,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// If true, the hook `before_reload` never returns.
     pub hook_hangs: bool,
+    /// If true, each generation changes its attributes when its server is made.
+    pub changes_itself: bool,
 }
 
 impl Default for Options {
@@ -76,6 +78,7 @@ impl Default for Options {
             ready_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(60),
             hook_hangs: false,
+            changes_itself: false,
         }
     }
 }
@@ -156,6 +159,9 @@ fn plays_the_server() {
     let writer = log.clone();
     tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(move || writer.clone()).init();
     let server = build(&options);
+    if options.changes_itself {
+        attributes::change_own();
+    }
     if folder.join(HANG).exists() {
         loop {
             std::thread::park();

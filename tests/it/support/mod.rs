@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "`pub` says here what a test may use")]
 
 pub mod app;
+pub mod attributes;
 pub mod control;
 pub mod deployed;
 pub mod docker;

@@ -14,9 +14,11 @@ use super::witness::{NotifySocket, Seen, Witness, address_in, main_pid};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use std::fmt::Write as _;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -53,6 +55,10 @@ impl Instance {
         let notify_path = directory.path().join("notify");
         let witness = Arc::new(Witness::default());
         let notify = NotifySocket::bind(&notify_path, &witness).expect("bind NOTIFY_SOCKET");
+        // A program that runs as another user notifies as well.
+        for path in [directory.path(), &notify_path] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("our own");
+        }
         let (log, writer) = io::pipe().expect("make the pipe of the log");
         let child = spawn(&notify_path, writer);
         witness.read_log(log);

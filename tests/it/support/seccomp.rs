@@ -17,6 +17,10 @@ pub enum Refused {
     PidfdGetfd,
     /// setfsuid(2).
     Setfsuid,
+    /// clone(2) with exactly these flags.
+    Clone(i32),
+    /// close_range(2).
+    CloseRange,
 }
 
 // Offsets in struct seccomp_data (seccomp(2)). Those of arguments are the low halves on a little-endian machine.
@@ -37,6 +41,8 @@ impl Refused {
             Refused::SocketOption(option) => (libc::SYS_setsockopt, Some((THIRD_ARGUMENT, option.cast_unsigned()))),
             Refused::Membarrier => (libc::SYS_membarrier, None),
             Refused::PidfdGetfd => (libc::SYS_pidfd_getfd, None),
+            Refused::Clone(flags) => (libc::SYS_clone, Some((FIRST_ARGUMENT, flags.cast_unsigned()))),
+            Refused::CloseRange => (libc::SYS_close_range, None),
             Refused::Setfsuid => (libc::SYS_setfsuid, None),
             Refused::Family(family) => (libc::SYS_socket, Some((FIRST_ARGUMENT, family.cast_unsigned()))),
         }

@@ -60,6 +60,15 @@ impl Start {
         }
     }
 
+    /// Runs the program by this command, whose words come before it.
+    pub fn under<const N: usize>(mut self, words: [&str; N]) -> Start {
+        let before = words.into_iter().map(OsString::from).chain([self.program.clone()]);
+        self.args.splice(0..0, before);
+        self.program = self.args.remove(0);
+        self.default_listen = self.default_listen.map(|place| place + N);
+        self
+    }
+
     pub fn with_program(mut self, path: impl AsRef<OsStr>) -> Start {
         self.program = path.as_ref().into();
         self
