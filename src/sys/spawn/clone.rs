@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, chdir, setpgid};
+use rustix::process::{Pid, Resource, chdir, getrlimit, setpgid};
 
 use super::descriptors::Descriptors;
 use super::image::{Group, Image};
@@ -55,7 +55,11 @@ pub(super) enum Failed {
     Directory(Errno),
     Group(Errno),
     Descriptors(Errno),
-    Exec(Errno),
+    /// With the soft limit of the child's stack, on which the size of the arguments and the environment depends.
+    Exec {
+        errno: Errno,
+        stack: Option<u64>,
+    },
 }
 
 /// The data of the child, in the memory of its parent, which waits.
@@ -157,5 +161,5 @@ fn enter(birth: &Birth<'_>, inherited: &Attributes) -> Result<Infallible, Failed
     unsafe { libc::execve(image.program.as_ptr(), arguments, environment) };
     // errno is that of the parent's thread, which shares its memory with the child and waits.
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
-    Err(Failed::Exec(Errno::from_raw_os_error(errno)))
+    Err(Failed::Exec { errno: Errno::from_raw_os_error(errno), stack: getrlimit(Resource::Stack).current })
 }

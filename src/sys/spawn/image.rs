@@ -54,13 +54,13 @@ impl Image {
 /// C strings, and an array of pointers to them that ends in a null pointer.
 pub(super) struct Pointers {
     pub(super) array: Vec<*const libc::c_char>,
-    _strings: Vec<CString>,
+    pub(super) strings: Vec<CString>,
 }
 
 impl Pointers {
     pub(super) fn to(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Pointers> {
         let strings = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
         let array = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        Ok(Pointers { array, _strings: strings })
+        Ok(Pointers { array, strings })
     }
 }

@@ -5,12 +5,15 @@
 mod clone;
 mod descriptors;
 mod image;
+mod size;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use self::clone::{Birth, ChildOf, Failed};
 use self::descriptors::Descriptors;
@@ -94,7 +97,13 @@ fn explain(failed: Failed, image: &Image) -> io::Error {
             let directory = image.directory.as_deref().unwrap_or_default().to_string_lossy();
             during(format_args!("enter {directory} to execute {program}"), errno)
         }
-        Failed::Exec(errno) => during(format_args!("execute {program}"), errno),
+        Failed::Exec { errno: Errno::TOOBIG, stack } => {
+            let (arguments, environment) = (&image.arguments.strings, &image.environment.strings);
+            let error = io::Error::from(Errno::TOOBIG);
+            let why = size::too_large(arguments, environment, stack, rustix::param::page_size());
+            io::Error::new(error.kind(), format!("execute {program}: {error}: {why}"))
+        }
+        Failed::Exec { errno, stack: _ } => during(format_args!("execute {program}"), errno),
     }
 }
 

@@ -193,6 +193,28 @@ fn descriptors_are_closed_one_by_one_where_close_range_is_refused() {
 }
 
 #[test]
+fn what_is_too_large_for_exec_is_named() {
+    let (path, arguments) = ("/bin/true", ["true".into()]);
+    let large = |sizes: &[usize]| {
+        let variables =
+            sizes.iter().enumerate().map(|(n, size)| (format!("LARGE{n}").into(), "x".repeat(*size).into()));
+        let environment = variables.collect();
+        let error =
+            program(&Program { environment, ..supervised(path, &arguments, Group::Own) }).expect_err("too large");
+        assert_eq!(error.kind(), io::ErrorKind::ArgumentListTooLong, "{error}");
+        error.to_string()
+    };
+    let pages = 32 * rustix::param::page_size();
+    let error = large(&[10, pages]);
+    let words =
+        format!("execute /bin/true: Argument list too long (os error 7): the variable LARGE1 has {}", pages + 8);
+    assert!(error.starts_with(&words), "{error}");
+    // The kernel allows 6 MiB at most, whatever the limit of the stack.
+    let error = large(&vec![100_000; 70]);
+    assert!(error.contains("70 environment variables have ") && error.contains("both together may have "), "{error}");
+}
+
+#[test]
 fn a_process_that_has_left_its_group_spawns_into_the_group_of_its_start() {
     if role().is_none() {
         return run_again(a_process_that_has_left_its_group_spawns_into_the_group_of_its_start, "leaves");

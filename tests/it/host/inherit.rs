@@ -1,6 +1,10 @@
 //! The next generation has the attributes that the first one was started with, whatever the application or an
 //! administrator changes in between.
 
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::support::app::{App, Options};
@@ -13,6 +17,7 @@ use crate::support::script::Script;
 use crate::support::seccomp::Refused;
 use crate::support::skip;
 
+const SOON: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65534;
 
 fn is_root() -> bool {
@@ -144,4 +149,48 @@ fn where_the_kernel_offers_less_the_next_generation_is_spawned_all_the_same() {
     server.reload();
     server.reload();
     assert!(http_get(server.addr(), "/").expect("an answer").contains("generation 3"));
+}
+
+/// The environment of the first generation is just small enough; what the next one is told beside it is too much.
+#[test]
+fn an_environment_that_is_too_large_for_exec_is_named_and_the_old_generation_serves_on() {
+    const PIECE: usize = 100_000;
+    // `bprm_stack_limits` in fs/exec.c.
+    let limit = getrlimit(Resource::Stack).current.map_or(6 << 20, |stack| (stack / 4).clamp(128 << 10, 6 << 20));
+    let used = {
+        let server = Start::serve().ready();
+        let file = |name: &str| fs::read(format!("/proc/{}/{name}", server.first_pid())).expect("alive");
+        let strings = [file("environ"), file("cmdline")].concat();
+        let pointers = strings.iter().filter(|byte| **byte == 0).count() * size_of::<usize>();
+        strings.len() + pointers + env!("CARGO_BIN_EXE_cutover").len() + 1
+    };
+    // Two more variables would not fit.
+    let mut left = usize::try_from(limit).expect("small") - used - 64;
+    let mut start = Start::serve();
+    for n in 100.. {
+        let name = format!("LARGE{n}");
+        let size = PIECE.min(left).saturating_sub(name.len() + 2 + size_of::<usize>());
+        if size == 0 {
+            break;
+        }
+        start = start.env(name, "x".repeat(size));
+        left -= PIECE.min(left);
+    }
+    let server = start.ready();
+    for generation in 2..4 {
+        let mark = server.mark();
+        server.hup();
+        let line = server.wait_log_after(mark, "reload failed", SOON);
+        for word in [
+            &format!("generation {generation} "),
+            env!("CARGO_BIN_EXE_cutover"),
+            "Argument list too long (os error 7): ",
+            " environment variables have ",
+            &format!("both together may have {limit}, "),
+            "generation 1 serves on",
+        ] {
+            assert!(line.contains(word), "`{word}` is not in: {line}");
+        }
+        assert!(http_get(server.addr(), "/").expect("an answer").contains("generation 1"));
+    }
 }
