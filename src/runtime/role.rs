@@ -22,10 +22,24 @@ pub(crate) const SUPERVISED: &str = "CUTOVER_RUN";
 /// How many processes may stand between the supervisor and a server: shells and launchers.
 const ANCESTORS: usize = 16;
 /// Variables that name one process, or descriptors of one process, so that the next generation must not get them:
-/// sd_notify(3), sd_listen_fds(3), systemd.exec(5). All other variables of the service manager, especially
-/// NOTIFY_SOCKET, have the same value in each generation, because the application may use them.
-pub(crate) const OWN: [&str; 8] =
-    [SPAWN_INFO, NOTIFY, EXEC_PID, "WATCHDOG_PID", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+/// sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), systemd.exec(5) up to 258 (MAINPIDFDID, LISTEN_PIDFDID).
+///
+/// All other variables of the service manager have the same value in each generation, because the application may use
+/// them: they name the service (NOTIFY_SOCKET, INVOCATION_ID, CREDENTIALS_DIRECTORY, WATCHDOG_USEC, FDSTORE,
+/// MEMORY_PRESSURE_WATCH), the manager (MANAGERPID, MANAGERPIDFDID), the cause of the start (TRIGGER_UNIT), or what
+/// descriptors 0, 1 and 2 are, which each generation has (JOURNAL_STREAM; REMOTE_ADDR with StandardInput=socket).
+pub(crate) const OWN: [&str; 10] = [
+    SPAWN_INFO,
+    NOTIFY,
+    EXEC_PID,
+    "MAINPID",
+    "MAINPIDFDID",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
 
 /// How this process was started.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::child::Child;
 use super::instance::Instance;
 use crate::model::identity::Pid;
 use crate::runtime::offload::{self, Stalled};
-use crate::runtime::role::SUPERVISED;
+use crate::runtime::role::{OWN, SUPERVISED};
 use crate::sys::launch::ExecutableError;
 use crate::sys::process::Process;
 use crate::sys::process_tree::Orphans;
@@ -105,7 +105,8 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Prefl
     let shown = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let mark = format!("{SUPERVISED}={}/preflight", std::process::id());
     // The check is not a service: the service manager would take its notifications for those of the supervisor.
-    let is_handed_on = |name: &OsString| name != SUPERVISED && name != "NOTIFY_SOCKET";
+    let is_handed_on =
+        |name: &OsString| name != SUPERVISED && name != "NOTIFY_SOCKET" && !OWN.iter().any(|own| name == own);
     let mut environment: Vec<_> = check.environment().iter().filter(|(name, _)| is_handed_on(name)).cloned().collect();
     environment.extend(mark.split_once('=').map(|(name, value)| (name.into(), value.into())));
     let reaper = instance.reaper.clone();

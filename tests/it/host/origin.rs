@@ -39,11 +39,23 @@ fn arguments_and_environment_that_are_not_utf8_are_handed_on() {
 }
 
 /// Environment variables that systemd sets for one process, and for no other.
-const OF_ONE_PROCESS: [&str; 6] =
-    ["WATCHDOG_PID", "SYSTEMD_EXEC_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"];
+const OF_ONE_PROCESS: [&str; 8] = [
+    "MAINPID",
+    "MAINPIDFDID",
+    "WATCHDOG_PID",
+    "SYSTEMD_EXEC_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+];
+
+/// Variables of the service, which each generation has.
+const OF_THE_SERVICE: [&str; 6] =
+    ["KEPT", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "MANAGERPID", "FDSTORE"];
 
 fn with_all_of_them(start: Start) -> Start {
-    OF_ONE_PROCESS.iter().fold(start.env("KEPT", "1"), |start, name| start.env(name, "1"))
+    OF_ONE_PROCESS.iter().chain(&OF_THE_SERVICE).fold(start, |start, name| start.env(name, "1"))
 }
 
 #[test]
@@ -52,7 +64,9 @@ fn what_belongs_to_one_process_is_not_handed_on() {
     server.reload();
     let environment = of_main(&server, "environ");
     let has = |name: &str| environment.iter().any(|one| one.starts_with(format!("{name}=").as_bytes()));
-    assert!(has("KEPT"));
+    for name in OF_THE_SERVICE {
+        assert!(has(name), "{name}");
+    }
     for name in OF_ONE_PROCESS {
         assert!(!has(name), "{name}");
     }
@@ -63,6 +77,22 @@ fn what_belongs_to_one_process_does_not_reach_a_program_that_is_run() {
     let says = "print('environment', ' '.join(os.environ), flush=True)\nserve(sys.argv[1])";
     let (port, script) = (Port::free(), Script::new(says));
     let run = Run::at(port.address, script.at(port.address)).with(with_all_of_them).ready();
+    let environment = run.wait_log("environment ", SOON);
+    let has = |name: &str| environment.split(' ').any(|word| word == name);
+    for name in OF_THE_SERVICE {
+        assert!(has(name), "{name}: {environment}");
+    }
+    for name in OF_ONE_PROCESS {
+        assert!(!has(name), "{name}: {environment}");
+    }
+}
+
+#[test]
+fn what_belongs_to_one_process_does_not_reach_a_check() {
+    let (port, script) = (Port::free(), Script::server());
+    let check = ["--preflight", "sh -c 'echo environment $(env | cut -d= -f1)'"];
+    let run = Run::at(port.address, script.at(port.address)).args(check).with(with_all_of_them).ready();
+    run.reload_to(2);
     let environment = run.wait_log("environment ", SOON);
     let has = |name: &str| environment.split(' ').any(|word| word == name);
     assert!(has("KEPT"), "{environment}");
