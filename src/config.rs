@@ -37,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) canary: Vec<(Share, Duration)>,
     pub(crate) soak: Duration,
     pub(crate) ready_timeout: Duration,
+    pub(crate) handover_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) idle_grace: Duration,
     pub(crate) drain_timeout: Duration,
@@ -61,6 +62,7 @@ impl Default for Config {
             canary: Vec::new(),
             soak: defaults::SOAK,
             ready_timeout: defaults::READY_TIMEOUT,
+            handover_timeout: defaults::HANDOVER_TIMEOUT,
             linger: defaults::LINGER,
             idle_grace: defaults::IDLE_GRACE,
             drain_timeout: defaults::DRAIN_TIMEOUT,
@@ -88,6 +90,7 @@ impl Config {
         let durations = [
             ("ready timeout", self.ready_timeout),
             ("probe timeout", self.probe_timeout),
+            ("handover timeout", self.handover_timeout),
             ("soak", self.soak),
             ("linger", self.linger),
             ("idle grace", self.idle_grace),

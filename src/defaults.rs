@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How long a next generation may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the hook may take that makes the state for the next generation.
+pub const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probe of the next generation may take before it counts as failed.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the old generation can take all new connections back after the cut-over.

@@ -84,6 +84,8 @@ pub(crate) enum FromGreen {
     Live,
     /// Green cannot start.
     Failed { reason: String },
+    /// Green asks for the state of the application, before it listens.
+    WantsState,
     /// Green asks for the keys of the TLS session tickets, before it listens.
     #[cfg(feature = "tls")]
     WantsTickets,
@@ -110,6 +112,10 @@ pub(crate) enum FromBlue {
         #[serde(default)]
         groups: Vec<GroupOrder>,
     },
+    /// The state of blue's application, whose bytes follow this line.
+    State { version: u32, length: u64 },
+    /// Blue's application has no state for the next generation.
+    NoState,
     /// The keys of blue's session tickets; none if blue speaks no TLS.
     #[cfg(feature = "tls")]
     Tickets {

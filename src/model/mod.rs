@@ -14,6 +14,7 @@ pub(crate) mod sd_notify;
 pub(crate) mod seconds;
 pub(crate) mod share;
 pub(crate) mod slots;
+pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod steering;
 #[cfg(feature = "tls")]

@@ -13,10 +13,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use self::proxy_header::Proxied;
 use super::connections::Guard;
 use crate::model::pipeline::{Framing, Pipeline};
 use crate::sys::socket::{self, AsyncSocket};
+
+/// The addresses that the header of a proxy has named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proxied {
+    source: SocketAddr,
+    destination: SocketAddr,
+}
 
 /// What the parts of one connection share.
 #[derive(Debug)]
@@ -107,10 +113,10 @@ impl Shared {
             let Ok(mut readable) = self.socket.readable().await else { return };
             // Not kept across an await: the buffer would be a part of the future of each connection.
             let mut nowhere = [0; 4096];
-            match readable.try_io(|socket| socket::read(socket, &mut ReadBuf::new(&mut nowhere))) {
-                Ok(Ok(0) | Err(_)) => return,
-                // An error means that nothing is left to be read.
-                Ok(Ok(_)) | Err(_) => {}
+            // Without a result, nothing is left to be read for now.
+            let read = readable.try_io(|socket| socket::read(socket, &mut ReadBuf::new(&mut nowhere)));
+            if let Ok(Ok(0) | Err(_)) = read {
+                return;
             }
         }
     }

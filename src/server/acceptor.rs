@@ -6,13 +6,8 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Server;
-use super::handover::Supply;
-use super::http::Transport;
+use super::transport::Transport;
 use crate::config::ProxyProtocol;
-use crate::error::Error;
-#[cfg(feature = "tls")]
-use crate::error::ErrorKind;
 use crate::runtime::stream::Stream;
 
 /// The transport of a user's own acceptor.
@@ -54,34 +49,6 @@ where
         let accepting = accept(stream);
         Box::pin(async move { Ok(Box::new(accepting.await?) as Box<dyn Io>) })
     })
-}
-
-impl Server {
-    /// What this server serves HTTP on, and what it passes on to the next generation.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Tls`]; [`ErrorKind::Config`] if there are two acceptors.
-    pub(super) fn make_layers(&self) -> Result<(Layers, Supply), Error> {
-        let proxy_protocol = self.config.proxy_protocol;
-        let own = self.acceptor.clone().map(Acceptor::Own);
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            if own.is_some() {
-                return Err(Error::new(ErrorKind::Config, "a server has TLS or an acceptor, and not both"));
-            }
-            let (acceptor, tickets) = tls.build()?;
-            return Ok((Layers { proxy_protocol, acceptor: Acceptor::Tls(acceptor) }, Supply { tickets }));
-        }
-        Ok((Layers { proxy_protocol, acceptor: own.unwrap_or(Acceptor::Plain) }, Supply::default()))
-    }
-
-    pub(super) fn has_layers(&self) -> bool {
-        #[cfg(feature = "tls")]
-        if self.tls.is_some() {
-            return true;
-        }
-        self.acceptor.is_some() || self.config.proxy_protocol == ProxyProtocol::Required
-    }
 }
 
 impl Transport for Box<dyn Io + '_> {

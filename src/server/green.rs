@@ -88,7 +88,7 @@ impl SpawnedGreen {
         let source = self.source.clone();
         let failed = move |reason| {
             let source = source.clone();
-            async move { source.fail(Failure::Step(format!("could not start: {reason}"))).await }
+            async move { source.fail(reason).await }
         };
         let notify = tokio::spawn(self.source.clone().read_notifications(self.notify)).abort_handle();
         tokio::spawn(self.source.wait_for_end(self.ended, process.clone()));

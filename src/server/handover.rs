@@ -1,5 +1,6 @@
 //! The stream socket between two generations: lines of JSON, with a limit on their length.
 
+mod messages;
 mod to_blue;
 
 use std::io;
@@ -10,21 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
-use serde::de::DeserializeOwned;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
+use self::messages::{Message, read_line, write_messages};
 pub(crate) use self::to_blue::{Blue, BlueEvent, Inheritance, ToBlue};
+use super::state::StateHook;
 #[cfg(feature = "tls")]
 use super::tls::tickets::Tickets;
 use crate::model::handover::{FromBlue, FromGreen, GroupOrder};
 use crate::model::identity::Pid;
+use crate::model::rollout::Failure;
 use crate::sys::during;
-
-/// The longest line that is read, in bytes. A group of a thousand listeners needs 16 kB.
-const LINE_MAX: u64 = 1 << 20;
 
 /// How long a ready green may take to send the order of its listeners. Without the order everything works, but the
 /// generation after green does not know the order of the slots.
@@ -40,7 +39,7 @@ pub(crate) struct ToGreen {
     told: watch::Receiver<Option<Vec<GroupOrder>>>,
     /// Becomes true when green has said that it is live.
     live: watch::Receiver<bool>,
-    lines: mpsc::UnboundedSender<String>,
+    messages: mpsc::UnboundedSender<Message>,
 }
 
 /// Binds the abstract address that green will connect to.
@@ -54,28 +53,29 @@ pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
 /// What blue gives green when green asks, before green listens.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Supply {
+    pub(crate) state: Option<StateHook>,
     #[cfg(feature = "tls")]
     pub(crate) tickets: Option<Arc<Tickets>>,
 }
 
 impl ToGreen {
     /// Waits for the connection of green in the background, and refuses every other process. `failed` is called if green
-    /// says why it cannot start.
+    /// cannot start.
     pub(crate) fn start<F: Future<Output = ()> + Send>(
         listener: UnixListener,
         green: Pid,
         supply: Supply,
-        failed: impl Fn(String) -> F + Send + Sync + 'static,
+        failed: impl Fn(Failure) -> F + Clone + Send + Sync + 'static,
     ) -> ToGreen {
         let (told, told_here) = watch::channel(None);
         let (live, live_here) = watch::channel(false);
-        let (lines, to_write) = mpsc::unbounded_channel();
-        let to_green = ToGreen { told: told_here, live: live_here, lines };
+        let (messages, to_write) = mpsc::unbounded_channel();
+        let to_green = ToGreen { told: told_here, live: live_here, messages };
         let answering = to_green.clone();
         tokio::spawn(async move {
             let Some(stream) = accept_from(listener, green).await else { return };
             let (read, write) = stream.into_split();
-            let writer = tokio::spawn(write_lines(write, to_write));
+            let writer = tokio::spawn(write_messages(write, to_write));
             let mut read = BufReader::new(read);
             while let Ok(Some(message)) = read_line(&mut read).await {
                 match message {
@@ -85,7 +85,19 @@ impl ToGreen {
                     FromGreen::Live => {
                         live.send_replace(true);
                     }
-                    FromGreen::Failed { reason } => failed(reason).await,
+                    FromGreen::Failed { reason } => {
+                        failed(Failure::Step(format!("could not start: {reason}"))).await;
+                    }
+                    FromGreen::WantsState => {
+                        let (state, failed, answering) = (supply.state.clone(), failed.clone(), answering.clone());
+                        // Not awaited here: meanwhile green may say why it cannot start.
+                        tokio::spawn(async move {
+                            match StateHook::state_of(state).await {
+                                Ok((message, bytes)) => answering.send_with(&message, bytes),
+                                Err(why) => failed(Failure::step(&why)).await,
+                            }
+                        });
+                    }
                     #[cfg(feature = "tls")]
                     FromGreen::WantsTickets => {
                         let keys = supply.tickets.as_ref().map(|tickets| tickets.keys()).unwrap_or_default();
@@ -126,8 +138,13 @@ impl ToGreen {
 
     /// Sends one message in the background. A green without a connection does not get the message.
     pub(crate) fn send(&self, message: &FromBlue) {
+        self.send_with(message, Vec::new());
+    }
+
+    /// As [`send`](ToGreen::send), followed by these bytes.
+    fn send_with(&self, message: &FromBlue, bytes: Vec<u8>) {
         if let Ok(line) = serde_json::to_string(message) {
-            let _ = self.lines.send(line);
+            let _ = self.messages.send(Message { line, bytes });
         }
     }
 }
@@ -143,28 +160,11 @@ async fn accept_from(listener: UnixListener, green: Pid) -> Option<UnixStream> {
     }
 }
 
-async fn write_lines(mut write: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<String>) {
-    while let Some(mut line) = lines.recv().await {
-        line.push('\n');
-        if write.write_all(line.as_bytes()).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads one message; `None` at the end of the stream.
-async fn read_line<T: DeserializeOwned>(from: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<T>> {
-    let mut line = String::new();
-    let count = from.take(LINE_MAX).read_line(&mut line).await?;
-    if count == 0 {
-        return Ok(None);
-    }
-    serde_json::from_str(&line).map(Some).map_err(io::Error::from)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream as StdStream;
+
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
     use crate::sys::notify_socket::unique_name;
@@ -184,12 +184,5 @@ mod tests {
         assert_eq!(stranger.read(&mut [0]).await.expect("an end"), 0);
         assert!(!waiting.is_finished());
         waiting.abort();
-    }
-
-    #[tokio::test]
-    async fn a_line_that_never_ends_is_an_error_and_not_a_heap() {
-        let endless = vec![b'x'; (LINE_MAX + 10) as usize];
-        let mut reader = BufReader::new(&endless[..]);
-        read_line::<FromGreen>(&mut reader).await.expect_err("too long");
     }
 }

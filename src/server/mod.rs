@@ -10,6 +10,8 @@ pub(crate) mod handle;
 mod handover;
 mod host;
 pub(crate) mod http;
+pub(crate) mod inherit;
+mod layers;
 pub(crate) mod listener;
 mod options;
 mod serve;
@@ -17,15 +19,16 @@ mod service;
 mod signals;
 mod sockets;
 mod start;
+mod state;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+mod transport;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::Config;
@@ -33,7 +36,7 @@ use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::input::{Input, QUEUE};
-use crate::runtime::stream::Stream;
+use crate::runtime::role::Role;
 use crate::sys::launch::Launch;
 use crate::sys::limits;
 
@@ -41,8 +44,10 @@ use self::acceptor::OwnAcceptor;
 use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
+use self::handover::Blue;
 use self::host::BeforeReload;
 use self::signals::EarlyHup;
+use self::state::StateHook;
 #[cfg(feature = "tls")]
 use self::tls::TlsConfig;
 
@@ -92,6 +97,9 @@ pub struct Server {
     before_begin: Option<BeforeBegin>,
     before_reload: Option<BeforeReload>,
     acceptor: Option<OwnAcceptor>,
+    state: Option<StateHook>,
+    /// The role of this process, if it was needed before the start.
+    role: Option<(Role, Option<Blue>)>,
     #[cfg(feature = "tls")]
     tls: Option<TlsConfig>,
     events: broadcast::Sender<Event>,
@@ -114,6 +122,8 @@ impl Server {
             before_begin: None,
             before_reload: None,
             acceptor: None,
+            state: None,
+            role: None,
             #[cfg(feature = "tls")]
             tls: None,
             events: broadcast::Sender::new(EVENTS),
@@ -170,45 +180,6 @@ impl Server {
     /// goodbye.
     pub fn drain(&self) -> Drain {
         Drain::new(self.stage.subscribe())
-    }
-
-    /// Speaks TLS on all addresses of the application, and offers HTTP/2 and HTTP/1.1 by ALPN. Default: plain HTTP.
-    ///
-    /// A client that has a session ticket of one generation resumes its session at the next generation: the keys of the
-    /// tickets change every six hours, go from generation to generation over a socket, and are never written to a disk
-    /// or to a log. A retiring generation finishes the handshakes that are in flight. A handshake may take as long as
-    /// the [`header_read_timeout`](Server::header_read_timeout).
-    ///
-    /// For HTTP only: a server that [`listen`](Server::listen)s gives each [`Stream`](crate::Stream) to a TLS acceptor
-    /// itself.
-    #[cfg(feature = "tls")]
-    pub fn tls(mut self, config: impl Into<TlsConfig>) -> Server {
-        self.tls = Some(config.into());
-        self
-    }
-
-    /// Serves HTTP on what `accept` makes of each connection: TLS of another kind, or a protocol that comes before HTTP.
-    /// Default: the connection itself.
-    ///
-    /// The responses that a retiring generation sends, and the closes of its connections, are as lossless as on a plain
-    /// connection. An error of `accept` closes the connection. `accept` may take as long as the
-    /// [`header_read_timeout`](Server::header_read_timeout), and is dropped then.
-    ///
-    /// ```no_run
-    /// # async fn example(acceptor: tokio_rustls::TlsAcceptor) -> Result<(), cutover::Error> {
-    /// cutover::Server::bind("[::]:443")
-    ///     .acceptor(move |stream| acceptor.accept(stream))
-    ///     .serve(axum::Router::new())
-    ///     .await
-    /// # }
-    /// ```
-    pub fn acceptor<A, T>(mut self, accept: impl Fn(Stream) -> A + Send + Sync + 'static) -> Server
-    where
-        A: Future<Output = io::Result<T>> + Send + 'static,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        self.acceptor = Some(acceptor::own(accept));
-        self
     }
 
     fn connections(&self) -> Arc<Connections> {

@@ -127,7 +127,7 @@ impl Server {
         let (sink, room, accepted) = listener::queue();
         let ahead = room.clone();
         let prepare = |server: &Server| match server.has_layers() {
-            false => Ok((sink, ahead, Supply::default())),
+            false => Ok((sink, ahead, Supply { state: server.state.clone(), ..Supply::default() })),
             true => Err(Error::new(ErrorKind::Config, HTTP_ONLY)),
         };
         let running = self.start(prepare).await?;

@@ -82,12 +82,10 @@ impl Server {
     /// The reason of an error goes to the previous generation as well, which reports the reason as the outcome of the
     /// reload.
     pub(super) async fn start<R: Room>(
-        self,
+        mut self,
         prepare: impl FnOnce(&Server) -> Result<(Sink, R, Supply), Error>,
     ) -> Result<Running, Error> {
-        let (role, blue) = Role::find(&self.launch);
-        let blue = blue.map(Blue::new).transpose();
-        let mut blue = blue.map_err(system("cannot talk to the previous generation"))?;
+        let (role, mut blue) = self.take_role()?;
         let begun = match prepare(&self) {
             Ok((sink, room, supply)) => self.begin(role, &mut blue, (sink, room), supply).await,
             Err(error) => Err(error),
@@ -96,6 +94,16 @@ impl Server {
             blue.tell_failure(error).await;
         }
         begun
+    }
+
+    /// The role of this process, with the connection to the generation before it.
+    pub(super) fn take_role(&mut self) -> Result<(Role, Option<Blue>), Error> {
+        if let Some(known) = self.role.take() {
+            return Ok(known);
+        }
+        let (role, blue) = Role::find(&self.launch);
+        let blue = blue.map(Blue::new).transpose().map_err(system("cannot talk to the previous generation"))?;
+        Ok((role, blue))
     }
 
     async fn begin<R: Room>(
@@ -112,7 +120,12 @@ impl Server {
         let early_hup = early_hup.map_err(system("cannot handle signals"))?;
         #[cfg(feature = "tls")]
         if let (Some(blue), Some(tickets)) = (blue.as_mut(), &supply.tickets) {
-            tickets.inherit_from(blue).await;
+            match blue.tickets().await {
+                Some(keys) => tickets.inherit(keys),
+                None => {
+                    tracing::warn!("the previous generation did not pass on the keys of its session tickets, ignoring")
+                }
+            }
         }
         if matches!(role, Role::Supervised { .. }) {
             self.leave_it_to_the_supervisor();

@@ -2,25 +2,17 @@
 //! (`doc/proxy-protocol.txt` of HAProxy, versions 1 and 2).
 
 use std::io;
-use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use proxy_header::{Error as Malformed, ParseConfig, ProxyHeader};
 use tokio::io::AsyncReadExt as _;
 
-use super::Stream;
+use super::{Proxied, Stream};
 
 /// Capacity of the buffer for the first read, in bytes. Headers without certificates fit into it.
 const FIRST: usize = 536;
 /// The longest header of version 2, in bytes: its length has 16 bits.
 const LONGEST: usize = 16 + 0xffff;
-
-/// The addresses that the header of a proxy has named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Proxied {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-}
 
 impl Stream {
     /// Reads the header of the PROXY protocol, version 1 or 2, which a load balancer sends first. Afterwards
@@ -63,6 +55,7 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::os::unix::net::UnixStream;
 
     use proxy_header::ProxiedAddress;

@@ -5,14 +5,17 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::BufReader;
+use tokio::io::{AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::read_line;
+use super::messages::read_line;
 use crate::error::Error;
 use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, SpawnInfo};
 use crate::model::identity::Generation;
+use crate::model::state::STATE_MAX;
+#[cfg(feature = "tls")]
+use crate::model::ticket_keys::TicketKey;
 use crate::sys::process::HeldProcess;
 
 /// How long blue may take to answer before green listens. A blue that is stopped does not answer.
@@ -65,13 +68,33 @@ impl Blue {
     pub(crate) async fn tell_failure(mut self, error: &Error) {
         let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
         // Blue kills this process, or is gone.
-        let _ = self.ask(&FromGreen::Failed { reason: format!("{error}{cause}") }).await;
+        let failed = FromGreen::Failed { reason: format!("{error}{cause}") };
+        let _ = tokio::time::timeout(ANSWER_MAX, self.ask(&failed)).await;
     }
 
-    /// Blue's answer; `None` if blue is gone, or does not answer in time.
-    pub(crate) async fn ask(&mut self, question: &FromGreen) -> Option<FromBlue> {
+    /// The keys of blue's session tickets; `None` if blue is gone, or does not answer in time.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn tickets(&mut self) -> Option<Vec<TicketKey>> {
+        match tokio::time::timeout(ANSWER_MAX, self.ask(&FromGreen::WantsTickets)).await.ok()?? {
+            FromBlue::Tickets { keys } => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// The state of blue's application, and its version; `None` if there is none, or if blue is gone.
+    ///
+    /// Waits without a limit: blue has a deadline for the hook that makes the state and for this process.
+    pub(crate) async fn state(&mut self) -> Option<(u32, Vec<u8>)> {
+        let FromBlue::State { version, length } = self.ask(&FromGreen::WantsState).await? else { return None };
+        let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= STATE_MAX)?];
+        self.read.read_exact(&mut bytes).await.ok()?;
+        Some((version, bytes))
+    }
+
+    /// Blue's answer; `None` if blue is gone.
+    async fn ask(&mut self, question: &FromGreen) -> Option<FromBlue> {
         send(&mut self.write, question).ok()?;
-        tokio::time::timeout(ANSWER_MAX, read_line(&mut self.read)).await.ok()?.ok()?
+        read_line(&mut self.read).await.ok()?
     }
 }
 
@@ -98,6 +121,7 @@ impl ToBlue {
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     // Nothing was asked.
+                    Ok(Some(FromBlue::State { .. } | FromBlue::NoState)) => continue,
                     #[cfg(feature = "tls")]
                     Ok(Some(FromBlue::Tickets { .. })) => continue,
                     Ok(None) | Err(_) => {

@@ -9,30 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::runtime::stream::{Shared, Stream};
-use crate::server::connection_info::ConnectionInfo;
-
-/// A connection as HTTP reads and writes it: plain, or what TLS has made of it.
-pub(in crate::server) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Whether the transport may have read more from the socket than HTTP has read from the transport.
-    const READS_AHEAD: bool;
-
-    /// Adds what the transport knows of the connection.
-    fn describe(&self, info: ConnectionInfo) -> ConnectionInfo {
-        info
-    }
-
-    /// Waits until there may be something to be read. Cancel safe.
-    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send;
-}
-
-impl Transport for Stream {
-    const READS_AHEAD: bool = false;
-
-    async fn readable(&mut self) -> io::Result<()> {
-        Stream::readable(self).await
-    }
-}
+use crate::runtime::stream::Shared;
+use crate::server::transport::Transport;
 
 /// A transport whose requests are followed: see [`Pipeline`](crate::model::pipeline::Pipeline).
 pub(super) struct TrackedIo<T> {

@@ -5,7 +5,8 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 
-use super::tracked_io::{TrackedIo, Transport};
+use super::tracked_io::TrackedIo;
+use crate::server::transport::Transport;
 
 /// What a client of HTTP/2 sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

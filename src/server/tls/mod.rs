@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use self::certificates::{BySni, CertificateError};
 use self::tickets::Tickets;
 use super::connection_info::ConnectionInfo;
-use super::http::Transport;
+use super::transport::Transport;
 use crate::error::{Error, ErrorKind};
 use crate::runtime::stream::Stream;
 

@@ -10,10 +10,8 @@ use ring::error::Unspecified;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::server::ProducesTickets;
 
-use crate::model::handover::{FromBlue, FromGreen};
 use crate::model::ticket_keys::{LIFETIME_SECONDS, NAME, TicketKey, TicketKeys};
 use crate::runtime::context::now;
-use crate::server::handover::Blue;
 
 /// Makes the tickets of a server, and reads them.
 #[derive(Debug, Default)]
@@ -28,16 +26,8 @@ impl Tickets {
         keys.all()
     }
 
-    /// Takes over the keys of the previous generation. Without an answer, this generation has keys of its own.
-    pub(in crate::server) async fn inherit_from(&self, blue: &mut Blue) {
-        match blue.ask(&FromGreen::WantsTickets).await {
-            Some(FromBlue::Tickets { keys }) if !keys.is_empty() => self.inherit(keys),
-            Some(_) => {}
-            None => tracing::warn!("the previous generation did not pass on the keys of its session tickets, ignoring"),
-        }
-    }
-
-    fn inherit(&self, keys: Vec<TicketKey>) {
+    /// Takes over the keys of the previous generation. Without any, this generation makes its own.
+    pub(in crate::server) fn inherit(&self, keys: Vec<TicketKey>) {
         self.lock().inherit(keys);
     }
 

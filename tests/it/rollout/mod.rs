@@ -8,4 +8,5 @@ mod probe;
 mod rollback;
 mod signals;
 mod soak;
+mod state;
 mod term_in_a_rollout;

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover::{Event, Handle, LogWriter, Server, Share, Started};
+use cutover::{Event, Handle, Inherited, LogWriter, Server, Share, Started};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -59,6 +59,32 @@ pub struct Options {
     pub hook_hangs: bool,
     /// If true, each generation changes its attributes when its server is made.
     pub changes_itself: bool,
+    /// The behaviour of the hook `on_handover`; `None` for no hook.
+    pub state: Option<State>,
+    pub handover_timeout: Duration,
+}
+
+/// What the hook `on_handover` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Hands over this number of bytes, each with the number of the generation that hands over.
+    Bytes(usize),
+    Fails,
+    Panics,
+    Hangs,
+}
+
+impl State {
+    fn make(self, generation: u32) -> Result<Vec<u8>, String> {
+        match self {
+            State::Bytes(count) => Ok(vec![u8::try_from(generation).expect("few"); count]),
+            State::Fails => Err("the table is locked".into()),
+            State::Panics => panic!("on purpose"),
+            State::Hangs => loop {
+                std::thread::park();
+            },
+        }
+    }
 }
 
 impl Default for Options {
@@ -79,6 +105,8 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(60),
             hook_hangs: false,
             changes_itself: false,
+            state: None,
+            handover_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -205,8 +233,13 @@ fn build(options: &Options) -> Server {
 
 async fn serve(server: Server, options: Options, folder: PathBuf) {
     tokio::spawn(react(server.events(), server.handle(), options.clone()));
-    let page = Page { folder: folder.into(), begun: Arc::default() };
-    let begun = page.begun.clone();
+    let begun: Arc<OnceLock<Started>> = Arc::default();
+    let mut server = server.handover_timeout(options.handover_timeout);
+    let inherited = server.inherited().await;
+    if let (Some(state), begun) = (options.state, begun.clone()) {
+        server = server.on_handover(7, move || state.make(begun.get().expect("it has begun").generation.number()));
+    }
+    let page = Page { folder: folder.into(), begun: begun.clone(), inherited: inherited.map(Arc::new) };
     let server = server.before_begin(move |started| begun.set(started.clone()).expect("it begins once"));
     if options.tls.is_empty() {
         let service = service_fn(move |request| page.clone().answer(request));
@@ -263,6 +296,7 @@ type Body = BoxBody<Bytes, Infallible>;
 struct Page {
     folder: Arc<Path>,
     begun: Arc<OnceLock<Started>>,
+    inherited: Option<Arc<Inherited>>,
 }
 
 impl Page {
@@ -273,10 +307,19 @@ impl Page {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let who = format!("pid {}\ngeneration {}\n", std::process::id(), self.begun().generation);
         Ok(match request.uri().path() {
+            "/inherited" => Response::new(Full::from(self.inherited()).boxed()),
             "/healthz" => self.healthz().await,
             "/slow" => self.slow(who),
             _ => Response::new(Full::from(who).boxed()),
         })
+    }
+
+    /// The version, the generation, and the number of bytes of the state that was handed over.
+    fn inherited(&self) -> String {
+        let Some(state) = &self.inherited else { return "nothing\n".into() };
+        let from = u8::try_from(state.from.number()).expect("few");
+        assert!(state.bytes.iter().all(|byte| *byte == from), "the state is another generation's");
+        format!("version {} from {} bytes {}\n", state.version, state.from, state.bytes.len())
     }
 
     async fn healthz(&self) -> Response<Body> {
