@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) idle_grace: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) header_read_timeout: Duration,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) max_connection_age: Option<Duration>,
     pub(crate) max_header_size: usize,
     pub(crate) half_close: bool,
     pub(crate) proxy_protocol: ProxyProtocol,
@@ -67,6 +69,8 @@ impl Default for Config {
             idle_grace: defaults::IDLE_GRACE,
             drain_timeout: defaults::DRAIN_TIMEOUT,
             header_read_timeout: defaults::HEADER_READ_TIMEOUT,
+            write_timeout: None,
+            max_connection_age: None,
             max_header_size: defaults::MAX_HEADER_SIZE,
             half_close: true,
             proxy_protocol: ProxyProtocol::Off,
@@ -97,8 +101,16 @@ impl Config {
             ("drain timeout", self.drain_timeout),
             ("header read timeout", self.header_read_timeout),
         ];
+        let optional =
+            [("write timeout", self.write_timeout), ("maximum age of a connection", self.max_connection_age)];
+        let optional = optional.into_iter().filter_map(|(what, duration)| Some((what, duration?)));
+        if let Some((what, _)) = optional.clone().find(|(_, duration)| duration.is_zero()) {
+            return wrong(format!("the {what} is 0, so that no request could ever be answered"));
+        }
         let steps = self.canary.iter().map(|(_, time)| ("canary step", *time));
-        if let Some((what, long)) = durations.into_iter().chain(steps).find(|(_, duration)| *duration > LONGEST) {
+        if let Some((what, long)) =
+            durations.into_iter().chain(optional).chain(steps).find(|(_, duration)| *duration > LONGEST)
+        {
             return wrong(format!("the {what} is {long:?}, more than a year"));
         }
         if self.ready_timeout.is_zero() {

@@ -9,11 +9,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::time::Instant;
 
-use super::connections::Guard;
+use super::connections::{Guard, Stage};
 use crate::model::pipeline::{Framing, Pipeline};
 use crate::sys::socket::{self, AsyncSocket};
 
@@ -33,6 +35,10 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     /// How often bytes were read from the socket; the count may wrap.
     reads: AtomicU32,
+    /// How often bytes were written to the socket; the count may wrap.
+    writes: AtomicU32,
+    /// Since when this connection is to end although its generation serves, and how long it may be idle until then.
+    end: OnceLock<(Instant, Duration)>,
     /// Never contended: only the half of the connection that reads takes this lock, and the task that serves HTTP.
     pipeline: Mutex<Pipeline>,
     /// Number of requests that were handed to the application so far.
@@ -76,10 +82,40 @@ impl Shared {
         self.reads.load(Ordering::Relaxed)
     }
 
+    /// How often bytes have gone to the peer. The number may wrap.
+    pub(crate) fn writes(&self) -> u32 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// Ends this connection as if its generation retired: it is told with the next response, or when it has been idle for
+    /// `grace`.
+    pub(crate) fn end_after(&self, grace: Duration) {
+        // An earlier call counts.
+        let _ = self.end.set((Instant::now(), grace));
+    }
+
+    /// The stage of the generation, or that of this connection alone if it is to end before.
+    pub(crate) fn stage(&self, of_generation: Stage) -> Stage {
+        match (of_generation, self.end.get()) {
+            (Stage::Serving, Some((since, grace))) => Stage::Retiring { since: *since, grace: *grace },
+            (stage, _) => stage,
+        }
+    }
+
+    /// Whether this connection takes no further request after those that have come. Costs two loads.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.guard.connections().is_leaving() || self.end.get().is_some()
+    }
+
     /// Whether a request is being answered: from the moment at which the application has the request to the moment at which
     /// the kernel has the last byte of the response. HTTP/1 only.
     pub(crate) fn is_answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed) > 0 || self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Whether something was written that the kernel has not taken yet.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed)
     }
 
     /// Whether no request has come yet.
@@ -164,11 +200,24 @@ impl Stream {
     pub(crate) fn new(socket: OwnedFd, peer: Option<SocketAddr>, guard: Guard) -> io::Result<Stream> {
         let socket = socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?;
         let pipeline = Mutex::new(Pipeline::unknown());
-        let (reads, requests, answering) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let [reads, writes, requests, answering] = [(); 4].map(|()| AtomicU32::new(0));
         let (read_ahead, unsent) = (AtomicBool::new(false), AtomicBool::new(false));
         let proxied = OnceLock::new();
-        let shared = Shared { socket, peer, proxied, guard, reads, pipeline, requests, answering, read_ahead, unsent };
-        let shared = Arc::new(shared);
+        let end = OnceLock::new();
+        let shared = Arc::new(Shared {
+            socket,
+            peer,
+            proxied,
+            guard,
+            reads,
+            writes,
+            end,
+            pipeline,
+            requests,
+            answering,
+            read_ahead,
+            unsent,
+        });
         Ok(Stream { shared, first: Bytes::new() })
     }
 
@@ -260,6 +309,7 @@ impl Stream {
         loop {
             let mut writable = ready!(self.shared.socket.poll_write_ready(cx))?;
             if let Ok(written) = writable.try_io(&write) {
+                self.shared.writes.fetch_add(1, Ordering::Relaxed);
                 return Poll::Ready(written);
             }
         }

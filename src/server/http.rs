@@ -28,23 +28,42 @@ use super::service::NewService;
 use super::transport::Transport;
 use crate::config::{Config, ProxyProtocol};
 use crate::runtime::accept::Sink;
-use crate::runtime::connections::Kind;
+use crate::runtime::connections::{Kind, Stage};
 use crate::runtime::stream::{Shared, Stream};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// hyper's builder of connections of HTTP/2: see [`Server::http2`](crate::Server::http2).
+pub type Http2Builder = http2::Builder<TokioExecutor>;
+
+/// hyper's builders, as the user has set them.
+#[derive(Debug, Clone)]
+pub(super) struct Builders {
+    pub(super) one: http1::Builder,
+    pub(super) two: Http2Builder,
+}
+
+impl Default for Builders {
+    fn default() -> Builders {
+        Builders { one: http1::Builder::new(), two: http2::Builder::new(TokioExecutor::new()) }
+    }
+}
 
 /// The settings by which both HTTP versions are served.
 struct Http {
     layers: Layers,
     one: http1::Builder,
-    two: http2::Builder<TokioExecutor>,
+    two: Http2Builder,
     header_read_timeout: Duration,
+    write_timeout: Option<Duration>,
+    max_connection_age: Option<Duration>,
+    idle_grace: Duration,
     /// How many bytes are read, at most, before a header among them is handed to the application.
     read_ahead_max: usize,
 }
 
 /// Serves each accepted connection with a service of its own, on a task of its own.
-pub(super) fn sink<N, S, B>(service: N, config: &Config, layers: Layers) -> Sink
+pub(super) fn sink<N, S, B>(service: N, config: &Config, builders: &Builders, layers: Layers) -> Sink
 where
     N: NewService<Service = S>,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -54,17 +73,24 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let header_read_timeout = config.header_read_timeout;
-    let mut one = http1::Builder::new();
+    let Builders { mut one, mut two } = builders.clone();
     // hyper's own header timeout sets a new timer for each request; `no_header_comes` checks the connection a few times
     // per timeout instead.
     one.header_read_timeout(None).max_buf_size(config.max_header_size).half_close(config.half_close);
-    let mut two = http2::Builder::new(TokioExecutor::new());
     two.timer(TokioTimer::new()).max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX));
     // hyper reads while its buffer holds less than the largest header, and such a read may fill the room that was reserved
     // before, which is not more than that (`Buffered::poll_read_from_io` in src/proto/h1/io.rs, hyper 1.12).
     let read_ahead_max = version::FIRST + 2 * config.max_header_size;
-    let http = Arc::new(Http { layers, one, two, header_read_timeout, read_ahead_max });
+    let http = Arc::new(Http {
+        layers,
+        one,
+        two,
+        header_read_timeout: config.header_read_timeout,
+        write_timeout: config.write_timeout,
+        max_connection_age: config.max_connection_age,
+        idle_grace: config.idle_grace,
+        read_ahead_max,
+    });
     Arc::new(move |stream| {
         let (http, service, shared) = (http.clone(), service.clone(), stream.shared());
         // A task for each kind, so that the task of a plain connection does not grow to the size of any other.
@@ -148,7 +174,7 @@ async fn accept<T, N, S, B>(
 /// Closes a connection that is served no longer.
 async fn close(shared: &Arc<Shared>) {
     // An upgraded connection has another part, which belongs to the application and is ended by the application.
-    if shared.guard.connections().is_leaving() && Arc::strong_count(shared) == 1 {
+    if shared.is_leaving() && Arc::strong_count(shared) == 1 {
         connection_close::close(shared, &mut shared.guard.connections().watch()).await;
     }
 }
@@ -182,6 +208,8 @@ where
         () = silent.as_mut() => None,
         () = connection_close::no_more_begins(shared, &mut stage, begun) => None,
     };
+    let stuck = connection_close::no_write_goes(shared, http.write_timeout);
+    let aged = connection_close::grows_old(shared, http.max_connection_age, http.idle_grace);
     let service = Marked { service, connection: shared.clone() };
     // An error is the client's: the client went away, or did not send HTTP.
     match version {
@@ -189,18 +217,27 @@ where
             shared.guard.becomes(Kind::Http1);
             let connection = pin!(http.one.serve_connection(TokioIo::new(io), service).with_upgrades());
             let say = http1::UpgradeableConnection::graceful_shutdown;
-            connection_close::finish(connection, say, silent, shared, &mut stage, CloseTiming::WhenIdle).await;
+            let given_up = pin!(async {
+                tokio::select! {
+                    () = silent => {}
+                    () = stuck => {}
+                }
+            });
+            connection_close::finish(connection, say, given_up, aged, shared, &mut stage, CloseTiming::WhenIdle).await;
         }
         Some(Ok(Some(version::Version::Two))) => {
             shared.guard.becomes(Kind::Http2);
             shared.pipeline().forget();
             // Boxed, so that the task of an HTTP/1 connection does not grow to the size of an HTTP/2 connection.
-            let io = LateRequests::new(io, stage.clone());
+            let (of_generation, of_connection) = (stage.clone(), shared.clone());
+            let is_retiring = move || matches!(of_connection.stage(*of_generation.borrow()), Stage::Retiring { .. });
+            let io = LateRequests::new(io, is_retiring);
             let mut connection = Box::pin(http.two.serve_connection(TokioIo::new(io), service));
             // Idle connections are normal in HTTP/2, so silence is no reason to give one up.
-            let silent = pin!(std::future::pending());
+            let stuck = pin!(stuck);
             let say = http2::Connection::graceful_shutdown;
-            connection_close::finish(connection.as_mut(), say, silent, shared, &mut stage, CloseTiming::Spread).await;
+            let timing = CloseTiming::Spread;
+            connection_close::finish(connection.as_mut(), say, stuck, aged, shared, &mut stage, timing).await;
         }
         Some(Ok(None) | Err(_)) | None => {}
     }

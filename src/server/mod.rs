@@ -46,6 +46,7 @@ use self::events::Events;
 use self::handle::Handle;
 use self::handover::Blue;
 use self::host::BeforeReload;
+use self::http::Builders;
 use self::signals::EarlyHup;
 use self::state::StateHook;
 #[cfg(feature = "tls")]
@@ -98,6 +99,7 @@ pub struct Server {
     before_reload: Option<BeforeReload>,
     acceptor: Option<OwnAcceptor>,
     state: Option<StateHook>,
+    builders: Builders,
     /// The role of this process, if it was needed before the start.
     role: Option<(Role, Option<Blue>)>,
     #[cfg(feature = "tls")]
@@ -123,6 +125,7 @@ impl Server {
             before_reload: None,
             acceptor: None,
             state: None,
+            builders: Builders::default(),
             role: None,
             #[cfg(feature = "tls")]
             tls: None,

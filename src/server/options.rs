@@ -4,7 +4,10 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::server::conn::http1;
+
 use super::Server;
+use super::http::Http2Builder;
 use crate::config::{ControlSocket, ProxyProtocol};
 use crate::model::share::Share;
 
@@ -125,6 +128,50 @@ impl Server {
     /// connection.
     pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
         self.config.header_read_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a client may take nothing of a response that is under way before its connection is closed, or up to
+    /// a quarter of this time longer. Default: no limit but the [`drain_timeout`](Server::drain_timeout) of a retiring
+    /// generation.
+    pub fn write_timeout(mut self, timeout: Duration) -> Server {
+        self.config.write_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long an HTTP connection lives, so that clients spread over the servers behind a load balancer again.
+    /// Default: no limit.
+    ///
+    /// After this time, or up to a quarter of this time later, the connection ends as those of a retiring generation do,
+    /// and no request is lost: HTTP/1 with the next response, or when it has been idle for the
+    /// [`idle_grace`](Server::idle_grace); HTTP/2 by GOAWAY.
+    pub fn max_connection_age(mut self, age: Duration) -> Server {
+        self.config.max_connection_age = Some(age);
+        self
+    }
+
+    /// Changes hyper's settings for HTTP/1. Default: those of hyper.
+    ///
+    /// The largest header, the timeout for a header and half-closed connections are options of this server, and have no
+    /// effect here.
+    pub fn http1(mut self, change: impl FnOnce(&mut http1::Builder)) -> Server {
+        change(&mut self.builders.one);
+        self
+    }
+
+    /// Changes hyper's settings for HTTP/2, such as the pings of idle connections, the number of concurrent streams and
+    /// the window sizes. Default: those of hyper.
+    ///
+    /// The largest header is an option of this server, and has no effect here.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// let server = cutover::Server::bind("127.0.0.1:3000").http2(|http2| {
+    ///     http2.keep_alive_interval(Duration::from_secs(20)).max_concurrent_streams(100).enable_connect_protocol();
+    /// });
+    /// ```
+    pub fn http2(mut self, change: impl FnOnce(&mut Http2Builder)) -> Server {
+        change(&mut self.builders.two);
         self
     }
 

@@ -108,7 +108,7 @@ impl Server {
     {
         let prepare = |server: &Server| {
             let (layers, supply) = server.make_layers()?;
-            Ok((http::sink(service, &server.config, layers), Unbounded, supply))
+            Ok((http::sink(service, &server.config, &server.builders, layers), Unbounded, supply))
         };
         let running = self.start(prepare).await?;
         running.gone().await;

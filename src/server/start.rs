@@ -278,7 +278,8 @@ impl Server {
         acceptors.open(&all(offered), &sink, &(connections.clone(), room));
         if !metrics.is_empty() {
             // Not subject to the limit of connections: when the limit is reached, metrics are what is needed.
-            let sink = http::sink(Same(metrics_service(control_target.clone())), &self.config, Layers::NONE);
+            let service = Same(metrics_service(control_target.clone()));
+            let sink = http::sink(service, &self.config, &http::Builders::default(), Layers::NONE);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }
         acceptors

@@ -70,7 +70,7 @@ where
             if status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success()) {
                 connection.guard.becomes(Kind::Upgraded);
                 connection.pipeline().forget();
-            } else if connection.guard.connections().is_leaving() && !connection.waits() {
+            } else if connection.is_leaving() && !connection.waits() {
                 say_close(&mut response, *this.version);
             }
         }

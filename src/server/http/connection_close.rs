@@ -32,11 +32,12 @@ pub(super) enum CloseTiming {
 }
 
 /// Runs a connection to its end. `say` tells the connection to end when no request is under way on it; `silent`
-/// completes when the connection is to be given up.
+/// completes when the connection is to be given up, and `aged` when it has lived long enough.
 pub(super) async fn finish<C: Future>(
     mut connection: Pin<&mut C>,
     say: impl FnOnce(Pin<&mut C>),
     mut silent: Pin<&mut impl Future<Output = ()>>,
+    aged: impl Future<Output = ()>,
     shared: &Shared,
     stage: &mut watch::Receiver<Stage>,
     timing: CloseTiming,
@@ -46,6 +47,7 @@ pub(super) async fn finish<C: Future>(
         _ = connection.as_mut() => return,
         _ = stage.wait_for(|stage| *stage != Stage::Serving) => {}
         () = silent.as_mut() => return,
+        () = aged => {}
     }
     // Boxed, because the task of each connection would otherwise reserve memory that only a retiring generation needs.
     let left = Box::pin(leave(connection, say, shared, stage.clone(), timing));
@@ -65,7 +67,7 @@ async fn leave<C: Future>(
     mut stage: watch::Receiver<Stage>,
     timing: CloseTiming,
 ) {
-    let grace = stage.borrow().grace();
+    let grace = shared.stage(*stage.borrow()).grace();
     // A complete request that waits is left to hyper: the response before it may still be on its way to a slow client.
     let part = || if shared.is_answering() { None } else { shared.pipeline().partial_head() };
     let mut part = pin!(no_more_comes(part, grace));
@@ -123,6 +125,27 @@ pub(super) async fn no_header_comes(shared: &Shared, timeout: Duration) {
     }
 }
 
+/// Waits until the client has taken no byte of a response for `timeout`, or for up to a quarter more; for ever without a
+/// timeout.
+pub(super) async fn no_write_goes(shared: &Shared, timeout: Option<Duration>) {
+    let Some(timeout) = timeout else { return std::future::pending().await };
+    let (mut writes, mut stuck) = (shared.writes(), 0);
+    while stuck < LOOKS {
+        tokio::time::sleep(timeout / LOOKS).await;
+        let still = shared.has_unsent() && shared.writes() == writes;
+        writes = shared.writes();
+        stuck = if still { stuck + 1 } else { 0 };
+    }
+}
+
+/// Waits until the connection has lived for `age`, or for up to a quarter more, and begins to end it; for ever without an
+/// age. The ends of the connections are spread over that quarter.
+pub(super) async fn grows_old(shared: &Shared, age: Option<Duration>, grace: Duration) {
+    let Some(age) = age else { return std::future::pending().await };
+    tokio::time::sleep(age + shared.guard.spread(age / LOOKS)).await;
+    shared.end_after(grace);
+}
+
 /// Waits until a part of a message has come, and then no more of it for `grace`, or for up to a quarter more. `part`
 /// returns how often bytes have come, or `None` if there is no part.
 async fn no_more_comes(part: impl Fn() -> Option<u32>, grace: Duration) {
@@ -160,7 +183,7 @@ pub(super) async fn no_more_begins(
 /// Waits for the moment from which the connection is to be closed as soon as no request is under way on it.
 async fn time_to_leave(shared: &Shared, stage: &mut watch::Receiver<Stage>, timing: CloseTiming) {
     loop {
-        let now = *stage.borrow_and_update();
+        let now = shared.stage(*stage.borrow_and_update());
         let time = async {
             match now {
                 Stage::Serving => std::future::pending().await,

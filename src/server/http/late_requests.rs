@@ -13,11 +13,9 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use crate::model::http2_frames::Frames;
-use crate::runtime::connections::Stage;
 
 /// How long requests that were on their way are accepted after the client has heard the first GOAWAY. (Go's server waits
 /// for a second as well: `goAwayTimeout` in http2/server.go of golang.org/x/net.)
@@ -29,9 +27,9 @@ const ANSWER: [u8; 17] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 0x0b, 0x7b, 0xa2, 0xf0, 0x8
 const READ: usize = 16 * 1024;
 
 /// The bytes of an HTTP/2 connection. In a retiring generation, the answer to the PING comes late.
-pub(super) struct LateRequests<T> {
+pub(super) struct LateRequests<T, F> {
     io: T,
-    stage: watch::Receiver<Stage>,
+    is_retiring: F,
     /// The position after what was handed to h2.
     frames: Frames,
     /// What was read, and not handed to h2 yet.
@@ -47,9 +45,10 @@ enum Answer {
     Passed,
 }
 
-impl<T> LateRequests<T> {
-    pub(super) fn new(io: T, stage: watch::Receiver<Stage>) -> LateRequests<T> {
-        LateRequests { io, stage, frames: Frames::of_client(), unread: BytesMut::new(), answer: Answer::Awaited }
+impl<T, F: Fn() -> bool> LateRequests<T, F> {
+    /// `is_retiring` tells whether the client is, or will be, told to send no more.
+    pub(super) fn new(io: T, is_retiring: F) -> LateRequests<T, F> {
+        LateRequests { io, is_retiring, frames: Frames::of_client(), unread: BytesMut::new(), answer: Answer::Awaited }
     }
 
     /// How many bytes of `unread` can be handed to h2. Takes the answer out, if it comes next.
@@ -82,12 +81,11 @@ impl<T> LateRequests<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for LateRequests<T> {
+impl<T: AsyncRead + Unpin, F: Fn() -> bool + Unpin> AsyncRead for LateRequests<T, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let is_retiring = matches!(*this.stage.borrow(), Stage::Retiring { .. });
-        if this.unread.is_empty() && (!is_retiring || matches!(this.answer, Answer::Passed)) {
+        if this.unread.is_empty() && (matches!(this.answer, Answer::Passed) || !(this.is_retiring)()) {
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
             this.frames.follow(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
@@ -112,7 +110,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for LateRequests<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for LateRequests<T> {
+impl<T: AsyncWrite + Unpin, F: Unpin> AsyncWrite for LateRequests<T, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
@@ -140,8 +138,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for LateRequests<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use tokio::io::AsyncWriteExt as _;
-    use tokio::sync::watch::Sender;
     use tokio::time::Instant;
 
     use super::*;
@@ -151,17 +150,13 @@ mod tests {
     const DATA: [u8; 26] =
         [0, 0, 17, 0, 0, 0, 0, 0, 1, 0, 0, 8, 6, 1, 0, 0, 0, 0, 0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 
-    fn retiring() -> Stage {
-        Stage::Retiring { since: Instant::now(), grace: Duration::ZERO }
-    }
-
     /// What h2 gets of these pieces in how much time, if the generation retires before the piece of this index.
     async fn got(pieces: &[&[u8]], retires: usize) -> Vec<(u128, Vec<u8>)> {
         let (mut client, server) = tokio::io::duplex(1 << 16);
-        let stage = Sender::new(Stage::Serving);
-        let mut late = LateRequests::new(server, stage.subscribe());
+        let retiring = AtomicBool::new(false);
+        let mut late = LateRequests::new(server, || retiring.load(Ordering::Relaxed));
         let (begun, mut got) = (Instant::now(), Vec::new());
-        let read = async |late: &mut LateRequests<_>, got: &mut Vec<_>, until: Duration| {
+        let read = async |late: &mut LateRequests<_, _>, got: &mut Vec<_>, until: Duration| {
             let mut some = [0; 1 << 12];
             while let Ok(read) = tokio::time::timeout(until, late.read(&mut some)).await {
                 let count = read.expect("in memory");
@@ -173,7 +168,7 @@ mod tests {
         };
         for (at, piece) in pieces.iter().enumerate() {
             if at == retires {
-                stage.send_replace(retiring());
+                retiring.store(true, Ordering::Relaxed);
             }
             client.write_all(piece).await.expect("in memory");
             read(&mut late, &mut got, Duration::from_millis(1)).await;

@@ -23,6 +23,7 @@ use super::*;
 use crate::runtime::connections::{Connections, Stage};
 use crate::server::service::Same;
 
+mod age;
 mod half_close;
 mod pipelined;
 mod silence;
@@ -54,7 +55,12 @@ impl Bench {
         let go = Arc::new(Notify::new());
         let sink = {
             let go = go.clone();
-            super::sink(Same(service_fn(move |request| answer(request, go.clone()))), config, Layers::NONE)
+            super::sink(
+                Same(service_fn(move |request| answer(request, go.clone()))),
+                config,
+                &Builders::default(),
+                Layers::NONE,
+            )
         };
         let (counted, last) = (connections.clone(), Arc::new(Mutex::default()));
         let accepted = last.clone();

@@ -59,6 +59,8 @@ pub struct Options {
     pub hook_hangs: bool,
     /// If true, each generation changes its attributes when its server is made.
     pub changes_itself: bool,
+    /// If true, HTTP is served on what an acceptor of the application makes of each connection: TLS.
+    pub own_acceptor: bool,
     /// The behaviour of the hook `on_handover`; `None` for no hook.
     pub state: Option<State>,
     pub handover_timeout: Duration,
@@ -105,6 +107,7 @@ impl Default for Options {
             drain_timeout: Duration::from_secs(60),
             hook_hangs: false,
             changes_itself: false,
+            own_acceptor: false,
             state: None,
             handover_timeout: Duration::from_secs(10),
         }
@@ -120,7 +123,7 @@ pub struct App {
 impl App {
     pub fn new(options: Options) -> App {
         let folder = tempfile::Builder::new().prefix("cutover-it-app-").tempdir().expect("a folder");
-        if !options.tls.is_empty() {
+        if !options.tls.is_empty() || options.own_acceptor {
             tls::make(folder.path());
         }
         App { folder, options }
@@ -130,6 +133,11 @@ impl App {
     #[track_caller]
     pub fn page_by_tls(&self, address: SocketAddr) -> String {
         tls::get(self.folder.path(), address)
+    }
+
+    /// The configuration of a client that trusts the server's certificate.
+    pub fn tls_client(&self) -> Arc<rustls::ClientConfig> {
+        tls::client(self.folder.path())
     }
 
     /// Starts the server, and waits for READY=1.
@@ -241,6 +249,13 @@ async fn serve(server: Server, options: Options, folder: PathBuf) {
     }
     let page = Page { folder: folder.into(), begun: begun.clone(), inherited: inherited.map(Arc::new) };
     let server = server.before_begin(move |started| begun.set(started.clone()).expect("it begins once"));
+    let server = match options.own_acceptor {
+        true => {
+            let acceptor = tls::acceptor(&page.folder);
+            server.acceptor(move |stream| acceptor.accept(stream))
+        }
+        false => server,
+    };
     if options.tls.is_empty() {
         let service = service_fn(move |request| page.clone().answer(request));
         server.serve_hyper(service).await.expect("it begins");

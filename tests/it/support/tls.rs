@@ -42,11 +42,7 @@ impl Identity {
 
     /// The configuration of a client that trusts this certificate alone, and offers these protocols by ALPN.
     pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
-        let mut known = RootCertStore::empty();
-        known.add(self.der.clone()).expect("a certificate");
-        let mut config = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Arc::new(config)
+        trusting(self.der.clone(), protocols)
     }
 }
 
@@ -62,13 +58,24 @@ pub fn acceptor(folder: &Path) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("the key is that of the certificate")))
 }
 
+/// The configuration of a client that trusts this certificate alone, and offers these protocols by ALPN.
+fn trusting(certificate: CertificateDer<'static>, protocols: &[&str]) -> Arc<ClientConfig> {
+    let mut known = RootCertStore::empty();
+    known.add(certificate).expect("a certificate");
+    let mut config = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+/// The configuration of a client that trusts the certificate in this folder.
+pub fn client(folder: &Path) -> Arc<ClientConfig> {
+    trusting(certificate(folder), &[])
+}
+
 /// The response to one GET of `/`, including its head, for a client that trusts the certificate.
 pub fn get(folder: &Path, address: SocketAddr) -> String {
-    let mut known = RootCertStore::empty();
-    known.add(certificate(folder)).expect("a certificate");
-    let config = ClientConfig::builder().with_root_certificates(known).with_no_client_auth();
     let name = ServerName::try_from(NAME).expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let connection = ClientConnection::new(client(folder), name).expect("a client");
     let socket = TcpStream::connect(address).expect("connected");
     socket.set_nodelay(true).expect("set");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
 use super::nothing_lost::reload_under_load;
+use crate::support::app::{App, Options};
 use crate::support::load::{Mode, Plan, Transport};
 use crate::support::process::{Instance, Start};
 use crate::support::tls::Identity;
@@ -77,6 +78,19 @@ fn nothing_is_lost_of_pipelined_requests() {
 #[test]
 fn nothing_is_lost_of_http_2() {
     nothing_is_lost(Mode::Http2);
+}
+
+/// The end of a connection is as lossless on what an acceptor of the application makes of it.
+#[test]
+fn nothing_is_lost_with_an_acceptor_of_the_application() {
+    let options = Options { own_acceptor: true, idle_grace: Duration::from_secs(1), ..Options::default() };
+    let app = App::new(options);
+    for mode in [Mode::KeepAlive, Mode::Pipelined, Mode::Http2] {
+        let server = app.start();
+        let transport = Transport::Tls(app.tls_client());
+        let plan = Plan { transport, ..Plan::new([server.addr()], CLIENTS, mode) };
+        reload_under_load(&server, plan, 5).assert_nothing_lost();
+    }
 }
 
 #[test]
