@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::defaults;
 use crate::error::{Error, ErrorKind};
 use crate::model::share::Share;
+use crate::sys::unix_listener::Access;
 
 /// Whether there is a control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) max_connections: Option<usize>,
     pub(crate) backlog: u32,
+    pub(crate) unix_access: Access,
     pub(crate) listeners_per_address: usize,
 }
 
@@ -76,6 +78,7 @@ impl Default for Config {
             proxy_protocol: ProxyProtocol::Off,
             max_connections: None,
             backlog: defaults::BACKLOG,
+            unix_access: Access::default(),
             listeners_per_address: defaults::LISTENERS_PER_ADDRESS,
         }
     }

@@ -11,6 +11,7 @@ use super::identity::{Generation, Inode, Pid};
 use super::status::LastReload;
 #[cfg(feature = "tls")]
 use super::ticket_keys::TicketKey;
+use super::unix_address::UnixAddress;
 
 /// The version of the messages. Raised for a change that an older generation cannot ignore as an unknown field.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -71,6 +72,15 @@ impl History {
     }
 }
 
+/// A listener on a Unix socket that goes from generation to generation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct PassedListener {
+    pub(crate) address: UnixAddress,
+    /// The device and the inode of its file, by which the last generation knows whether the file is still its own.
+    #[serde(default)]
+    pub(crate) file: Option<(u64, u64)>,
+}
+
 /// One line from green to blue.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -84,6 +94,8 @@ pub(crate) enum FromGreen {
     Live,
     /// Green cannot start.
     Failed { reason: String },
+    /// Green asks for the listeners on these Unix sockets, before it listens.
+    WantsListeners { addresses: Vec<UnixAddress> },
     /// Green asks for the state of the application, before it listens.
     WantsState,
     /// Green asks for the keys of the TLS session tickets, before it listens.
@@ -111,6 +123,11 @@ pub(crate) enum FromBlue {
     Closed {
         #[serde(default)]
         groups: Vec<GroupOrder>,
+    },
+    /// The listeners on these Unix sockets, whose descriptors come with this line in the same order.
+    Listeners {
+        #[serde(default)]
+        listeners: Vec<PassedListener>,
     },
     /// The state of blue's application, whose bytes follow this line.
     State { version: u32, length: u64 },

@@ -19,3 +19,4 @@ pub(crate) mod status;
 pub(crate) mod steering;
 #[cfg(feature = "tls")]
 pub(crate) mod ticket_keys;
+pub(crate) mod unix_address;

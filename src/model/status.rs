@@ -23,6 +23,9 @@ pub struct Status {
     pub version: String,
     /// The addresses that the instance listens on.
     pub addresses: Vec<SocketAddr>,
+    /// The Unix sockets that the instance listens on: `unix:/path` or `unix:@name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unix: Vec<String>,
     /// How new connections will be moved at the next reload.
     pub steering: SteeringMode,
     /// The rollout that is under way, if one is.

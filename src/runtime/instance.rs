@@ -1,6 +1,5 @@
 //! The name of an instance, and the control socket that goes with it.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::control::{Control, ControlTarget};
@@ -16,8 +15,8 @@ use crate::sys::launch::Launch;
 pub(crate) struct Naming<'a> {
     /// The name that the user has given.
     pub(crate) given: Option<&'a str>,
-    /// The first address of the instance, which no other instance can have.
-    pub(crate) first: Option<SocketAddr>,
+    /// The first address of the instance, which no other instance can have, or a name that is made from it.
+    pub(crate) first: Option<String>,
     pub(crate) control: ControlSocket,
 }
 
@@ -36,7 +35,7 @@ pub(crate) fn claim(
     launch: &Launch,
     control_target: &ControlTarget,
 ) -> Result<(String, Option<Control>), Error> {
-    let default = || naming.first.map_or_else(|| std::process::id().to_string(), |address| address.to_string());
+    let default = || naming.first.clone().unwrap_or_else(|| std::process::id().to_string());
     let name = naming.given.map_or_else(default, ToOwned::to_owned);
     let runtime_dirs = RuntimeDirs::new(|name| launch.variable(name).map(ToOwned::to_owned));
     let folder = match (naming.control, runtime_dirs.own()) {

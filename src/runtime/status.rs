@@ -45,6 +45,7 @@ pub(crate) trait Processes: Debug + Send + Sync {
 pub(crate) struct Known {
     pub(crate) name: String,
     pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) unix: Vec<String>,
     pub(crate) steering: SteeringMode,
     pub(crate) own: (Generation, Pid),
     pub(crate) connections: Option<usize>,
@@ -78,6 +79,7 @@ impl Draft {
             name: known.name,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: known.addresses,
+            unix: known.unix,
             steering: known.steering,
             rollout: under_way,
             generations,

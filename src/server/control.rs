@@ -1,7 +1,5 @@
 //! The name of an instance, and its control socket.
 
-use std::net::SocketAddr;
-
 use super::Server;
 use crate::error::Error;
 use crate::model::instance_name;
@@ -24,7 +22,7 @@ impl Server {
     pub(super) fn control(
         &self,
         role: &Role,
-        first: Option<SocketAddr>,
+        first: Option<String>,
         control_target: &ControlTarget,
     ) -> Result<(String, Option<Control>), Error> {
         if let Some(path) = role.spawn_info().and_then(|spawn_info| spawn_info.control.clone()) {

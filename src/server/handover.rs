@@ -6,7 +6,6 @@ mod to_blue;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::messages::{Message, read_line, write_messages};
 pub(crate) use self::to_blue::{Blue, BlueEvent, Inheritance, ToBlue};
+use super::passed::Passed;
 use super::state::StateHook;
 #[cfg(feature = "tls")]
 use super::tls::tickets::Tickets;
@@ -24,6 +24,7 @@ use crate::model::handover::{FromBlue, FromGreen, GroupOrder};
 use crate::model::identity::Pid;
 use crate::model::rollout::Failure;
 use crate::sys::during;
+use crate::sys::socket::AsyncSocket;
 
 /// How long a ready green may take to send the order of its listeners. Without the order everything works, but the
 /// generation after green does not know the order of the slots.
@@ -54,6 +55,7 @@ pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Supply {
     pub(crate) state: Option<StateHook>,
+    pub(crate) listeners: Passed,
     #[cfg(feature = "tls")]
     pub(crate) tickets: Option<Arc<Tickets>>,
 }
@@ -87,6 +89,10 @@ impl ToGreen {
                     }
                     FromGreen::Failed { reason } => {
                         failed(Failure::Step(format!("could not start: {reason}"))).await;
+                    }
+                    FromGreen::WantsListeners { addresses } => {
+                        let (listeners, descriptors) = supply.listeners.give(&addresses);
+                        answering.send_all(&FromBlue::Listeners { listeners }, Vec::new(), descriptors);
                     }
                     FromGreen::WantsState => {
                         let (state, failed, answering) = (supply.state.clone(), failed.clone(), answering.clone());
@@ -143,8 +149,12 @@ impl ToGreen {
 
     /// As [`send`](ToGreen::send), followed by these bytes.
     fn send_with(&self, message: &FromBlue, bytes: Vec<u8>) {
+        self.send_all(message, bytes, Vec::new());
+    }
+
+    fn send_all(&self, message: &FromBlue, bytes: Vec<u8>, descriptors: Vec<Arc<AsyncSocket>>) {
         if let Ok(line) = serde_json::to_string(message) {
-            let _ = self.messages.send(Message { line, bytes });
+            let _ = self.messages.send(Message { line, bytes, descriptors });
         }
     }
 }

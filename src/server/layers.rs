@@ -69,7 +69,10 @@ impl Server {
                 return Err(Error::new(ErrorKind::Config, "a server has TLS or an acceptor, and not both"));
             }
             let (acceptor, tickets) = tls.build()?;
-            return Ok((Layers { proxy_protocol, acceptor: Acceptor::Tls(acceptor) }, Supply { state, tickets }));
+            return Ok((
+                Layers { proxy_protocol, acceptor: Acceptor::Tls(acceptor) },
+                Supply { state, tickets, ..Supply::default() },
+            ));
         }
         Ok((Layers { proxy_protocol, acceptor: own.unwrap_or(Acceptor::Plain) }, Supply { state, ..Supply::default() }))
     }

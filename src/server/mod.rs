@@ -1,6 +1,7 @@
 //! The public type of the library: a server that restarts itself.
 
 mod acceptor;
+pub(crate) mod bind;
 pub(crate) mod connection_info;
 mod control;
 pub(crate) mod drain;
@@ -14,6 +15,7 @@ pub(crate) mod inherit;
 mod layers;
 pub(crate) mod listener;
 mod options;
+mod passed;
 mod serve;
 mod service;
 mod signals;
@@ -23,10 +25,11 @@ mod state;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod transport;
+pub(crate) mod unix_listeners;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, watch};
@@ -41,6 +44,7 @@ use crate::sys::launch::Launch;
 use crate::sys::limits;
 
 use self::acceptor::OwnAcceptor;
+use self::bind::{BindAddress, ListenAddress};
 use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;
@@ -64,6 +68,8 @@ const EVENTS: usize = 256;
 pub struct Started {
     /// The addresses of the application, with the actual ports where port 0 was requested.
     pub addresses: Vec<SocketAddr>,
+    /// The Unix sockets of the application: `unix:/path` or `unix:@name`.
+    pub unix: Vec<String>,
     /// The addresses on which metrics are served, with the actual ports.
     pub metrics: Vec<SocketAddr>,
     /// The process ID of this process.
@@ -91,7 +97,7 @@ pub struct Started {
 /// ```
 #[must_use = "a server does nothing before serve or listen"]
 pub struct Server {
-    addresses: Vec<io::Result<Vec<SocketAddr>>>,
+    addresses: Vec<io::Result<Vec<ListenAddress>>>,
     config: Config,
     launch: Arc<Launch>,
     early_hup: io::Result<EarlyHup>,
@@ -110,12 +116,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Creates a server for this address: `"127.0.0.1:8080"`, `"[::]:80"` (which accepts IPv4 as well) or
-    /// `"localhost:0"`.
+    /// Creates a server for this address: `"127.0.0.1:8080"`, `"[::]:80"` (which accepts IPv4 as well),
+    /// `"localhost:0"`, or the Unix socket `"unix:/run/app.sock"` or `"unix:@name"`.
     ///
     /// Port 0 lets the system choose a port, which is kept through restarts. An address that cannot be parsed or
     /// resolved is an error of [`serve`](Server::serve) or [`listen`](Server::listen).
-    pub fn bind(address: impl ToSocketAddrs) -> Server {
+    pub fn bind(address: impl BindAddress) -> Server {
         let server = Server {
             addresses: Vec::new(),
             config: Config::default(),
@@ -137,12 +143,8 @@ impl Server {
     }
 
     /// Adds an address, in the forms that [`bind`](Server::bind) takes.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "names are resolved before the server begins, and signals end the process as ever"
-    )]
-    pub fn and_bind(mut self, address: impl ToSocketAddrs) -> Server {
-        self.addresses.push(address.to_socket_addrs().map(Iterator::collect));
+    pub fn and_bind(mut self, address: impl BindAddress) -> Server {
+        self.addresses.push(bind::resolve(address));
         self
     }
 

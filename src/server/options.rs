@@ -219,6 +219,23 @@ impl Server {
         self
     }
 
+    /// Sets the permissions of the files of Unix sockets, such as 0o660: who may write to a file may connect to it
+    /// (unix(7)). Default: 0o777 less the umask.
+    ///
+    /// The permissions count for a file that the server makes. A next generation gets the listener and leaves the file
+    /// as it is.
+    pub fn unix_mode(mut self, mode: u32) -> Server {
+        self.config.unix_access.mode = Some(mode);
+        self
+    }
+
+    /// Sets the owner and the group of the files of Unix sockets, by number. Default: those of this process. Another
+    /// owner than this process's needs CAP_CHOWN (chown(2)).
+    pub fn unix_owner(mut self, user: Option<u32>, group: Option<u32>) -> Server {
+        (self.config.unix_access.user, self.config.unix_access.group) = (user, group);
+        self
+    }
+
     /// Sets how many listening sockets each address has, 1 to 256. Default: 1, which is right unless one accept queue
     /// is too slow for your machine.
     pub fn listeners_per_address(mut self, listeners: usize) -> Server {

@@ -7,10 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::acceptor::Layers;
+use super::bind::ListenAddress;
 use super::handover::{Blue, Supply, ToBlue};
 use super::host::{Host, Settings};
+use super::passed::Passed;
 use super::service::Same;
 use super::sockets::Sockets;
+use super::unix_listeners::{self, UnixListeners};
 use super::{Server, Started, http, signals};
 use crate::config::{ControlSocket, ProxyProtocol};
 use crate::error::{Error, ErrorKind};
@@ -18,6 +21,7 @@ use crate::model::addresses::{Bound, Offer};
 use crate::model::identity::{Generation, Pid};
 use crate::model::probe::Target;
 use crate::model::rollout::{Plan, Rollout};
+use crate::model::unix_address::UnixAddress;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
 use crate::runtime::connections::Connections;
 use crate::runtime::context::{Context, Parts};
@@ -111,7 +115,7 @@ impl Server {
         role: Role,
         blue: &mut Option<Blue>,
         (sink, room): (Sink, R),
-        supply: Supply,
+        mut supply: Supply,
     ) -> Result<Running, Error> {
         self.config.check()?;
         self.check_name()?;
@@ -135,10 +139,15 @@ impl Server {
         let control_target = self.control_target(&connections, &passed_on);
         // The name is claimed before this process listens, so that a second instance with the same name takes nothing
         // from the first.
-        let first = sockets.addresses.first().map(|address| address.bound);
+        let unix = self.unix_addresses(&role)?;
+        let first = sockets.addresses.first().map(|address| address.bound.to_string());
+        let first = first.or_else(|| unix.first().map(UnixAddress::instance_name));
         let (name, control) = self.control(&role, first, &control_target)?;
-        let begun = self.begin_to_listen(role, sockets)?;
-        let acceptors = self.accept(&begun, &connections, (sink, room), &control_target);
+        let begun = self.begin_to_listen(role, sockets, &unix)?;
+        let (access, backlog) = (self.config.unix_access, self.config.backlog);
+        supply.listeners = Passed::new(unix_listeners::listen(&unix, &access, backlog, blue.as_mut()).await?);
+        let acceptors = self.accept(&begun, &connections, (sink.clone(), room.clone()), &control_target);
+        let unix = accept_on_unix(&supply.listeners, &connections, sink, room);
         signals::start(&early_hup, self.inputs.0.clone()).map_err(system("cannot handle signals"))?;
         let service_manager = self.begin_heartbeat();
         let settings = self.host_settings(name, &begun, &plan, target, supply);
@@ -161,6 +170,7 @@ impl Server {
         let parts = Parts { generation, pid, groups, needs_steering, attempts, inputs, events, passed_on };
         let mut host = Host::new(Context::new(parts), settings, connections.clone(), host_events, service_manager);
         (host.acceptors, host.control, host.to_blue) = (Some(acceptors), control, to_blue);
+        host.unix = Some(unix);
         host.pid_file = self.config.pid_file.map(PidFile::new);
         match host.to_blue {
             Some(_) => blue_hears.send(&[NotifyState::Ready]),
@@ -234,7 +244,10 @@ impl Server {
     fn bind_all(&self, role: &Role) -> Result<Sockets, Error> {
         let mut asked = Vec::new();
         for address in &self.addresses {
-            asked.extend(resolved(address)?.iter().map(|address| (*address, Offer::Application)));
+            asked.extend(resolved(address)?.iter().filter_map(|address| match address {
+                ListenAddress::Inet(address) => Some((*address, Offer::Application)),
+                ListenAddress::Unix(_) => None,
+            }));
         }
         if let Some(address) = &self.config.metrics {
             asked.extend(resolved(address)?.iter().map(|address| (*address, Offer::Metrics)));
@@ -242,18 +255,39 @@ impl Server {
         Sockets::bind(&asked, self.config.listeners_per_address, role)
     }
 
+    /// The Unix sockets of the application.
+    fn unix_addresses(&self, role: &Role) -> Result<Vec<UnixAddress>, Error> {
+        let mut asked = Vec::new();
+        for address in &self.addresses {
+            asked.extend(resolved(address)?.iter().filter_map(|address| match address {
+                ListenAddress::Inet(_) => None,
+                ListenAddress::Unix(address) => Some(address.clone()),
+            }));
+        }
+        match role {
+            Role::Supervised { .. } if !asked.is_empty() => {
+                Err(Error::new(ErrorKind::Config, "under `cutover run` a server cannot have Unix sockets"))
+            }
+            Role::First | Role::Supervised { .. } | Role::Green { .. } | Role::Orphan { .. } => Ok(asked),
+        }
+    }
+
     /// Calls the application's `before_begin` hook, and listens.
-    fn begin_to_listen(&mut self, role: Role, sockets: Sockets) -> Result<Begun, Error> {
+    fn begin_to_listen(&mut self, role: Role, sockets: Sockets, unix: &[UnixAddress]) -> Result<Begun, Error> {
         let (generation, pid) = (role.generation(), own_pid());
         let addresses = sockets.addresses.clone();
         let offered = addresses.iter().take_while(|address| address.offer == Offer::Application).count();
         let bound = |of: &[Bound]| of.iter().map(|address| address.bound).collect::<Vec<_>>();
         let (mine, metrics) = (bound(&addresses[..offered]), bound(&addresses[offered..]));
         if let Some(hook) = self.before_begin.take() {
-            hook(&Started { addresses: mine.clone(), metrics: metrics.clone(), pid, generation });
+            let unix = unix.iter().map(UnixAddress::to_string).collect();
+            hook(&Started { addresses: mine.clone(), unix, metrics: metrics.clone(), pid, generation });
         }
         let listeners = sockets.listen(self.config.backlog)?;
         for address in mine {
+            tracing::info!(%generation, %pid, %address, name = self.config.name, "listening");
+        }
+        for address in unix {
             tracing::info!(%generation, %pid, %address, name = self.config.name, "listening");
         }
         for address in metrics {
@@ -299,11 +333,18 @@ impl Server {
     }
 }
 
+/// The listeners on Unix sockets, which do not accept yet.
+fn accept_on_unix<R: Room>(listeners: &Passed, connections: &Arc<Connections>, sink: Sink, room: R) -> UnixListeners {
+    let room = (connections.clone(), room);
+    let open = move |acceptors: &mut Acceptors, all: &[_]| acceptors.open(all, &sink, &room);
+    UnixListeners::new(listeners.clone(), connections, Box::new(open))
+}
+
 fn own_pid() -> Pid {
     Pid::new(std::process::id())
 }
 
-fn resolved(address: &std::io::Result<Vec<SocketAddr>>) -> Result<&[SocketAddr], Error> {
+fn resolved<T>(address: &std::io::Result<Vec<T>>) -> Result<&[T], Error> {
     match address {
         Ok(resolved) if resolved.is_empty() => {
             Err(Error::new(ErrorKind::Address, "an address resolves to no IP address"))

@@ -130,6 +130,7 @@ impl Host for LaunchHost {
         let known = Known {
             name: self.instance.name.clone(),
             addresses: self.instance.addresses(),
+            unix: Vec::new(),
             steering: self.context.groups.tier(),
             own: self.context.who(),
             connections: None,

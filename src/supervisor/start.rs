@@ -58,7 +58,7 @@ impl Supervisor {
         let control_target = ControlTarget::changing(endpoints);
         let naming = Naming {
             given: self.config.name.as_deref(),
-            first: addresses.first().copied(),
+            first: addresses.first().map(ToString::to_string),
             control: self.config.control,
         };
         let (name, control) = instance::claim(&naming, &self.launch, &control_target)?;

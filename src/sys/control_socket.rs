@@ -4,33 +4,29 @@
     reason = "whoever calls it is asked instead: `claim`, `take_over` and `remove` are disallowed themselves"
 )]
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::net::sockopt::socket_peercred;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::SockAddr;
 
 use super::control_folder::check_length;
 use super::during;
+use super::unix_socket::{self, Access, FileId, Look};
 use crate::model::identity::Pid;
 
 /// The maximum number of connections in the accept queue.
 const BACKLOG: i32 = 128;
-/// The longest wait for another process that claims a name in the same folder; a claim takes a few system calls.
-const LOCKED: Duration = Duration::from_secs(1);
 
 /// A control socket that has its name.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     path: PathBuf,
-    /// The device and the inode of the file, by which [`ControlSocket::remove`] checks whether the name still leads to
-    /// it.
-    file: (u64, u64),
+    /// By this [`ControlSocket::remove`] checks whether the name still leads to the file.
+    file: FileId,
 }
 
 /// Why a name cannot be claimed.
@@ -56,7 +52,7 @@ pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refuse
     let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
     made.map_err(|e| during(format_args!("make the folder {}", folder.display()), e))?;
     // Held from the look to the rename, so that two instances that start at once do not both find the name free.
-    let _lock = lock(folder)?;
+    let _lock = unix_socket::lock(folder)?;
     match living(path) {
         Some(process) => Err(Refused::Taken(process)),
         None => take_over(path, None).map_err(Refused::Failed),
@@ -70,62 +66,20 @@ pub(crate) fn claim(path: &Path) -> Result<(ControlSocket, UnixListener), Refuse
 /// The error of bind(2) or rename(2): no right to write in the folder, a path that is too long. `TimedOut` if the disk
 /// has answered after `by`.
 pub(crate) fn take_over(path: &Path, by: Option<Instant>) -> io::Result<(ControlSocket, UnixListener)> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Short, because the whole path has to fit into 108 bytes (unix(7)).
-    let beside = path.with_file_name(format!(".{}", std::process::id()));
-    let what = |doing: &str| format!("{doing} the control socket {name} in {}", path.with_file_name("").display());
     // A client could not connect to a path that is longer than an address.
     check_length(path)?;
-    // An earlier process with this pid may have left a file.
-    let _ = fs::remove_file(&beside);
-    let bound = bind(&beside).map_err(|e| during(what("bind"), e))?;
-    let in_time = || match by {
-        Some(by) if Instant::now() >= by => Err(io::ErrorKind::TimedOut.into()),
-        Some(_) | None => Ok(()),
-    };
-    let file = fs::symlink_metadata(&beside).and_then(|file| in_time().map(|()| (file.dev(), file.ino())));
-    match file.and_then(|file| fs::rename(&beside, path).map(|()| file)) {
-        Ok(file) => Ok((ControlSocket { path: path.to_owned(), file }, bound)),
-        Err(error) => {
-            let _ = fs::remove_file(&beside);
-            Err(during(what("name"), error))
-        }
-    }
-}
-
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    // Set before listen(2), so that no other user can connect in between.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let placed = unix_socket::place(path, &Access { mode: Some(0o600), ..Access::default() }, BACKLOG, by);
+    let named = placed.map_err(|e| during(format_args!("make the control socket {name}"), e));
+    named.map(|(file, listener)| (ControlSocket { path: path.to_owned(), file }, listener))
 }
 
 /// Whether a living process listens at `path`, and its pid if the kernel reports the pid.
 pub(crate) fn living(path: &Path) -> Option<Option<Pid>> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).ok()?;
-    match socket.connect(&SockAddr::unix(path).ok()?) {
-        Ok(()) => {}
-        // The accept queue is full, so a process listens.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(None),
-        // A file without a process refuses the connection; or the file does not exist; or it is no socket.
-        Err(_) => return None,
+    match unix_socket::look(&SockAddr::unix(path).ok()?) {
+        Look::Listens(pid) => Some(pid),
+        Look::Nobody(_) => None,
     }
-    // For a listener, these are the credentials of the process that called listen(2): unix(7).
-    let peer = socket_peercred(&socket).ok().and_then(|c| u32::try_from(c.pid.as_raw_pid()).ok());
-    Some(peer.map(Pid::new))
-}
-
-fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::open(folder).map_err(|e| during(format_args!("open the folder {}", folder.display()), e))?;
-    let began = Instant::now();
-    // A process that may read the folder could hold the lock for ever. That must not keep a server from its work: after
-    // `LOCKED` the claim goes on without the lock.
-    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() && began.elapsed() < LOCKED {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(file)
 }
 
 impl ControlSocket {
@@ -135,14 +89,15 @@ impl ControlSocket {
 
     /// Removes the file if it is still this socket's, and not the next generation's.
     pub(crate) fn remove(&self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
+        unix_socket::remove(&self.path, self.file);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) mod steering;
 pub(crate) mod sysctl;
 mod tcp_md5;
 pub(crate) mod terminal;
+pub(crate) mod unix_listener;
+mod unix_socket;
 
 /// Puts the operation and its object before the message of the system's error, and keeps the error's kind.
 pub(crate) fn during(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> std::io::Error {

@@ -1,6 +1,5 @@
 //! `cutover serve`: the reference server.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tower_http::services::ServeDir;
 
 use crate::format::seconds;
 use crate::page::Page;
-use crate::rollout::{Addresses, Rollout, address};
+use crate::rollout::Rollout;
 
 /// Serve a directory, or without DIR a page that shows which process answers.
 ///
@@ -23,10 +22,13 @@ pub(crate) struct Serve {
     /// The directory to serve.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// The address to listen on; may be given more than once. With port 0 the kernel chooses the port, and all
-    /// generations keep that port.
-    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
-    listen: Vec<Addresses>,
+    /// The address to listen on, or a Unix socket: unix:/PATH, or unix:@NAME in the abstract namespace. May be given more
+    /// than once. With port 0 the kernel chooses the port, and all generations keep that port.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: Vec<String>,
+    /// The permissions of the file of a Unix socket, in octal: 660.
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    unix_mode: Option<u32>,
     /// Speak TLS with this certificate chain, a PEM file. May be given more than once, each with its --tls-key: clients
     /// choose by name (SNI). Each generation reads the files anew.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -97,8 +99,13 @@ impl Serve {
 
     fn server(self) -> Server {
         let tls = self.tls();
-        let addresses: Vec<SocketAddr> = self.listen.into_iter().flat_map(|addresses| addresses.0).collect();
-        let mut server = Server::bind(&addresses[..]);
+        let mut addresses = self.listen.iter();
+        // clap gives the default, if the user gives no address.
+        let first = addresses.next().map_or("", String::as_str);
+        let mut server = addresses.fold(Server::bind(first), |server, address| server.and_bind(address));
+        if let Some(mode) = self.unix_mode {
+            server = server.unix_mode(mode);
+        }
         if let Some(tls) = tls {
             server = server.tls(tls);
         }
@@ -111,6 +118,11 @@ impl Serve {
             .listeners_per_address(self.listeners_per_address);
         self.rollout.of_server(server)
     }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("{text} are no permissions: write three octal digits, such as 660"))
 }
 
 async fn serve_page(server: Server) -> Result<(), Error> {

@@ -15,7 +15,8 @@ const HEADINGS: [&str; 6] = ["GENERATION", "PID", "AGE", "PHASE", "SHARE", "CONN
 pub(crate) fn render(status: &Status, now: u64) -> String {
     let name = format::one_line(&status.name);
     let mut text = format!("cutover {}, instance {name}\n", format::one_line(&status.version));
-    let addresses: Vec<_> = status.addresses.iter().map(ToString::to_string).collect();
+    let addresses = status.addresses.iter().map(ToString::to_string);
+    let addresses: Vec<_> = addresses.chain(status.unix.iter().cloned()).collect();
     for (label, value) in [
         ("listens on", if addresses.is_empty() { "nothing".to_owned() } else { addresses.join(", ") }),
         ("steering", status.steering.to_string()),

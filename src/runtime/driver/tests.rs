@@ -83,6 +83,7 @@ impl Host for FakeHost {
         let known = Known {
             name: "fake".into(),
             addresses: vec![],
+            unix: Vec::new(),
             steering: self.context.groups.tier(),
             own: self.context.who(),
             connections: Some(0),

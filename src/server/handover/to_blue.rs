@@ -1,6 +1,7 @@
 //! Green's end of the handover socket.
 
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,13 +10,14 @@ use tokio::io::{AsyncReadExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use super::messages::read_line;
+use super::messages::{read_line, read_with_descriptors};
 use crate::error::Error;
-use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, SpawnInfo};
+use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, PassedListener, SpawnInfo};
 use crate::model::identity::Generation;
 use crate::model::state::STATE_MAX;
 #[cfg(feature = "tls")]
 use crate::model::ticket_keys::TicketKey;
+use crate::model::unix_address::UnixAddress;
 use crate::sys::process::HeldProcess;
 
 /// How long blue may take to answer before green listens. A blue that is stopped does not answer.
@@ -81,6 +83,19 @@ impl Blue {
         }
     }
 
+    /// The listeners that blue has on these Unix sockets. An error, or a blue that is gone, is an answer without any.
+    pub(crate) async fn listeners(&mut self, addresses: Vec<UnixAddress>) -> Vec<(PassedListener, OwnedFd)> {
+        let answer = async {
+            send(&mut self.write, &FromGreen::WantsListeners { addresses }).ok()?;
+            match read_with_descriptors(self.read.get_ref()).await.ok()?? {
+                (FromBlue::Listeners { listeners }, descriptors) => Some(listeners.into_iter().zip(descriptors)),
+                _ => None,
+            }
+        };
+        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
+        answer.ok().flatten().map(Iterator::collect).unwrap_or_default()
+    }
+
     /// The state of blue's application, and its version; `None` if there is none, or if blue is gone.
     ///
     /// Waits without a limit: blue has a deadline for the hook that makes the state and for this process.
@@ -121,7 +136,7 @@ impl ToBlue {
                     }
                     Ok(Some(FromBlue::Unknown)) => continue,
                     // Nothing was asked.
-                    Ok(Some(FromBlue::State { .. } | FromBlue::NoState)) => continue,
+                    Ok(Some(FromBlue::State { .. } | FromBlue::NoState | FromBlue::Listeners { .. })) => continue,
                     #[cfg(feature = "tls")]
                     Ok(Some(FromBlue::Tickets { .. })) => continue,
                     Ok(None) | Err(_) => {

@@ -58,7 +58,11 @@ impl Host {
         let retirement =
             Retirement { groups: groups.clone(), acceptors, linger, now: self.context.close_now.subscribe() };
         let to_green = self.green.as_ref().map(|green| green.handover.clone());
+        let unix = self.unix.take();
         self.context.in_background(async move {
+            if let Some(unix) = unix {
+                unix.close(why).await;
+            }
             retirement.close(why).await;
             if let Some(to_green) = to_green {
                 // Without an order, green finds it out by itself.

@@ -41,6 +41,7 @@ impl Host {
         let (blue, blue_generation, addresses) =
             (self.context.pid, self.context.generation, self.settings.addresses.clone());
         let parent = self.settings.parent;
+        self.settings.supply.listeners.forget();
         let control = self.control.as_ref().map(Control::path);
         tokio::spawn(async move {
             let spawned = async {

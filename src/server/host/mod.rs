@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::green::{Green, SpawnedGreen};
 use super::handover::{BlueEvent, Inheritance, Supply, ToBlue};
+use super::unix_listeners::UnixListeners;
 use crate::model::addresses::Bound;
 use crate::model::event::{Outcome, Phase};
 use crate::model::handover::History;
@@ -74,6 +75,8 @@ pub(crate) struct Host {
     pub(crate) service_manager: ServiceManager,
     /// `None` once the listeners are being closed.
     pub(crate) acceptors: Option<Acceptors>,
+    /// The listeners on Unix sockets; `None` once they are being closed.
+    pub(crate) unix: Option<UnixListeners>,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Control>,
     pub(crate) to_blue: Option<ToBlue>,
@@ -229,6 +232,7 @@ impl crate::runtime::host::Host for Host {
     }
 
     fn become_live(&mut self) {
+        self.accept_on_unix();
         self.take_leadership();
         let (files, host_events) = (self.take_files(), self.host_events.clone());
         // An error means that the driver is gone, and no longer needs the event.
@@ -288,6 +292,7 @@ impl Host {
             host_events,
             service_manager,
             acceptors: None,
+            unix: None,
             pid_file: None,
             control: None,
             to_blue: None,
@@ -296,6 +301,13 @@ impl Host {
             history: History::default(),
             leadership: Leadership::Never,
             passing_on: None,
+        }
+    }
+
+    /// Begins to accept from the listeners on Unix sockets, which the previous generation has left to this one.
+    fn accept_on_unix(&mut self) {
+        if let Some(unix) = &mut self.unix {
+            unix.open();
         }
     }
 

@@ -14,6 +14,7 @@ impl Host {
         let known = Known {
             name: self.settings.name.clone(),
             addresses: self.settings.addresses[..self.settings.offered].iter().map(|address| address.bound).collect(),
+            unix: self.settings.supply.listeners.own().iter().map(|own| own.address.to_string()).collect(),
             steering: self.context.groups.tier(),
             own: self.context.who(),
             connections: Some(self.connections.open()),

@@ -51,6 +51,7 @@ impl Host {
     pub(crate) async fn begin_alone(&mut self) {
         // A panic is logged, and leaves the groups to the kernel.
         let _ = self.context.groups.run(Table::steer_here).await;
+        self.accept_on_unix();
         self.take_files().await;
         self.take_leadership();
         self.has_files();

@@ -20,6 +20,7 @@ use hdrhistogram::Histogram;
 use report::list;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::unix::net::SocketAddr as UnixAddress;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -57,6 +58,8 @@ pub enum Transport {
     Tcp,
     /// TLS over TCP. Sessions are resumed if this configuration allows it.
     Tls(Arc<rustls::ClientConfig>),
+    /// A Unix socket: the targets are not used.
+    Unix(UnixAddress),
 }
 
 impl std::fmt::Debug for Transport {
@@ -64,6 +67,7 @@ impl std::fmt::Debug for Transport {
         f.write_str(match self {
             Transport::Tcp => "Tcp",
             Transport::Tls(_) => "Tls",
+            Transport::Unix(_) => "Unix",
         })
     }
 }

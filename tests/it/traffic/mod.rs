@@ -8,6 +8,7 @@ mod limits;
 mod load_counts;
 mod nothing_lost;
 mod tls;
+mod unix_sockets;
 mod unsteered;
 mod wan;
 mod websocket;

@@ -4,8 +4,9 @@ use super::client::{Fault, Kind, fault};
 use super::{Plan, Transport};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream as StdUnixStream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// The name that clients of TLS ask for.
@@ -19,11 +20,14 @@ pub type Connection = Box<dyn Io>;
 
 /// Connects, with the handshake of the transport. Returns the local port too.
 pub async fn connect(plan: &Plan, target: SocketAddr) -> Result<(Connection, u16), Fault> {
+    if let Transport::Unix(address) = &plan.transport {
+        return Ok((Box::new(connect_unix(address).await?), 0));
+    }
     let stream = TcpStream::connect(target).await.map_err(|e| fault("connect", &e))?;
     let port = stream.local_addr().map_err(|e| fault("getsockname", &e))?.port();
     stream.set_nodelay(true).map_err(|e| fault("TCP_NODELAY", &e))?;
     match &plan.transport {
-        Transport::Tcp => Ok((Box::new(stream), port)),
+        Transport::Tcp | Transport::Unix(_) => Ok((Box::new(stream), port)),
         Transport::Tls(config) => {
             let name = ServerName::try_from(NAME).expect("a name");
             let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
@@ -34,4 +38,13 @@ pub async fn connect(plan: &Plan, target: SocketAddr) -> Result<(Connection, u16
             Ok((Box::new(stream), port))
         }
     }
+}
+
+/// Connects on a thread that may block: a client that does not block gets `EAGAIN` from a full accept queue, where another
+/// one waits (connect(2)).
+async fn connect_unix(address: &UnixAddress) -> Result<UnixStream, Fault> {
+    let address = address.clone();
+    let connected = tokio::task::spawn_blocking(move || StdUnixStream::connect_addr(&address)).await;
+    let stream = connected.expect("no panic").map_err(|e| fault("connect", &e))?;
+    stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).map_err(|e| fault("register", &e))
 }
