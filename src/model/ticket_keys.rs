@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 /// How long a key makes new tickets. The tickets are accepted for as long again.
 const ROTATION: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// The longest life of a ticket, in seconds.
+/// How long a client may keep a ticket, in seconds: until the key of the first ticket of this key is forgotten.
 pub(crate) const LIFETIME_SECONDS: u32 = 12 * 60 * 60;
 
 /// The length of the name of a key, which each ticket begins with, in bytes.

@@ -109,7 +109,8 @@ impl ToGreen {
                         let keys = supply.tickets.as_ref().map(|tickets| tickets.keys()).unwrap_or_default();
                         answering.send(&FromBlue::Tickets { keys });
                     }
-                    FromGreen::Unknown => {}
+                    // A question that only a later version knows.
+                    FromGreen::Unknown => answering.send(&FromBlue::Unknown),
                 }
             }
             drop(answering);

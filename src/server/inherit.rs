@@ -69,7 +69,7 @@ impl Server {
     /// no hook, or if it ends meanwhile. Each call asks anew.
     ///
     /// # Cancel safety
-    /// Not cancel safe: the state may be read in part, and the next generation then does not start.
+    /// Not cancel safe: the state may be read in part, and this generation then cannot start.
     pub async fn inherited(&mut self) -> Option<Inherited> {
         let (role, mut blue) = self.take_role().ok()?;
         let from = role.spawn_info().map(|spawn_info| spawn_info.blue_generation);

@@ -23,7 +23,7 @@ impl Server {
     /// or to a log. A retiring generation finishes the handshakes that are in flight. A handshake may take as long as
     /// the [`header_read_timeout`](Server::header_read_timeout).
     ///
-    /// For HTTP only: a server that [`listen`](Server::listen)s gives each [`Stream`](crate::Stream) to a TLS acceptor
+    /// For HTTP only: a server that [`listen`](Server::listen)s gives each [`Stream`] to a TLS acceptor
     /// itself.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: impl Into<TlsConfig>) -> Server {

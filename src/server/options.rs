@@ -125,7 +125,7 @@ impl Server {
     /// Sets how long an HTTP/1 client may take to send the header of a request, counted from the end of the previous
     /// response. Default: 30 s. The connection is closed after this time, or up to a quarter of this time later. As
     /// long as a client has not shown which HTTP version it speaks, the same limit counts from the beginning of the
-    /// connection.
+    /// connection. A TLS handshake, with the header of the PROXY protocol before it, has the same limit of its own.
     pub fn header_read_timeout(mut self, timeout: Duration) -> Server {
         self.config.header_read_timeout = timeout;
         self

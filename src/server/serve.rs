@@ -23,7 +23,7 @@ impl Server {
     /// after a request to stop, or when another generation is live and all connections of this one are finished.
     ///
     /// # Errors
-    /// If the server cannot start: see [`ErrorKind`](crate::ErrorKind). After the start, nothing is an error; a failed
+    /// If the server cannot start: see [`ErrorKind`]. After the start, nothing is an error; a failed
     /// reload is an [`Event::Reload`](crate::Event::Reload).
     ///
     /// # Cancel safety

@@ -140,6 +140,10 @@ impl Server {
         // The name is claimed before this process listens, so that a second instance with the same name takes nothing
         // from the first.
         let unix = self.unix_addresses(&role)?;
+        if target.is_some() && !sockets.addresses.iter().any(|address| address.offer == Offer::Application) {
+            let why = "a probe needs an address with a port, and the server listens on Unix sockets only";
+            return Err(Error::new(ErrorKind::Config, why));
+        }
         let first = sockets.addresses.first().map(|address| address.bound.to_string());
         let first = first.or_else(|| unix.first().map(UnixAddress::instance_name));
         let (name, control) = self.control(&role, first, &control_target)?;

@@ -156,7 +156,7 @@ pub(crate) fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
 }
 
-/// Writes by one sendmsg(2), like [`write`].
+/// Writes by one sendmsg(2), like [`write`](fn@write).
 pub(crate) fn write_vectored(stream: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
 }

@@ -9,6 +9,7 @@ use cutover::{Error, Server, TlsConfig, defaults};
 use hyper::service::service_fn;
 use tower_http::services::ServeDir;
 
+use crate::exit;
 use crate::format::seconds;
 use crate::page::Page;
 use crate::rollout::Rollout;
@@ -62,7 +63,7 @@ impl Serve {
                 self.tls_cert.len(),
                 self.tls_key.len()
             );
-            return ExitCode::FAILURE;
+            return ExitCode::from(exit::USAGE);
         }
         let directory = self.directory.clone();
         let server = self.server();

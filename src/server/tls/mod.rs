@@ -35,7 +35,10 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct TlsConfig(Source);
+pub struct TlsConfig {
+    source: Source,
+    shares_tickets: bool,
+}
 
 #[derive(Debug, Clone)]
 enum Source {
@@ -50,33 +53,42 @@ impl TlsConfig {
     ///
     /// TLS 1.2 and 1.3; clients are not asked for a certificate. For anything else make a [`rustls::ServerConfig`].
     pub fn files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> TlsConfig {
-        TlsConfig(Source::Files(vec![(certificate.into(), key.into())]))
+        TlsConfig { source: Source::Files(vec![(certificate.into(), key.into())]), shares_tickets: true }
     }
 
     /// Adds another certificate chain and its key. A client gets the first certificate that is valid for the name that
     /// the client asks for (SNI, RFC 6066), or the first of all certificates if none is. Has no effect on a
     /// `rustls::ServerConfig`, which chooses certificates itself.
     pub fn and_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> TlsConfig {
-        if let Source::Files(files) = &mut self.0 {
+        if let Source::Files(files) = &mut self.source {
             files.push((certificate.into(), key.into()));
         }
         self
     }
 
-    /// What a server makes of this configuration at its start, and the keys of its tickets, unless the user's own
-    /// `rustls::ServerConfig` makes its tickets itself.
+    /// Resumes the sessions of your own `rustls::ServerConfig` across reloads: the server makes the tickets, and each
+    /// generation has the same keys. Files are served so without this call.
+    ///
+    /// Not for a configuration that asks clients for a certificate: rustls does not ask again in a session that is
+    /// resumed, so that a client would get past a check that a reload has added or changed.
+    pub fn share_tickets(mut self) -> TlsConfig {
+        self.shares_tickets = true;
+        self
+    }
+
+    /// What a server makes of this configuration at its start, and the keys of its tickets, if generations share them.
     ///
     /// # Errors
     /// [`ErrorKind::Tls`] names the file, and what is wrong with the file. Blocks for the time of reading the files.
     pub(super) fn build(&self) -> Result<(TlsAcceptor, Option<Arc<Tickets>>), Error> {
-        let mut config = match &self.0 {
+        let mut config = match &self.source {
             Source::Rustls(config) => ServerConfig::clone(config),
             Source::Files(files) => from_files(files).map_err(|error| Error::new(ErrorKind::Tls, error.to_string()))?,
         };
         if config.alpn_protocols.is_empty() {
             config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         }
-        let tickets = (!config.ticketer.enabled()).then(|| Arc::new(Tickets::default()));
+        let tickets = self.shares_tickets.then(|| Arc::new(Tickets::default()));
         if let Some(tickets) = &tickets {
             config.ticketer = tickets.clone();
         }
@@ -84,11 +96,11 @@ impl TlsConfig {
     }
 }
 
-/// Your own configuration. If the configuration names no ALPN protocols, h2 and http/1.1 are offered. If the
-/// configuration has no ticketer, sessions are resumed by tickets that the next generations understand as well.
+/// Your own configuration. If the configuration names no ALPN protocols, h2 and http/1.1 are offered. Sessions are resumed
+/// as the configuration says: across reloads with [`share_tickets`](TlsConfig::share_tickets) only.
 impl From<Arc<ServerConfig>> for TlsConfig {
     fn from(config: Arc<ServerConfig>) -> TlsConfig {
-        TlsConfig(Source::Rustls(config))
+        TlsConfig { source: Source::Rustls(config), shares_tickets: false }
     }
 }
 

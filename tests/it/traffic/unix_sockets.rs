@@ -185,4 +185,6 @@ fn what_is_no_address_is_refused() {
         let server = serve(listen).spawn();
         server.wait_log(why, SOON);
     }
+    let probed = serve("unix:@cutover-it-probed").args(["--probe", "/"]).spawn();
+    probed.wait_log("a probe needs an address with a port", SOON);
 }
