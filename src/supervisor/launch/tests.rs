@@ -101,8 +101,12 @@ fn a_program_that_is_not_there_is_an_error_with_its_kind() {
 fn a_stop_is_passed_on_and_the_program_chooses_its_code() {
     alone(a_stop_is_passed_on_and_the_program_chooses_its_code, async {
         let folder = tempfile::tempdir().expect("a folder");
-        let begun = folder.path().join("begun");
-        let text = format!("trap 'exit 5' TERM; : > {}; while :; do sleep 0.05; done", begun.display());
+        let [begun, heard] = ["begun", "heard"].map(|name| folder.path().join(name));
+        let text = format!(
+            "trap 'exit 5' TERM; trap ': > {}' USR1; : > {}; while :; do sleep 0.05; done",
+            heard.display(),
+            begun.display()
+        );
         let instance = instance(&["/bin/sh", "-c", &text], ReadyWhen::Notify, LONG);
         let asked = instance.clone();
         let launching = tokio::spawn(async move { launched(&asked).await });
@@ -111,10 +115,19 @@ fn a_stop_is_passed_on_and_the_program_chooses_its_code() {
             while !begun.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            // A stop before the launch has taken the new process would kill the process. A signal is not passed on before.
+            while !heard.exists() {
+                instance.signal(Signal::USR1);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         };
         tokio::time::timeout(LONG, begins).await.expect("it begins");
         instance.stop(None).await;
-        assert!(matches!(launching.await.expect("no panic"), Ok(Launched::Over(5))));
+        match launching.await.expect("no panic") {
+            Ok(Launched::Over(code)) => assert_eq!(code, 5),
+            Ok(Launched::Live) => panic!("it has never said that it is ready"),
+            Err(error) => panic!("{error}"),
+        }
     });
 }
 

@@ -10,7 +10,11 @@ use crate::support::group;
 use crate::support::load::{Mode, Plan, Report};
 use crate::support::process::{Instance, Start};
 
-const RELOADS: u64 = 50;
+/// CI does fewer reloads in each test; `CUTOVER_LONG=1` does all fifty.
+pub(super) fn reloads() -> u64 {
+    if std::env::var_os("CUTOVER_LONG").is_some() { 50 } else { 20 }
+}
+
 const CLIENTS: usize = 64;
 const SOON: Duration = Duration::from_secs(20);
 
@@ -44,9 +48,13 @@ pub(super) fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> 
 fn nothing_is_lost(listen: &str, mode: Mode, options: &[&str]) {
     let server = Start::serve().listen(listen).args(["--idle-grace", "1s"]).args(options).ready();
     let plan = Plan::new(targets(&server, listen), CLIENTS, mode);
-    let report = reload_under_load(&server, plan, RELOADS);
+    let report = reload_under_load(&server, plan, reloads());
     report.assert_nothing_lost();
-    assert!(report.generations.len() as u64 > RELOADS, "the clients saw only {} generations", report.generations.len());
+    assert!(
+        report.generations.len() as u64 > reloads(),
+        "the clients saw only {} generations",
+        report.generations.len()
+    );
 }
 
 /// One test for each kind of connection, number of listeners, and family.
@@ -151,7 +159,7 @@ fn a_plain_restart_loses_and_the_load_sees_it() {
     for mode in [Mode::Close, Mode::KeepAlive, Mode::KeepAlive10, Mode::Pipelined, Mode::Http2] {
         let plain = Start::serve().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.ready();
-        let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), RELOADS);
+        let report = reload_under_load(&server, Plan::new([server.addr()], CLIENTS, mode), reloads());
         assert!(report.failures.total() > 0, "a plain restart lost nothing: {report}");
     }
 }

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
-use super::nothing_lost::reload_under_load;
+use super::nothing_lost::{reload_under_load, reloads};
 use crate::support::app::{App, Options};
 use crate::support::load::{Mode, Plan, Transport};
 use crate::support::process::{Instance, Start};
@@ -21,7 +21,6 @@ use crate::support::tls::Identity;
 
 const NAME: &str = "app.test";
 const CLIENTS: usize = 32;
-const RELOADS: u64 = 25;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A folder with a certificate, and the server that uses it.
@@ -55,9 +54,13 @@ fn serve_with(start: Start, identity: &Identity) -> Start {
 fn nothing_is_lost(mode: Mode) {
     let site = Site::new();
     let server = site.prepare().args(["--idle-grace", "1s"]).ready();
-    let report = reload_under_load(&server, site.load(&server, mode), RELOADS);
+    let report = reload_under_load(&server, site.load(&server, mode), reloads());
     report.assert_nothing_lost();
-    assert!(report.generations.len() as u64 > RELOADS, "the clients saw only {} generations", report.generations.len());
+    assert!(
+        report.generations.len() as u64 > reloads(),
+        "the clients saw only {} generations",
+        report.generations.len()
+    );
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn a_plain_restart_loses_and_the_load_sees_it() {
         let site = Site::new();
         let plain = site.prepare().env("CUTOVER_STEERING", "off").args(["--linger", "0s", "--idle-grace", "0s"]);
         let server = plain.args(["--drain-timeout", "0s"]).ready();
-        let report = reload_under_load(&server, site.load(&server, mode), RELOADS);
+        let report = reload_under_load(&server, site.load(&server, mode), reloads());
         assert!(report.failures.total() > 0, "a plain restart lost nothing: {report}");
     }
 }

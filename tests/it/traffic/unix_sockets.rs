@@ -11,12 +11,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::nothing_lost::reload_under_load;
+use super::nothing_lost::{reload_under_load, reloads};
 use crate::support::load::{Mode, Plan, Transport};
 use crate::support::process::{Instance, Start};
 
 const CLIENTS: usize = 64;
-const RELOADS: u64 = 50;
 const SOON: Duration = Duration::from_secs(20);
 
 fn folder() -> TempDir {
@@ -37,19 +36,19 @@ fn plan(address: SocketAddr, mode: Mode) -> Plan {
     Plan { transport: Transport::Unix(address), ..Plan::new([nowhere], CLIENTS, mode) }
 }
 
-fn nothing_is_lost(listen: &str, address: SocketAddr, mode: Mode, reloads: u64) {
+fn nothing_is_lost(listen: &str, address: SocketAddr, mode: Mode, count: u64) {
     let server = serve(listen).args(["--idle-grace", "1s"]).ready();
-    let report = reload_under_load(&server, plan(address, mode), reloads);
+    let report = reload_under_load(&server, plan(address, mode), count);
     report.assert_nothing_lost();
-    assert!(report.generations.len() as u64 > reloads, "the clients saw only {} generations", report.generations.len());
+    assert!(report.generations.len() as u64 > count, "the clients saw only {} generations", report.generations.len());
 }
 
 #[test]
 fn nothing_is_lost_on_a_path() {
-    for (mode, reloads) in [(Mode::Close, RELOADS), (Mode::KeepAlive, RELOADS), (Mode::Http2, 5)] {
+    for (mode, count) in [(Mode::Close, reloads()), (Mode::KeepAlive, reloads()), (Mode::Http2, 5)] {
         let folder = folder();
         let path = folder.path().join("app.sock");
-        nothing_is_lost(&format!("unix:{}", path.display()), at(&path), mode, reloads);
+        nothing_is_lost(&format!("unix:{}", path.display()), at(&path), mode, count);
     }
 }
 
@@ -57,7 +56,7 @@ fn nothing_is_lost_on_a_path() {
 fn nothing_is_lost_on_an_abstract_name() {
     let name = format!("cutover-it-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("a short name");
-    nothing_is_lost(&format!("unix:@{name}"), address, Mode::Close, RELOADS);
+    nothing_is_lost(&format!("unix:@{name}"), address, Mode::Close, reloads());
 }
 
 /// Negative control: a restart as usual, by a stop and a start, loses.
