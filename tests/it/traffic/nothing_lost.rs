@@ -7,7 +7,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
 use crate::support::group;
-use crate::support::load::{Mode, Plan, Report};
+use crate::support::load::{Mode, Plan, Report, Transport};
 use crate::support::process::{Instance, Start};
 
 /// CI does fewer reloads in each test; `CUTOVER_LONG=1` does all fifty.
@@ -29,12 +29,17 @@ fn targets(server: &Instance, listen: &str) -> Vec<SocketAddr> {
 
 /// Reloads under load, each time after the clients have met the last generation and have got some hundred answers more.
 pub(super) fn reload_under_load(server: &Instance, plan: Plan, reloads: u64) -> Report {
+    // A handshake of TLS takes as long as many requests.
+    let (at_first, after_each) = match plan.transport {
+        Transport::Tls(_) => (200, 60),
+        Transport::Tcp | Transport::Unix(_) => (1000, 300),
+    };
     let load = plan.start();
-    load.wait_answered(1000, SOON);
+    load.wait_answered(at_first, SOON);
     for reload in 1..=reloads {
         server.reload();
         load.wait_generation(reload + 1, SOON);
-        load.wait_answered(300, SOON);
+        load.wait_answered(after_each, SOON);
         // Of more than three generations that drain, the oldest is ended.
         if let Some(before) = reload.checked_sub(2).filter(|before| *before > 0) {
             server.wait_log(&format!(" gone generation={before} "), SOON);
