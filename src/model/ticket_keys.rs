@@ -11,7 +11,8 @@ use zeroize::Zeroize;
 /// How long a key makes new tickets. The tickets are accepted for as long again.
 const ROTATION: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// How long a client may keep a ticket, in seconds: until the key of the first ticket of this key is forgotten.
+/// The lifetime of a ticket that clients are told, in seconds. A ticket of the end of its key's six hours is refused
+/// earlier, and its client makes a full handshake.
 pub(crate) const LIFETIME_SECONDS: u32 = 12 * 60 * 60;
 
 /// The length of the name of a key, which each ticket begins with, in bytes.

@@ -189,6 +189,11 @@ impl Guard {
         self.connections.kinds[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether the connection counts as one of this kind.
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.kind.load(Ordering::Relaxed) == kind as u8
+    }
+
     /// A part of `whole` for this connection. The parts of all connections are spread evenly over `whole`; the parts of
     /// consecutive connections lie far apart.
     pub(crate) fn spread(&self, whole: Duration) -> Duration {

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     requests: AtomicU32,
     /// Number of requests whose answers are not sent yet.
     answering: AtomicU32,
+    /// Whether HTTP/2 has a tunnel: a stream that CONNECT has opened.
+    pub(crate) tunnelled: AtomicBool,
     /// Whether the transport above the socket may have bytes that HTTP has not read yet.
     pub(crate) read_ahead: AtomicBool,
     /// Whether something was written that is not flushed yet: hyper drops the body of a response before the last bytes of
@@ -201,7 +203,7 @@ impl Stream {
         let socket = socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?;
         let pipeline = Mutex::new(Pipeline::unknown());
         let [reads, writes, requests, answering] = [(); 4].map(|()| AtomicU32::new(0));
-        let (read_ahead, unsent) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [tunnelled, read_ahead, unsent] = [(); 3].map(|()| AtomicBool::new(false));
         let proxied = OnceLock::new();
         let end = OnceLock::new();
         let shared = Arc::new(Shared {
@@ -215,6 +217,7 @@ impl Stream {
             pipeline,
             requests,
             answering,
+            tunnelled,
             read_ahead,
             unsent,
         });
@@ -301,6 +304,15 @@ impl AsyncRead for Stream {
 }
 
 impl Stream {
+    /// Writes what the kernel has room for, without waiting.
+    ///
+    /// # Errors
+    /// Errors of send(2); `WouldBlock` if there is no room.
+    #[cfg(feature = "tls")]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        socket::write(&self.shared.socket, bytes)
+    }
+
     fn poll_with(
         &self,
         cx: &mut Context<'_>,

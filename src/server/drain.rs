@@ -40,8 +40,9 @@ impl Drain {
     }
 
     /// Waits until the drain is over, by [`drain_timeout`](crate::Server::drain_timeout) or by SIGUSR2. HTTP
-    /// connections are then closed at once. Upgraded connections and plain TCP connections have one more second to say
-    /// goodbye: the process ends when all of them are closed, at the latest at the end of that second.
+    /// connections are then closed at once. Upgraded connections, HTTP/2 connections with a tunnel (CONNECT) and plain TCP
+    /// connections have one more second to say goodbye: the process ends when all of them are closed, at the latest at
+    /// the end of that second.
     ///
     /// A second SIGTERM or SIGINT ends the process at once, without this second.
     ///

@@ -11,11 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use self::answer::Marked;
@@ -30,8 +26,6 @@ use crate::config::{Config, ProxyProtocol};
 use crate::runtime::accept::Sink;
 use crate::runtime::connections::{Kind, Stage};
 use crate::runtime::stream::{Shared, Stream};
-
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// hyper's builder of connections of HTTP/2: see [`Server::http2`](crate::Server::http2).
 pub type Http2Builder = http2::Builder<TokioExecutor>;
@@ -63,16 +57,7 @@ struct Http {
 }
 
 /// Serves each accepted connection with a service of its own, on a task of its own.
-pub(super) fn sink<N, S, B>(service: N, config: &Config, builders: &Builders, layers: Layers) -> Sink
-where
-    N: NewService<Service = S>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+pub(super) fn sink(service: impl NewService, config: &Config, builders: &Builders, layers: Layers) -> Sink {
     let Builders { mut one, mut two } = builders.clone();
     // hyper's own header timeout sets a new timer for each request; `no_header_comes` checks the connection a few times
     // per timeout instead.
@@ -125,37 +110,19 @@ async fn proxied(mut stream: Stream, proxy_protocol: ProxyProtocol) -> io::Resul
 }
 
 /// Serves HTTP on a plain connection.
-async fn serve<N, S, B>(stream: Stream, http: Arc<Http>, service: N)
-where
-    N: NewService<Service = S>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn serve(stream: Stream, http: Arc<Http>, service: impl NewService) {
     let shared = stream.shared();
     serve_on(stream, &shared, &http, service).await;
     close(&shared).await;
 }
 
 /// Waits for the handshake of a transport, and serves HTTP on the transport.
-async fn accept<T, N, S, B>(
+async fn accept<T: Transport + 'static>(
     shared: Arc<Shared>,
     handshake: impl Future<Output = io::Result<T>> + Send,
     http: Arc<Http>,
-    service: N,
-) where
-    T: Transport + 'static,
-    N: NewService<Service = S>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+    service: impl NewService,
+) {
     let mut stage = shared.guard.connections().watch();
     let begun = || Some(shared.reads()).filter(|reads| *reads > 0);
     let accepted = tokio::select! {
@@ -180,17 +147,7 @@ async fn close(shared: &Arc<Shared>) {
 }
 
 /// Serves HTTP on what a transport has made of a connection.
-async fn serve_on<T, N, S, B>(transport: T, shared: &Arc<Shared>, http: &Http, service: N)
-where
-    T: Transport + 'static,
-    N: NewService<Service = S>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn serve_on(transport: impl Transport + 'static, shared: &Arc<Shared>, http: &Http, service: impl NewService) {
     let info = || transport.describe(ConnectionInfo::of(shared));
     let Some(service) = service.new_service(info).await else { return };
     shared.pipeline().follow(http.read_ahead_max);

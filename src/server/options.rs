@@ -115,8 +115,8 @@ impl Server {
     /// Default: 60 s.
     ///
     /// HTTP connections are closed at once then, even with a request half sent or a response half sent. Upgraded
-    /// connections and plain TCP connections have one second more, in which their handlers, notified by a
-    /// [`Drain`](crate::Drain), can say goodbye.
+    /// connections, HTTP/2 connections with a tunnel (CONNECT) and plain TCP connections have one second more, in which
+    /// their handlers, notified by a [`Drain`](crate::Drain), can say goodbye.
     pub fn drain_timeout(mut self, timeout: Duration) -> Server {
         self.config.drain_timeout = timeout;
         self
@@ -134,6 +134,9 @@ impl Server {
     /// Sets how long a client may take nothing of a response that is under way before its connection is closed, or up to
     /// a quarter of this time longer. Default: no limit but the [`drain_timeout`](Server::drain_timeout) of a retiring
     /// generation.
+    ///
+    /// What counts is what the kernel takes of the response. A client of HTTP/2 that opens no window for a stream makes
+    /// the server send nothing: [`http2`](Server::http2) can ping such a client.
     pub fn write_timeout(mut self, timeout: Duration) -> Server {
         self.config.write_timeout = Some(timeout);
         self

@@ -7,9 +7,8 @@ use hyper_util::service::TowerToHyperService;
 
 use super::connection_info::ConnectionInfo;
 use super::handover::Supply;
-use super::http::BoxError;
 use super::listener::Listener;
-use super::service::{Made, NewService, Same};
+use super::service::{BoxError, Made, NewService, Same};
 use super::{Server, http, listener};
 use crate::error::{Error, ErrorKind};
 use crate::runtime::accept::Unbounded;
@@ -96,16 +95,7 @@ impl Server {
         self.serve_with(Made(make)).await
     }
 
-    async fn serve_with<N, S, B>(self, service: N) -> Result<(), Error>
-    where
-        N: NewService<Service = S>,
-        S: hyper::service::Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    async fn serve_with(self, service: impl NewService) -> Result<(), Error> {
         let prepare = |server: &Server| {
             let (layers, supply) = server.make_layers()?;
             Ok((http::sink(service, &server.config, &server.builders, layers), Unbounded, supply))

@@ -36,6 +36,7 @@ use crate::runtime::probe::Probe;
 use crate::runtime::role::{NOTIFY, Role};
 use crate::runtime::service_manager::ServiceManager;
 use crate::runtime::{group_watch, heartbeat, plan};
+use crate::sys::unix_listener::PASSED_MAX;
 
 /// The variable that names the notification socket of the service manager (sd_notify(3)).
 const MANAGER: &str = "NOTIFY_SOCKET";
@@ -267,6 +268,10 @@ impl Server {
                 ListenAddress::Inet(_) => None,
                 ListenAddress::Unix(address) => Some(address.clone()),
             }));
+        }
+        if asked.len() > PASSED_MAX {
+            let why = format!("{} Unix sockets; at most {PASSED_MAX} go to the next generation", asked.len());
+            return Err(Error::new(ErrorKind::Config, why));
         }
         match role {
             Role::Supervised { .. } if !asked.is_empty() => {

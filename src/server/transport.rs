@@ -17,6 +17,9 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
         info
     }
 
+    /// Tells the peer that nothing follows, without waiting, where the end of the socket does not tell that.
+    fn say_end(&mut self) {}
+
     /// Waits until there may be something to be read. Cancel safe.
     fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }

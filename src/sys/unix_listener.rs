@@ -64,6 +64,7 @@ pub(crate) fn claim(
                 _ => failed(error),
             })?;
             listener.set_nonblocking(true).map_err(failed)?;
+            // std listens with a backlog of its own, which a second listen(2) changes.
             rustix::net::listen(&listener, backlog).map_err(|error| failed(error.into()))?;
             Ok((listener, None))
         }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
@@ -65,12 +66,16 @@ where
         let this = self.project();
         let mut response = ready!(this.answer.poll(cx))?;
         let answering = this.answering.take();
-        if let (Some(Answering(connection)), true) = (&answering, *this.version <= Version::HTTP_11) {
+        if let Some(Answering(connection)) = &answering {
             let status = response.status();
-            if status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success()) {
+            let is_http1 = *this.version <= Version::HTTP_11;
+            let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success());
+            if is_upgrade && is_http1 {
                 connection.guard.becomes(Kind::Upgraded);
                 connection.pipeline().forget();
-            } else if connection.is_leaving() && !connection.waits() {
+            } else if is_upgrade {
+                connection.tunnelled.store(true, Ordering::Relaxed);
+            } else if is_http1 && connection.is_leaving() && !connection.waits() {
                 say_close(&mut response, *this.version);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -54,8 +55,17 @@ pub(super) async fn finish<C: Future>(
     tokio::select! {
         biased;
         () = left => {}
-        _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => {}
+        () = is_closed(shared, stage) => {}
         () = silent => {}
+    }
+}
+
+/// Waits until the connection is closed whatever is under way. The tunnels of HTTP/2 end as upgraded connections do: their
+/// handlers have the last second of the process for a goodbye.
+async fn is_closed(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
+    let _ = stage.wait_for(|stage| *stage == Stage::ForceClosed).await;
+    if shared.tunnelled.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 
@@ -131,7 +141,8 @@ pub(super) async fn no_write_goes(shared: &Shared, timeout: Option<Duration>) {
     let Some(timeout) = timeout else { return std::future::pending().await };
     let (mut writes, mut stuck) = (shared.writes(), 0);
     while stuck < LOOKS {
-        tokio::time::sleep(timeout / LOOKS).await;
+        // Boxed, because most servers have no such timeout, and each connection would reserve memory for its timer.
+        Box::pin(tokio::time::sleep(timeout / LOOKS)).await;
         let still = shared.has_unsent() && shared.writes() == writes;
         writes = shared.writes();
         stuck = if still { stuck + 1 } else { 0 };
@@ -142,7 +153,8 @@ pub(super) async fn no_write_goes(shared: &Shared, timeout: Option<Duration>) {
 /// age. The ends of the connections are spread over that quarter.
 pub(super) async fn grows_old(shared: &Shared, age: Option<Duration>, grace: Duration) {
     let Some(age) = age else { return std::future::pending().await };
-    tokio::time::sleep(age + shared.guard.spread(age / LOOKS)).await;
+    // Boxed as above.
+    Box::pin(tokio::time::sleep(age + shared.guard.spread(age / LOOKS))).await;
     shared.end_after(grace);
 }
 

@@ -9,11 +9,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::runtime::connections::Kind;
 use crate::runtime::stream::Shared;
 use crate::server::transport::Transport;
 
 /// A transport whose requests are followed: see [`Pipeline`](crate::model::pipeline::Pipeline).
-pub(super) struct TrackedIo<T> {
+pub(super) struct TrackedIo<T: Transport> {
     transport: T,
     shared: Arc<Shared>,
     /// Bytes that were read and put back. The next read returns these bytes first.
@@ -33,6 +34,16 @@ impl<T: Transport> TrackedIo<T> {
     /// Puts back the bytes that were read first.
     pub(super) fn put_back(&mut self, first: Bytes) {
         self.first = first;
+    }
+}
+
+/// An upgraded connection ends when the application drops it, and libraries of WebSocket do no more than that. An HTTP
+/// connection is ended by hyper, and one that is dropped before its end must not look whole.
+impl<T: Transport> Drop for TrackedIo<T> {
+    fn drop(&mut self) {
+        if self.shared.guard.is(Kind::Upgraded) {
+            self.transport.say_end();
+        }
     }
 }
 

@@ -130,9 +130,31 @@ impl Transport for TlsStream<Stream> {
         info.with_tls(self.get_ref().1)
     }
 
+    /// By a close_notify alert (RFC 8446, 6.1). If the kernel has no room for the alert, the peer sees a connection that was
+    /// cut, which is true: what the application has sent before waits for room as well.
+    fn say_end(&mut self) {
+        let (stream, session) = self.get_mut();
+        session.send_close_notify();
+        // An error means that the peer has ended the connection, or that there is no room.
+        let _ = session.write_tls(&mut WithoutWaiting(stream));
+    }
+
     async fn readable(&mut self) -> std::io::Result<()> {
         let (stream, session) = self.get_ref();
         // What has come with the end of the handshake has been read from the socket already.
         if session.wants_read() { stream.readable().await } else { Ok(()) }
+    }
+}
+
+/// Writes what the kernel has room for.
+struct WithoutWaiting<'a>(&'a Stream);
+
+impl std::io::Write for WithoutWaiting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
