@@ -19,10 +19,12 @@ async fn main() -> Result<(), cutover::Error> {
     let count = Arc::new(AtomicU64::new(0));
 
     let counted = count.clone();
-    let mut server = cutover::Server::bind(address).on_handover(VERSION, move || {
-        // The requests that this generation answers from now on are missing in the state.
-        Ok::<_, Infallible>(counted.load(Ordering::Relaxed).to_string().into_bytes())
-    });
+    let mut server = cutover::Server::bind(address)
+        .before_begin(|started| println!("generation {} on {:?}", started.generation, started.addresses))
+        .on_handover(VERSION, move || {
+            // The requests that this generation answers from now on are missing in the state.
+            Ok::<_, Infallible>(counted.load(Ordering::Relaxed).to_string().into_bytes())
+        });
 
     let inherited = server.inherited().await.filter(|state| state.version == VERSION);
     let before = inherited.and_then(|state| String::from_utf8(state.bytes).ok()?.parse().ok());

@@ -2,7 +2,8 @@
 //! reconnects to the next generation.
 //!
 //! `cargo run --example websocket`, connect to `ws://127.0.0.1:3000/` or `/stay`, then `kill -HUP` the process whose
-//! pid the example prints.
+//! pid the example prints. The further arguments are the drain timeout in seconds, a certificate and a key:
+//! `cargo run --example websocket -- 127.0.0.1:3000 60 cert.pem key.pem`.
 
 use std::time::Duration;
 
@@ -11,16 +12,19 @@ use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use axum::routing::any;
-use cutover::Drain;
+use cutover::{Drain, TlsConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), cutover::Error> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let seconds = args.next().and_then(|seconds| seconds.parse().ok()).unwrap_or(60);
-    let server = cutover::Server::bind(address)
+    let mut server = cutover::Server::bind(address)
         .drain_timeout(Duration::from_secs(seconds))
         .before_begin(|started| println!("pid {} on {:?}", started.pid, started.addresses));
+    if let (Some(certificate), Some(key)) = (args.next(), args.next()) {
+        server = server.tls(TlsConfig::files(certificate, key));
+    }
     let app = Router::new().route("/", any(leave)).route("/stay", any(stay)).with_state(server.drain());
     server.serve(app).await
 }

@@ -2,7 +2,8 @@
 //! runs.
 //!
 //! `/healthz` answers with the status that the test has set. `/slow` begins a response, and ends it when the test
-//! decides. Every other path is a page with the pid and the generation of the answering process.
+//! decides. CONNECT opens a tunnel that echoes: to the host `stays` until the drain is over, to `leaves` until the
+//! generation retires. Every other path is a page with the pid and the generation of the answering process.
 
 use std::convert::Infallible;
 use std::fs;
@@ -12,15 +13,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover::{Event, Handle, Inherited, LogWriter, Server, Share, Started};
+use cutover::{Drain, Event, Handle, Inherited, LogWriter, Server, Share, Started};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::process::{Instance, Start};
@@ -29,6 +31,11 @@ use super::{attributes, tls};
 const OPTIONS: &str = "CUTOVER_TEST_APP";
 /// The duration of steps that the test ends itself.
 pub const HOUR: Duration = Duration::from_secs(3600);
+/// The hosts to which a tunnel can be opened.
+pub const STAYS: &str = "stays";
+pub const LEAVES: &str = "leaves";
+/// What a tunnel says before its end.
+pub const GOODBYE: &str = "goodbye\n";
 
 /// The request that the server makes at an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +238,9 @@ fn build(options: &Options) -> Server {
         });
     }
     server
+        .http2(|http2| {
+            http2.enable_connect_protocol();
+        })
         .ready_timeout(options.ready_timeout)
         .drain_timeout(options.drain_timeout)
         .probe_timeout(options.probe_timeout)
@@ -247,7 +257,8 @@ async fn serve(server: Server, options: Options, folder: PathBuf) {
     if let (Some(state), begun) = (options.state, begun.clone()) {
         server = server.on_handover(7, move || state.make(begun.get().expect("it has begun").generation.number()));
     }
-    let page = Page { folder: folder.into(), begun: begun.clone(), inherited: inherited.map(Arc::new) };
+    let inherited = inherited.map(Arc::new);
+    let page = Page { folder: folder.into(), begun: begun.clone(), inherited, drain: server.drain() };
     let server = server.before_begin(move |started| begun.set(started.clone()).expect("it begins once"));
     let server = match options.own_acceptor {
         true => {
@@ -312,6 +323,7 @@ struct Page {
     folder: Arc<Path>,
     begun: Arc<OnceLock<Started>>,
     inherited: Option<Arc<Inherited>>,
+    drain: Drain,
 }
 
 impl Page {
@@ -320,6 +332,9 @@ impl Page {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if request.method() == Method::CONNECT {
+            return Ok(self.tunnel(request));
+        }
         let who = format!("pid {}\ngeneration {}\n", std::process::id(), self.begun().generation);
         Ok(match request.uri().path() {
             "/inherited" => Response::new(Full::from(self.inherited()).boxed()),
@@ -348,6 +363,22 @@ impl Page {
         let mut answer = Response::new(Full::from("health\n").boxed());
         *answer.status_mut() = status;
         answer
+    }
+
+    fn tunnel(&self, request: Request<Incoming>) -> Response<Body> {
+        let (drain, stays) = (self.drain.clone(), request.uri().host() == Some(STAYS));
+        tokio::spawn(async move {
+            let time_to_go = async { if stays { drain.ended().await } else { drain.started().await } };
+            let upgraded = hyper::upgrade::on(request).await.expect("a tunnel");
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            // An error means that the client has gone.
+            let _ = tokio::select! {
+                echoed = tokio::io::copy(&mut read, &mut write) => echoed.map(drop),
+                () = time_to_go => write.write_all(GOODBYE.as_bytes()).await,
+            };
+            let _ = write.shutdown().await;
+        });
+        Response::new(Full::default().boxed())
     }
 
     fn slow(&self, who: String) -> Response<Body> {

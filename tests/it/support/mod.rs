@@ -5,9 +5,11 @@
 
 pub mod app;
 pub mod attributes;
+pub mod clients;
 pub mod control;
 pub mod deployed;
 pub mod docker;
+pub mod foreign;
 mod green;
 pub mod group;
 pub mod load;

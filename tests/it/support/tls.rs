@@ -1,7 +1,7 @@
 //! TLS for the server and the client, with a certificate that the test makes.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,14 @@ impl Identity {
         Identity { certificate, key, der: signed.cert.der().clone() }
     }
 
+    /// The response to one GET of `/`, including its head, for a client that trusts this certificate alone.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub fn get(&self, address: SocketAddr) -> io::Result<String> {
+        get_with(self.client(&["http/1.1"]), address)
+    }
+
     /// The configuration of a client that trusts this certificate alone, and offers these protocols by ALPN.
     pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         trusting(self.der.clone(), protocols)
@@ -72,20 +80,24 @@ pub fn client(folder: &Path) -> Arc<ClientConfig> {
     trusting(certificate(folder), &[])
 }
 
-/// The response to one GET of `/`, including its head, for a client that trusts the certificate.
+/// The response to one GET of `/`, including its head, for a client that trusts the certificate in this folder.
 pub fn get(folder: &Path, address: SocketAddr) -> String {
+    get_with(client(folder), address).expect("an answer")
+}
+
+fn get_with(config: Arc<ClientConfig>, address: SocketAddr) -> io::Result<String> {
     let name = ServerName::try_from(NAME).expect("a name");
-    let connection = ClientConnection::new(client(folder), name).expect("a client");
-    let socket = TcpStream::connect(address).expect("connected");
-    socket.set_nodelay(true).expect("set");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let connection = ClientConnection::new(config, name).expect("a client");
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut stream = StreamOwned::new(connection, socket);
-    write!(stream, "GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n").expect("sent");
+    write!(stream, "GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut some = [0; 4096];
     // The server may close the connection without a close_notify alert. Only the data before it counts.
     while let Ok(count @ 1..) = stream.read(&mut some) {
         answer.extend_from_slice(&some[..count]);
     }
-    String::from_utf8_lossy(&answer).into_owned()
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -94,13 +94,14 @@ impl Client {
     }
 
     pub(super) async fn run(mut self) -> Tally {
-        if self.plan.mode == Mode::Http2 {
-            return self.run_http2().await;
-        }
-        let mut held = None;
+        let (mut held, mut held_http2) = (None, None);
         // `has_changed` returns an error once the sender is dropped, and costs one atomic load.
         while self.stopped.has_changed().is_ok() {
-            match self.round(&mut held).await {
+            let done = match self.plan.mode {
+                Mode::Close | Mode::KeepAlive | Mode::KeepAlive10 | Mode::Pipelined => self.round(&mut held).await,
+                Mode::Http2 => self.round_http2(&mut held_http2).await,
+            };
+            match done {
                 Ok(()) => {}
                 Err(Fault::Server(kind, text)) => {
                     for _ in 0..self.owed {

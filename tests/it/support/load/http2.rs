@@ -1,44 +1,20 @@
 //! A client of HTTP/2: several requests at a time on one connection, until the server announces the end of the connection.
 
+use super::Answer;
 use super::answer::{Author, Message};
 use super::client::{Client, Fault, Kind, fault};
-use super::{Answer, Tally};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest, handshake};
 use hyper::{Request, Version};
 use std::time::Instant;
 use tokio::time::timeout;
 
-type Sender = SendRequest<Bytes>;
+pub(super) type Sender = SendRequest<Bytes>;
 
 impl Client {
-    pub(super) async fn run_http2(mut self) -> Tally {
-        let mut held: Option<Sender> = None;
-        while self.stopped.has_changed().is_ok() {
-            self.owed = 1;
-            match self.round_http2(&mut held).await {
-                Ok(()) => {}
-                Err(Fault::Server(kind, text)) => {
-                    for _ in 0..self.owed {
-                        self.tell(kind, &text);
-                    }
-                    held = None;
-                    tokio::task::yield_now().await;
-                }
-                Err(Fault::Client(text)) => {
-                    self.shared.change(|seen| seen.broken = Some(text));
-                    break;
-                }
-            }
-            if !self.plan.pause.is_zero() {
-                let _ = timeout(self.plan.pause, self.stopped.changed()).await;
-            }
-        }
-        self.tally
-    }
-
     /// Performs some requests at once. A connection that can take more of them is left in `held`.
-    async fn round_http2(&mut self, held: &mut Option<Sender>) -> Result<(), Fault> {
+    pub(super) async fn round_http2(&mut self, held: &mut Option<Sender>) -> Result<(), Fault> {
+        self.owed = 1;
         let mut sender = match held.take() {
             Some(sender) => sender,
             None => self.handshake().await?,
