@@ -44,6 +44,7 @@ pub use server::connection_info::ConnectionInfo;
 pub use server::connection_info::TlsInfo;
 pub use server::drain::Drain;
 pub use server::events::Events;
+pub use server::fail_start::fail_start;
 pub use server::handle::Handle;
 pub use server::http::Http2Builder;
 pub use server::inherit::Inherited;

@@ -47,12 +47,12 @@ pub(crate) fn inherit(asked: &[(SocketAddr, Offer)], living: &[Bound]) -> Vec<Bo
         .collect()
 }
 
-/// Checks that a next generation on `next` neither takes connections from a living one on `living`, nor leaves
-/// connections at it.
+/// Checks that a next generation on `next` takes no connection from a living one on `living` before the steering gives it
+/// the connection.
 ///
 /// The kernel prefers the more specific of two listeners whatever a steering program returns (`compute_score` in
 /// net/ipv4/inet_hashtables.c, Linux 6.18), so an address that overlaps with another address without being equal cannot
-/// be steered.
+/// be steered. An address of `living` that is not in `next` stays with the living generation until that one retires.
 ///
 /// # Errors
 /// The two addresses, and what would happen.
@@ -69,8 +69,10 @@ pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), 
             return Err(BadReplacement::Overlap { new, old: *old });
         }
     }
-    match living.iter().find(|old| !next.contains(old)) {
-        Some(old) => Err(BadReplacement::Missing(*old)),
+    let changes =
+        |all: &&SocketAddr| living.contains(all) && is_dual_stack(**all, &next) != is_dual_stack(**all, &living);
+    match next.iter().find(changes) {
+        Some(&wildcard) => Err(BadReplacement::Stack(wildcard)),
         None => Ok(()),
     }
 }
@@ -79,17 +81,18 @@ pub(crate) fn check_replacement(next: &[Bound], living: &[Bound]) -> Result<(), 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadReplacement {
     #[error(
-        "it would listen on {address} for its {offer}, and the live generation listens there for something else: a \
-         changed address needs a restart"
+        "it would listen on {address} for its {offer}, and the live generation listens there for something else: this \
+         needs a restart"
     )]
     OtherOffer { address: SocketAddr, offer: Offer },
     #[error(
-        "it would listen on {new}, which overlaps with {old} of the live generation, and take a part of the connections at \
-         once: a changed address needs a restart"
+        "it would listen on {new}, which overlaps with {old} of the live generation: the kernel gives connections to the \
+         more specific address, whichever generation is to have them, so this needs a restart or another port"
     )]
     Overlap { new: SocketAddr, old: SocketAddr },
-    #[error("it would not listen on {0}, where the live generation listens: a changed address needs a restart")]
-    Missing(SocketAddr),
+    /// Which connections `[::]` gets depends on whether `0.0.0.0` is listed beside it.
+    #[error("it would listen on {0} for other connections of IPv4 than the live generation, which needs a restart")]
+    Stack(SocketAddr),
 }
 
 /// Whether one packet could match both addresses.
@@ -138,14 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn the_same_and_more_is_allowed_less_and_overlapping_is_not() {
+    fn other_addresses_are_allowed_and_overlapping_ones_are_not() {
         let of = |offer| move |text| Bound { asked: at(text), bound: at(text), offer };
         let (application, metrics) = (of(Offer::Application), of(Offer::Metrics));
         let living = [application("0.0.0.0:80")];
-        for more in [application("0.0.0.0:81"), metrics("0.0.0.0:81")] {
-            assert_eq!(check_replacement(&[living[0], more], &living), Ok(()));
+        for other in [application("0.0.0.0:81"), metrics("0.0.0.0:81")] {
+            assert_eq!(check_replacement(&[living[0], other], &living), Ok(()));
+            assert_eq!(check_replacement(&[other], &living), Ok(()));
         }
-        for next in ["127.0.0.1:80", "[::]:80", "0.0.0.0:81"] {
+        for next in ["127.0.0.1:80", "[::]:80"] {
             let why = check_replacement(&[application(next)], &living).expect_err(next);
             assert!(why.to_string().contains("0.0.0.0:80"), "{why}");
         }
@@ -154,6 +158,9 @@ mod tests {
         let exchanged = [metrics("0.0.0.0:80"), application("0.0.0.0:81")];
         let why = check_replacement(&exchanged, &[living[0], metrics("0.0.0.0:81")]).expect_err("exchanged");
         assert!(why.to_string().contains("0.0.0.0:80 for its metrics"), "{why}");
+        let both = [application("[::]:80"), application("0.0.0.0:80")];
+        assert_eq!(check_replacement(&both[..1], &both), Err(BadReplacement::Stack(at("[::]:80"))));
+        assert_eq!(check_replacement(&both[1..], &both), Ok(()));
     }
 
     #[test]

@@ -81,15 +81,20 @@ pub(crate) struct PassedListener {
     pub(crate) file: Option<(u64, u64)>,
 }
 
+/// Where green listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Listening {
+    pub(crate) addresses: Vec<Bound>,
+    pub(crate) groups: Vec<GroupOrder>,
+}
+
 /// One line from green to blue.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum FromGreen {
-    /// Green listens, with its listeners in this order.
-    Listening {
-        #[serde(default)]
-        groups: Vec<GroupOrder>,
-    },
+    /// Green listens on these addresses, with its listeners in this order.
+    Listening(Listening),
     /// Green has taken the leadership: the control socket, the PID file and the service manager are its own.
     Live,
     /// Green cannot start.

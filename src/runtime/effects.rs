@@ -24,11 +24,7 @@ pub(crate) fn perform<H: Host>(host: &mut H, effect: Effect) {
         Effect::Probe { green, after } => probe(host, green, after),
         Effect::Share { green, share } => steer_share(host, green, share),
         Effect::CutOver { green, turn } => cut_over(host, green, turn),
-        Effect::SteerBack => {
-            host.context_mut().end_probing();
-            host.end_following();
-            host.context().groups.post(Table::steer_back);
-        }
+        Effect::SteerBack { green } => steer_back(host, green),
         Effect::Kill { green } => host.kill(green),
         Effect::Release { green } => host.release(green),
         Effect::HandOver { green, took } => {
@@ -116,7 +112,8 @@ fn verify<H: Host>(host: &H, green: Generation) {
         let result = match look {
             Some(look) => {
                 let told = look.told.await;
-                let verify = move |table: &mut Table, shown: &_, holders| table.verify(green, shown, holders, &told);
+                let verify =
+                    move |table: &mut Table, shown: &_, holders| table.verify(green, shown, holders, told.as_deref());
                 let looked = groups.look(&look.lane, look.holders, verify).await;
                 looked.unwrap_or_else(|stalled| Err(SteeringError::Look(stalled))).map_err(Failure::from)
             }
@@ -163,6 +160,18 @@ fn cut_over<H: Host>(host: &H, green: Generation, turn: Revocability) {
             tracing::info!(generation = %green, %tier, "new connections go to the next generation");
         });
         RolloutEvent::CutOver { green, result: result.map_err(Failure::from) }
+    });
+}
+
+fn steer_back<H: Host>(host: &mut H, green: Generation) {
+    host.context_mut().end_probing();
+    host.end_following();
+    let context = host.context();
+    let steered = context.groups.run(Table::steer_back);
+    context.in_background(async move {
+        // A panic was logged, and leaves the groups as they were.
+        let _ = steered.await;
+        RolloutEvent::SteeredBack { green }
     });
 }
 

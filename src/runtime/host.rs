@@ -89,8 +89,8 @@ pub(crate) trait Host: Send {
 
 /// A look at green.
 pub(crate) struct Look {
-    /// The order in which green's listeners have joined, as far as green tells it.
-    pub(crate) told: Pin<Box<dyn Future<Output = Vec<GroupOrder>> + Send>>,
+    /// The order in which green's listeners have joined; `None` if green does not tell where it listens.
+    pub(crate) told: Pin<Box<dyn Future<Output = Option<Vec<GroupOrder>>> + Send>>,
     /// Finds the sockets of green's processes; `None` if they may not be looked at. Blocks.
     pub(crate) holders: Box<dyn Fn() -> Option<Holders> + Send + Sync>,
     /// The lane of the look.

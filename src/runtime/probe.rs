@@ -50,11 +50,14 @@ impl Probe {
     /// Probes green on each address, see [`Probe::pass`]. `steer` steers a source of connections to this address.
     ///
     /// # Errors
-    /// Names the address that did not pass, and why.
+    /// If there is no address. Otherwise names the address that did not pass, and why.
     pub(crate) async fn ask<D: Future<Output = Result<(), SteeringError>> + Send + 'static>(
         &self,
         steer: impl Fn(SocketAddr, Option<SocketAddr>) -> D + Sync,
     ) -> Result<(), ProbeError> {
+        if self.addresses.is_empty() {
+            return Err(ProbeError::NoAddress);
+        }
         for &address in &self.addresses {
             match self.is_steered {
                 true => self.pass(address, |source| steer(address, source)).await?,
@@ -297,6 +300,8 @@ impl<S: Steer> Drop for Steered<'_, S> {
 pub(crate) enum ProbeError {
     #[error(transparent)]
     Target(#[from] NoTls),
+    #[error("listens on no address with a port, and cannot be probed")]
+    NoAddress,
     #[error("the probe {url} cannot be steered: {why}")]
     NotSteered { url: String, why: SteeringError },
     #[error("did not pass the probe {url} in {timeout}: {miss}")]

@@ -58,14 +58,9 @@ impl Retirement {
             // net/ipv4/inet_connection_sock.c, Linux 6.18).
             (Close::ForSuccessor, SteeringMode::Steered | SteeringMode::BestEffort) => true,
         };
-        // Whether new handshakes still come to these listeners during the wait.
-        let still_hit = match tier {
-            SteeringMode::Steered | SteeringMode::Migrating => false,
-            SteeringMode::BestEffort if waits => {
-                !self.groups.run(|table| table.ignore_syns()).await.unwrap_or_default()
-            }
-            SteeringMode::BestEffort => true,
-        };
+        // Whether new handshakes still come to these listeners during the wait. Where the next generation does not
+        // listen, no program can steer them away.
+        let still_hit = waits && !self.groups.run(|table| table.ignore_syns()).await.unwrap_or_default();
         if waits {
             let left = in_flight(&self.groups, still_hit, deadline, &self.now).await;
             if left > 0 {

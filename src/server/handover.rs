@@ -4,8 +4,9 @@ mod messages;
 mod to_blue;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +21,16 @@ use super::passed::Passed;
 use super::state::StateHook;
 #[cfg(feature = "tls")]
 use super::tls::tickets::Tickets;
-use crate::model::handover::{FromBlue, FromGreen, GroupOrder};
+use crate::model::addresses::Offer;
+use crate::model::handover::{FromBlue, FromGreen, Listening};
 use crate::model::identity::Pid;
 use crate::model::rollout::Failure;
 use crate::sys::during;
 use crate::sys::socket::AsyncSocket;
 
-/// How long a ready green may take to send the order of its listeners. Without the order everything works, but the
-/// generation after green does not know the order of the slots.
-const TOLD: Duration = Duration::from_millis(20);
+/// How long a ready green may take to say where it listens. Only a program that does not speak this protocol takes as
+/// long: such a program has to listen on each address of blue, and the order of its listeners is not known.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// How long a live green may take to report that it is live. A program that does not speak this protocol never reports
 /// it.
@@ -37,7 +39,7 @@ const LIVE_MAX: Duration = Duration::from_secs(10);
 /// Blue's end of the socket.
 #[derive(Debug, Clone)]
 pub(crate) struct ToGreen {
-    told: watch::Receiver<Option<Vec<GroupOrder>>>,
+    told: watch::Receiver<Option<Listening>>,
     /// Becomes true when green has said that it is live.
     live: watch::Receiver<bool>,
     messages: mpsc::UnboundedSender<Message>,
@@ -45,7 +47,7 @@ pub(crate) struct ToGreen {
 
 /// Binds the abstract address that green will connect to.
 pub(crate) fn bind(name: &str) -> io::Result<UnixListener> {
-    let address = SocketAddr::from_abstract_name(name)?;
+    let address = UnixAddress::from_abstract_name(name)?;
     let listener = StdListener::bind_addr(&address).map_err(|e| during("bind the handover socket", e))?;
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
@@ -81,8 +83,8 @@ impl ToGreen {
             let mut read = BufReader::new(read);
             while let Ok(Some(message)) = read_line(&mut read).await {
                 match message {
-                    FromGreen::Listening { groups } => {
-                        told.send_replace(Some(groups));
+                    FromGreen::Listening(listening) => {
+                        told.send_replace(Some(listening));
                     }
                     FromGreen::Live => {
                         live.send_replace(true);
@@ -120,14 +122,21 @@ impl ToGreen {
         to_green
     }
 
-    /// The order in which green's listeners joined, if green sends it. Green sends the order just before READY=1, but
-    /// on another socket, so that READY=1 may be read a moment before the order.
-    pub(crate) fn told(&self) -> impl Future<Output = Vec<GroupOrder>> + Send + use<> {
+    /// Where green listens, if green says it. Green says it just before READY=1, but on another socket, so that READY=1
+    /// may be read a moment before. Cancel safe.
+    pub(crate) fn told(&self) -> impl Future<Output = Option<Listening>> + Send + use<> {
         let mut told = self.told.clone();
         async move {
             let waited = tokio::time::timeout(TOLD, told.wait_for(Option::is_some)).await;
-            waited.ok().and_then(|told| told.ok()?.clone()).unwrap_or_default()
+            waited.ok().and_then(|told| told.ok()?.clone())
         }
+    }
+
+    /// The addresses on which green serves the application; `None` if green has not said it.
+    pub(crate) fn addresses(&self) -> Option<Vec<SocketAddr>> {
+        let told = self.told.borrow();
+        let mine = told.as_ref()?.addresses.iter().filter(|address| address.offer == Offer::Application);
+        Some(mine.map(|address| address.bound).collect())
     }
 
     /// Whether green speaks this protocol: green has then sent the order of its listeners before READY=1.
@@ -185,7 +194,7 @@ mod tests {
         let name = unique_name("test").expect("random");
         let listener = bind(&name).expect("bind");
         let waiting = tokio::spawn(accept_from(listener, Pid::new(1)));
-        let address = SocketAddr::from_abstract_name(&name).expect("name");
+        let address = UnixAddress::from_abstract_name(&name).expect("name");
         let mut stranger = UnixStream::from_std({
             let stream = StdStream::connect_addr(&address).expect("the queue takes it");
             stream.set_nonblocking(true).expect("nonblocking");

@@ -6,6 +6,7 @@ pub(crate) mod connection_info;
 mod control;
 pub(crate) mod drain;
 pub(crate) mod events;
+pub(crate) mod fail_start;
 mod green;
 pub(crate) mod handle;
 mod handover;

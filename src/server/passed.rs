@@ -15,6 +15,8 @@ pub(crate) struct UnixListener {
     /// The file, if the address is a path.
     pub(crate) file: Option<FileId>,
     pub(crate) listener: Arc<AsyncSocket>,
+    /// Whether the previous generation had the listener before this one.
+    pub(crate) is_inherited: bool,
 }
 
 /// The listeners of this generation. Clones share what green has.

@@ -18,8 +18,7 @@ use crate::sys::socket::{self, BoundSocket, Sharing, Stack};
 /// The sockets of all addresses, bound and not listening.
 pub(crate) struct Sockets {
     pub(crate) addresses: Vec<Bound>,
-    bound: Vec<(SocketAddr, Vec<BoundSocket>)>,
-    sharing: Sharing,
+    bound: Vec<(SocketAddr, Sharing, Vec<BoundSocket>)>,
 }
 
 impl Sockets {
@@ -51,9 +50,9 @@ impl Sockets {
             for _ in 1..count {
                 sockets.push(bind(address.bound, Sharing::Group, stack)?);
             }
-            bound.push((address.bound, sockets));
+            bound.push((address.bound, own_sharing, sockets));
         }
-        Ok(Sockets { addresses, bound, sharing })
+        Ok(Sockets { addresses, bound })
     }
 
     /// Makes the sockets listen.
@@ -63,10 +62,10 @@ impl Sockets {
     pub(crate) fn listen(self, backlog: u32) -> Result<Vec<(SocketAddr, Vec<GroupListener>)>, Error> {
         let mut listeners = Vec::new();
         let mut mine = BTreeSet::new();
-        for (address, sockets) in self.bound {
+        for (address, sharing, sockets) in self.bound {
             // SO_REUSEPORT is set by now, so the kernel would silently let another socket of the same uid join the
             // group.
-            if self.sharing == Sharing::Alone {
+            if sharing == Sharing::Alone {
                 refuse_others(address, &mine)?;
             }
             let mut own = Vec::new();
@@ -77,7 +76,7 @@ impl Sockets {
                 );
             }
             mine.extend(own.iter().map(|o: &GroupListener| o.inode));
-            if self.sharing == Sharing::Alone {
+            if sharing == Sharing::Alone {
                 refuse_others(address, &mine)?;
             }
             listeners.push((address, own));

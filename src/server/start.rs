@@ -18,6 +18,7 @@ use super::{Server, Started, http, signals};
 use crate::config::{ControlSocket, ProxyProtocol};
 use crate::error::{Error, ErrorKind};
 use crate::model::addresses::{Bound, Offer};
+use crate::model::handover::Listening;
 use crate::model::identity::{Generation, Pid};
 use crate::model::probe::Target;
 use crate::model::rollout::{Plan, Rollout};
@@ -96,7 +97,8 @@ impl Server {
             Err(error) => Err(error),
         };
         if let (Err(error), Some(blue)) = (&begun, blue) {
-            blue.tell_failure(error).await;
+            let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+            blue.tell_failure(format!("{error}{cause}")).await;
         }
         begun
     }
@@ -166,7 +168,7 @@ impl Server {
             None => (Rollout::serving(generation, pid, plan), None),
             Some((blue, spawn_info)) => {
                 let to_blue = ToBlue::start(blue, spawn_info, host_events.clone());
-                to_blue.listening(table.joined());
+                to_blue.listening(Listening { addresses: settings.addresses.clone(), groups: table.joined() });
                 (Rollout::standby(generation, pid, plan), Some(to_blue))
             }
         };
@@ -342,7 +344,7 @@ impl Server {
     }
 }
 
-/// The listeners on Unix sockets, which do not accept yet.
+/// The listeners on Unix sockets. Those of the previous generation do not accept yet.
 fn accept_on_unix<R: Room>(listeners: &Passed, connections: &Arc<Connections>, sink: Sink, room: R) -> UnixListeners {
     let room = (connections.clone(), room);
     let open = move |acceptors: &mut Acceptors, all: &[_]| acceptors.open(all, &sink, &room);

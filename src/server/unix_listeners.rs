@@ -17,14 +17,15 @@ use crate::sys::socket::{self, AsyncSocket};
 use crate::sys::unix_listener::{self, Access, ClaimError};
 
 /// Begins to accept from these listeners.
-type Open = Box<dyn FnOnce(&mut Acceptors, &[Arc<AsyncSocket>]) + Send + Sync>;
+type Open = Box<dyn Fn(&mut Acceptors, &[Arc<AsyncSocket>]) + Send + Sync>;
 
 /// The listeners of one generation.
 pub(crate) struct UnixListeners {
     listeners: Passed,
     acceptors: Acceptors,
-    /// `None` once this generation accepts, or has none of its own.
-    open: Option<Open>,
+    open: Open,
+    /// Whether this generation accepts from the listeners that it has inherited.
+    accepts_inherited: bool,
 }
 
 /// Gets the listeners of these addresses: from blue, as far as blue has them, or anew.
@@ -44,19 +45,19 @@ pub(super) async fn listen(
     };
     let mut listeners = Vec::new();
     for address in asked {
-        let (file, listener) = match passed.iter().position(|(passed, _)| passed.address == *address) {
+        let (is_inherited, file, listener) = match passed.iter().position(|(passed, _)| passed.address == *address) {
             Some(at) => {
                 let (passed, listener) = passed.remove(at);
-                (passed.file, listener)
+                (true, passed.file, listener)
             }
             None => {
                 let (listener, file) = unix_listener::claim(address, access, backlog).map_err(refused)?;
-                (file, listener.into())
+                (false, file, listener.into())
             }
         };
         let listener = socket::watch(listener, Interest::READABLE);
         let listener = listener.map_err(|error| Error::io(ErrorKind::System, "cannot watch a listener", error))?;
-        listeners.push(UnixListener { address: address.clone(), file, listener: Arc::new(listener) });
+        listeners.push(UnixListener { address: address.clone(), file, listener: Arc::new(listener), is_inherited });
     }
     Ok(listeners)
 }
@@ -70,28 +71,37 @@ fn refused(error: ClaimError) -> Error {
 }
 
 impl UnixListeners {
+    /// Begins to accept from the listeners that the previous generation did not have.
     pub(crate) fn new(listeners: Passed, connections: &Arc<Connections>, open: Open) -> UnixListeners {
-        UnixListeners { listeners, acceptors: Acceptors::new(connections), open: Some(open) }
+        let mut all =
+            UnixListeners { listeners, acceptors: Acceptors::new(connections), open, accepts_inherited: false };
+        all.accept(false);
+        all
     }
 
-    /// Begins to accept, if that has not begun. A next generation does so when it is live: before, the connections that
-    /// wait in the queues are the previous generation's.
+    /// Begins to accept from the inherited listeners, if that has not begun. A next generation does so when it is live:
+    /// before, the connections that wait in the queues are the previous generation's.
     pub(crate) fn open(&mut self) {
-        if let Some(open) = self.open.take() {
-            let all: Vec<_> = self.listeners.own().iter().map(|own| own.listener.clone()).collect();
-            open(&mut self.acceptors, &all);
+        if !std::mem::replace(&mut self.accepts_inherited, true) {
+            self.accept(true);
         }
     }
 
-    /// Stops accepting. A listener that the next generation has goes on listening there, with the connections in its
+    fn accept(&mut self, inherited: bool) {
+        let all = self.listeners.own().iter().filter(|own| own.is_inherited == inherited);
+        let all: Vec<_> = all.map(|own| own.listener.clone()).collect();
+        (self.open)(&mut self.acceptors, &all);
+    }
+
+    /// Stops accepting. A listener that another generation has goes on listening there, with the connections in its
     /// queue. Of each other listener the file is removed, the connections in its queue are accepted, and it is closed.
     #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
     pub(crate) async fn close(mut self, why: Close) {
-        let has_accepted = self.open.is_none();
         let doors = self.acceptors.stop().await;
         for own in self.listeners.own() {
-            let is_left = why == Close::ForGood || !self.listeners.is_given(&own.address);
-            if !is_left || !has_accepted {
+            let next_has_it = why == Close::ForSuccessor && self.listeners.is_given(&own.address);
+            let previous_has_it = own.is_inherited && !self.accepts_inherited;
+            if next_has_it || previous_has_it {
                 continue;
             }
             // From here on no new client finds the listener.

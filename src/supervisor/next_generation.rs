@@ -109,7 +109,7 @@ impl NextGeneration {
     pub(super) fn look(&self, generation: Generation) -> Option<Look> {
         let child = self.of(generation)?.clone();
         let lane = child.lane.clone();
-        Some(Look { told: Box::pin(ready(vec![])), holders: Box::new(move || child.holders()), lane })
+        Some(Look { told: Box::pin(ready(None)), holders: Box::new(move || child.holders()), lane })
     }
 
     /// Takes the next generation out, because it is sent away.

@@ -9,6 +9,8 @@ use cutover::control::{ControlError, ControlErrorKind};
 
 /// The exit code for a check that found a problem.
 pub(crate) const PROBLEM: u8 = 1;
+/// The exit code of a server that cannot begin.
+pub(crate) const CANNOT_BEGIN: u8 = 1;
 pub(crate) const USAGE: u8 = 64;
 pub(crate) const UNAVAILABLE: u8 = 69;
 pub(crate) const BUG: u8 = 70;

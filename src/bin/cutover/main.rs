@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr))]
 
+mod config_file;
 mod doctor;
 mod exit;
 mod format;
@@ -22,14 +23,17 @@ mod stop;
 mod target;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use cutover::LogWriter;
 
-use exit::{BUG, USAGE};
+use config_file::ConfigFileError;
+use exit::{BUG, CANNOT_BEGIN, USAGE};
 
 /// A server that restarts without losing one request.
 ///
@@ -64,14 +68,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let command = match Command::try_parse() {
+    let command = match Command::parse_with_file(std::env::args_os().collect()) {
         Ok(command) => command,
-        Err(error) => {
-            // An error goes to stderr, the help to stdout. If that stream is closed, only the exit code reports the
-            // result.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(wrong) => return wrong.report(),
     };
     let log = start_log();
     let done = std::panic::catch_unwind(|| match command.verb {
@@ -88,6 +87,64 @@ fn main() -> ExitCode {
         log.flush_within(FLUSH);
     }
     done.unwrap_or(ExitCode::from(BUG))
+}
+
+/// Why there is no command to be done.
+enum Wrong {
+    Usage(clap::Error),
+    File(ConfigFileError),
+    /// The arguments that the file stands for.
+    InFile(PathBuf, clap::Error),
+}
+
+impl Command {
+    fn parse_with_file(arguments: Vec<OsString>) -> Result<Command, Wrong> {
+        let mut command = Command::command();
+        let matches = command.try_get_matches_from_mut(&arguments).map_err(Wrong::Usage)?;
+        let (verb, given) = matches.subcommand().unwrap_or(("", &matches));
+        let file = given.try_get_one::<PathBuf>(config_file::OPTION).ok().flatten();
+        let Some((file, verb)) = file.zip(command.find_subcommand(verb)) else {
+            return Command::from_arg_matches(&matches).map_err(Wrong::Usage);
+        };
+        let more = config_file::arguments(file, verb, given).map_err(Wrong::File)?;
+        // The verb comes first, because there is no option before it.
+        let (verb, given) = arguments.split_at(2.min(arguments.len()));
+        let all = [verb, &more, given].concat();
+        Command::try_parse_from(all).map_err(|error| Wrong::InFile(file.clone(), error))
+    }
+}
+
+impl Wrong {
+    fn report(self) -> ExitCode {
+        let (code, reason) = match self {
+            Wrong::Usage(error) => {
+                // An error goes to stderr, the help to stdout. If that stream is closed, only the exit code reports the
+                // result.
+                let _ = error.print();
+                if !error.use_stderr() {
+                    return ExitCode::SUCCESS;
+                }
+                (USAGE, in_one_line(&error))
+            }
+            Wrong::File(error) => (CANNOT_BEGIN, error.to_string()),
+            Wrong::InFile(path, error) => (CANNOT_BEGIN, format!("{}: {}", path.display(), in_one_line(&error))),
+        };
+        if code == CANNOT_BEGIN {
+            exit::complain(format_args!("cannot begin: {reason}"));
+        }
+        // Nobody else needs the reason of a process that no generation has started.
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(cutover::fail_start(reason));
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// What is wrong with arguments, without the usage and the hints that follow.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.strip_prefix("error: ").unwrap_or(first).to_owned()
 }
 
 /// How long to wait until the last lines of the log are written, if stderr is not read.

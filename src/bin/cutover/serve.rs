@@ -12,7 +12,9 @@ use tower_http::services::ServeDir;
 use crate::exit;
 use crate::format::seconds;
 use crate::page::Page;
-use crate::rollout::Rollout;
+use crate::rollout::{Addresses, Rollout, address};
+
+const ADDRESS: &str = "127.0.0.1:8080";
 
 /// Serve a directory, or without DIR a page that shows which process answers.
 ///
@@ -23,13 +25,20 @@ pub(crate) struct Serve {
     /// The directory to serve.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Read options from this TOML file, each by its name here: listen = ["127.0.0.1:8080"]. Each generation reads the file
+    /// anew, so that a reload can change options. An option of the command line counts more.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The address to listen on, or a Unix socket: unix:/PATH, or unix:@NAME in the abstract namespace. May be given more
     /// than once. With port 0 the kernel chooses the port, and all generations keep that port.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    listen: Vec<String>,
+    #[arg(long, value_name = "ADDR", value_parser = listen, default_value = ADDRESS)]
+    listen: Vec<Listen>,
     /// The permissions of the file of a Unix socket, in octal: 660.
     #[arg(long, value_name = "MODE", value_parser = mode)]
     unix_mode: Option<u32>,
+    /// The owner and the group of the file of a Unix socket, by number.
+    #[arg(long, value_name = "UID:GID", value_parser = owner)]
+    unix_owner: Option<Owner>,
     /// Speak TLS with this certificate chain, a PEM file. May be given more than once, each with its --tls-key: clients
     /// choose by name (SNI). Each generation reads the files anew.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -100,12 +109,21 @@ impl Serve {
 
     fn server(self) -> Server {
         let tls = self.tls();
-        let mut addresses = self.listen.iter();
+        let bound = self.listen.iter().fold(None, |server: Option<Server>, address| {
+            Some(match (server, address) {
+                (None, Listen::Inet(Addresses(addresses))) => Server::bind(&addresses[..]),
+                (None, Listen::Unix(address)) => Server::bind(address),
+                (Some(server), Listen::Inet(Addresses(addresses))) => server.and_bind(&addresses[..]),
+                (Some(server), Listen::Unix(address)) => server.and_bind(address),
+            })
+        });
         // clap gives the default, if the user gives no address.
-        let first = addresses.next().map_or("", String::as_str);
-        let mut server = addresses.fold(Server::bind(first), |server, address| server.and_bind(address));
+        let mut server = bound.unwrap_or_else(|| Server::bind(ADDRESS));
         if let Some(mode) = self.unix_mode {
             server = server.unix_mode(mode);
+        }
+        if let Some(Owner { user, group }) = self.unix_owner {
+            server = server.unix_owner(Some(user), Some(group));
         }
         if let Some(tls) = tls {
             server = server.tls(tls);
@@ -119,6 +137,32 @@ impl Serve {
             .listeners_per_address(self.listeners_per_address);
         self.rollout.of_server(server)
     }
+}
+
+/// What `--listen` means.
+#[derive(Debug, Clone)]
+enum Listen {
+    Inet(Addresses),
+    Unix(String),
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        None => address(text).map(Listen::Inet),
+        Some(name) if name.starts_with(['/', '@']) => Ok(Listen::Unix(text.to_owned())),
+        Some(_) => Err("write unix:/PATH, or unix:@NAME".to_owned()),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+fn owner(text: &str) -> Result<Owner, String> {
+    let numbers = text.split_once(':').and_then(|(user, group)| user.parse().ok().zip(group.parse().ok()));
+    numbers.map(|(user, group)| Owner { user, group }).ok_or_else(|| "write two numbers, such as 33:33".to_owned())
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -63,6 +63,10 @@ pub(crate) enum RolloutEvent {
         green: Generation,
         result: Result<(), Failure>,
     },
+    /// No new connection reaches green any more.
+    SteeredBack {
+        green: Generation,
+    },
     ListenersClosed,
     ConnectionsGone,
     /// This generation's process has ended by itself. Reported only where another process watches the generation.
@@ -119,8 +123,8 @@ pub(crate) enum Effect {
     CutOver { green: Generation, turn: Revocability },
     /// All new connections go to green, and can be taken back for this time.
     Soak { time: Duration },
-    /// Steer all new connections back to this generation.
-    SteerBack,
+    /// Steer all new connections back to this generation. → [`RolloutEvent::SteeredBack`]
+    SteerBack { green: Generation },
     /// Kill green. → [`RolloutEvent::GreenExited`]
     Kill { green: Generation },
     /// Users may be on green, and new connections are steered back: green finishes its connections, and ends.

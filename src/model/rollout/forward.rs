@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::plan::{CanaryStep, KILL, PROBE_PAUSE, STEP};
-use super::state::{Attempt, State, Step, Then};
+use super::state::{Attempt, Awaited, State, Step, Then};
 use super::{Effect, Failure, Revocability, Rollout};
 use crate::model::event::Outcome;
 use crate::model::identity::{Generation, Pid};
@@ -122,7 +122,9 @@ impl Rollout {
                 self.nothing_spawned();
                 self.roll_back(Failure::Exited { how, when }, Then::Serve, now)
             }
-            State::RollingBack { attempt, .. } if attempt.green == green => self.rolled_back(now),
+            State::RollingBack { attempt, awaited: Awaited::Exit, .. } if attempt.green == green => {
+                self.rolled_back(now)
+            }
             State::Retiring { successor, .. } | State::Draining { successor, .. } if *successor == Some(green) => {
                 vec![Effect::GreenLost { green, how }]
             }

@@ -20,7 +20,7 @@ pub(crate) use effects::{DrainScope, Effect, Revocability, RolloutEvent, UserReq
 pub(crate) use failure::Failure;
 pub(crate) use plan::{CanaryStep, Plan};
 use plan::{FORCE_CLOSE_MAX, STEP};
-use state::{State, Step, Then};
+use state::{Awaited, State, Step, Then};
 
 use super::identity::{Generation, Pid};
 
@@ -95,6 +95,7 @@ impl Rollout {
             RolloutEvent::Probed { green, result } => self.probed(green, result, now),
             RolloutEvent::Shared { green, result } => self.shared(green, result, now),
             RolloutEvent::CutOver { green, result } => self.cut_over(green, result, now),
+            RolloutEvent::SteeredBack { green } => self.steered_back(green, now),
             RolloutEvent::ListenersClosed => self.listeners_closed(now),
             RolloutEvent::ConnectionsGone => self.connections_gone(),
             RolloutEvent::Died => self.died(now),
@@ -114,8 +115,12 @@ impl Rollout {
                 let step = *step;
                 self.rolling_timed_out(step, now)
             }
-            State::RollingBack { reason, .. } => {
-                *reason = Failure::NotGone(Box::new(reason.clone()));
+            State::RollingBack { reason, awaited, .. } => {
+                match awaited {
+                    Awaited::Exit => *reason = Failure::NotGone(Box::new(reason.clone())),
+                    // The operations on the groups are slow. Each of them that fails is logged.
+                    Awaited::SteeredBack => {}
+                }
                 self.rolled_back(now)
             }
             State::Retiring { forced, deadline, .. } if !*forced => {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::plan::KILL;
-use super::state::{State, Step, Then};
+use super::state::{Awaited, State, Step, Then};
 use super::{Effect, Failure, Rollout};
 use crate::model::event::Outcome;
+use crate::model::identity::Generation;
 
 /// Whether users can have reached green.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,21 +40,26 @@ impl Rollout {
 
     /// Gives the attempt up: steers all new connections back, and kills green if it has a process. A green that users
     /// may have reached is not killed: it finishes their connections.
+    ///
+    /// If users may have reached green, the rollout is over only when the kernel has been told: who hears of the
+    /// outcome, and connects then, reaches this generation.
     pub(super) fn roll_back(&mut self, reason: Failure, then: Then, now: Instant) -> Vec<Effect> {
         let State::Rolling { attempt, step } = &mut self.state else { return vec![] };
         let (green, step) = (attempt.green, *step);
         attempt.deadline = now + KILL;
         let alive = attempt.pid.is_some();
-        self.state = State::RollingBack { attempt: attempt.clone(), reason, then };
+        let awaited = match reach(step) {
+            Reach::Untouched | Reach::Hidden => Awaited::Exit,
+            Reach::Met => Awaited::SteeredBack,
+        };
+        self.state = State::RollingBack { attempt: attempt.clone(), reason, then, awaited };
         let mut effects = match reach(step) {
             Reach::Untouched => vec![],
-            Reach::Hidden | Reach::Met => vec![Effect::SteerBack],
+            Reach::Hidden | Reach::Met => vec![Effect::SteerBack { green }],
         };
         match (alive, reach(step)) {
-            (true, Reach::Met) => {
-                effects.push(Effect::Release { green });
-                effects.extend(self.rolled_back(now));
-            }
+            (true, Reach::Met) => effects.push(Effect::Release { green }),
+            (false, Reach::Met) => {}
             (true, Reach::Untouched | Reach::Hidden) => effects.push(Effect::Kill { green }),
             // Green is being spawned: the result of the spawn is waited for.
             (false, _) if step == Step::Spawn => {}
@@ -62,8 +68,24 @@ impl Rollout {
         effects
     }
 
+    /// The kernel sends all new connections to this generation.
+    pub(super) fn steered_back(&mut self, green: Generation, now: Instant) -> Vec<Effect> {
+        match &self.state {
+            State::RollingBack { attempt, awaited: Awaited::SteeredBack, .. } if attempt.green == green => {
+                self.rolled_back(now)
+            }
+            State::RollingBack { .. }
+            | State::Standby { .. }
+            | State::Serving
+            | State::Rolling { .. }
+            | State::Retiring { .. }
+            | State::Draining { .. }
+            | State::Gone => vec![],
+        }
+    }
+
     pub(super) fn rolled_back(&mut self, now: Instant) -> Vec<Effect> {
-        let State::RollingBack { attempt, reason, then } = &self.state else { return vec![] };
+        let State::RollingBack { attempt, reason, then, .. } = &self.state else { return vec![] };
         if self.is_launch() {
             let mut effects = vec![Effect::LaunchFailed { reason: reason.clone() }];
             effects.extend(self.finish());

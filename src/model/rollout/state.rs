@@ -40,6 +40,15 @@ pub(super) enum Then {
     Finish,
 }
 
+/// What the end of a rollback waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The end of green's process, or of its spawn.
+    Exit,
+    /// The kernel sends all new connections to this generation. Green finishes its connections meanwhile.
+    SteeredBack,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     /// `reload`: a reload was requested already, and begins when this generation is live. MAINPID and the PID file may
@@ -52,11 +61,12 @@ pub(super) enum State {
         attempt: Attempt,
         step: Step,
     },
-    /// Green has no pid in this state only as long as green is still being spawned.
+    /// While the exit is awaited, green has no pid only as long as green is still being spawned.
     RollingBack {
         attempt: Attempt,
         reason: Failure,
         then: Then,
+        awaited: Awaited,
     },
     Retiring {
         successor: Option<Generation>,

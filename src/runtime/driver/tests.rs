@@ -138,7 +138,7 @@ impl Host for FakeHost {
 
     fn look(&self, _: Generation) -> Option<Look> {
         self.calls.add("look");
-        Some(Look { told: Box::pin(ready(vec![])), holders: Box::new(|| None), lane: attempts() })
+        Some(Look { told: Box::pin(ready(None)), holders: Box::new(|| None), lane: attempts() })
     }
 
     fn probe(&self) -> Option<Probe> {

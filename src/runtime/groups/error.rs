@@ -14,8 +14,6 @@ pub(crate) enum SteeringError {
     Over,
     #[error("all new connections go to the next generation already")]
     CutOverBefore,
-    #[error("it is no address of this server")]
-    NoAddress,
     #[error("said that it is ready, but does not listen on {0}")]
     NotListening(SocketAddr),
     #[error("{0} is not steered: {1}")]

@@ -85,6 +85,13 @@ impl Group {
         }
     }
 
+    /// Whether only listeners of this generation are in the group, as far as can be seen.
+    pub(super) fn is_left_alone(&self) -> bool {
+        let shown = sock_diag::group(self.address);
+        let own = self.own();
+        shown.is_ok_and(|shown| shown.keys().all(|inode| own.contains(inode) || self.is_placeholder(*inode)))
+    }
+
     pub(super) fn have_left(&mut self) -> bool {
         // If sock_diag fails, the group is not steered either, so its slots do not matter.
         let shown =
@@ -178,7 +185,7 @@ impl Group {
         &mut self,
         shown: &BTreeMap<Inode, u32>,
         sockets: Option<&Holders>,
-        told: &[GroupOrder],
+        told: Option<&GroupOrder>,
     ) -> Result<(), SteeringError> {
         let is_green = |inode: &Inode| sockets.is_none_or(|s| s.contains_key(inode));
         let own = self.own();
@@ -189,15 +196,15 @@ impl Group {
             return Err(SteeringError::NotListening(self.address));
         }
         let is_placed = |inode: &Inode| self.slots.contains(*inode);
-        let is_told = |inode: &Inode| told.iter().any(|order| order.listeners.contains(inode));
+        let told = told.map(|told| &told.listeners[..]).unwrap_or_default();
+        let is_told = |inode: &Inode| told.contains(inode);
         let untold = green.iter().filter(|inode| !is_placed(inode) && !is_told(inode));
         let untold: BTreeSet<Inode> = untold.copied().collect();
         if untold.len() > 1 {
             self.untold.extend(untold);
         }
         let certain = green.is_disjoint(&self.untold) && strangers.iter().all(is_placed);
-        let ordered = told.iter().filter(|t| t.address == self.address).flat_map(|t| &t.listeners);
-        for &inode in ordered.filter(|inode| green.contains(inode)).chain(&green) {
+        for &inode in told.iter().filter(|inode| green.contains(inode)).chain(&green) {
             if !self.slots.contains(inode) {
                 self.slots.listen(inode);
             }

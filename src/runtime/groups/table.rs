@@ -150,13 +150,9 @@ impl Table {
         Ok(())
     }
 
-    /// Whether other listeners than our own are in the group of each address.
+    /// Whether other listeners than our own are in the group of an address.
     pub(crate) fn others_listen(&self) -> bool {
-        let is_shared = |group: &Group| {
-            let shown = sock_diag::group(group.address).unwrap_or_default();
-            shown.keys().any(|inode| !group.own().contains(inode))
-        };
-        self.groups.iter().all(is_shared)
+        self.groups.iter().any(|group| !group.is_left_alone())
     }
 
     /// Whether every group can be steered.
@@ -168,7 +164,8 @@ impl Table {
     }
 
     /// Checks whether `green` listens on each address, and at which slots. `holders` are the sockets of green, or `None`
-    /// where they may not be known: see [`Groups::look`](super::Groups::look).
+    /// where they may not be known: see [`Groups::look`](super::Groups::look). A green that tells where it listens
+    /// (`told`) may leave out addresses: their groups stay with this generation.
     ///
     /// # Errors
     /// If the rollout is over. Otherwise names the address on which green does not listen.
@@ -177,11 +174,18 @@ impl Table {
         green: Generation,
         shown: &Shown,
         holders: Option<Holders>,
-        told: &[GroupOrder],
+        told: Option<&[GroupOrder]>,
     ) -> Result<(), SteeringError> {
         self.active.check(green)?;
         self.green = holders;
         for group in &mut self.groups {
+            let told = told.map(|told| told.iter().find(|told| told.address == group.address));
+            if told == Some(None) {
+                let address = group.address;
+                tracing::warn!(generation = %green, %address, "the next generation does not listen on {address}, which closes when this generation retires");
+                continue;
+            }
+            let told = told.flatten();
             match shown.of(group.address) {
                 Ok(shown) => {
                     group.find_green(shown, self.green.as_ref(), told)?;
@@ -218,6 +222,9 @@ impl Table {
     fn steer_share(&mut self, share: Share) -> Result<(), SteeringError> {
         for group in &mut self.groups {
             group.is_steered()?;
+            if group.green.is_empty() {
+                continue;
+            }
             let shared = group.check().and_then(|()| {
                 group.share = share;
                 group.direct()
@@ -240,7 +247,10 @@ impl Table {
         address: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<(), SteeringError> {
-        let group = self.groups.iter_mut().find(|g| g.address == address).ok_or(SteeringError::NoAddress)?;
+        // Only green listens on another address.
+        let Some(group) = self.groups.iter_mut().find(|g| g.address == address) else {
+            return self.active.check(green);
+        };
         match (self.active.check(green), source) {
             // The rollout is over, so its steps change no program any more.
             (Err(_), None) => return Ok(()),
@@ -270,7 +280,7 @@ impl Table {
         match turn {
             Revocability::Revocable => self.steer_share(Share::ALL)?,
             Revocability::Final => {
-                for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none()) {
+                for group in self.groups.iter_mut().filter(|g| g.unsteered.is_none() && !g.green.is_empty()) {
                     let moved = group.check().and_then(|()| group.attach_green());
                     // Any later call that attaches a program by the share steers to green, too.
                     group.share = Share::ALL;
@@ -343,10 +353,11 @@ impl Table {
         }
     }
 
-    /// In the groups that are not steered, has our listeners ignore new SYNs. The clients send the SYN again after a
-    /// second, and reach the next generation. `false` if the kernel refuses this for any listener.
+    /// In the groups that are not steered, and in those in which only this generation listens, has our listeners ignore
+    /// new SYNs. The clients send the SYN again after a second, and reach the next generation, or are refused by the
+    /// kernel. `false` if the kernel refuses this for any listener.
     pub(crate) fn ignore_syns(&self) -> bool {
-        let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some()).flat_map(|g| &g.own);
+        let unsteered = self.groups.iter().filter(|g| g.unsteered.is_some() || g.is_left_alone()).flat_map(|g| &g.own);
         let refused: Vec<_> =
             unsteered.filter_map(|own| own.with(|listener| steering::ignore_syns(listener)).err()).collect();
         match refused.first() {

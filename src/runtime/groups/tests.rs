@@ -40,7 +40,9 @@ impl Two {
         let next = socket::bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(128).expect("listens");
         let green = TcpListener::from_std(next).expect("in a runtime");
         let mut two = Two { address, blue, green, groups };
-        two.groups.verify(super::tests::green(), &two.groups.shown(), Some(two.holders()), &[]).expect("green listens");
+        two.groups
+            .verify(super::tests::green(), &two.groups.shown(), Some(two.holders()), None)
+            .expect("green listens");
         two
     }
 
@@ -68,6 +70,23 @@ async fn a_share_is_a_share() {
     two.groups.share(green(), Share::percent(50)).expect("steered");
     let (blue, green) = two.spread();
     assert!(blue > 20 && green > 20, "{blue} and {green}");
+}
+
+/// A green that tells where it listens may leave addresses out. Their connections stay where they can be answered.
+#[tokio::test]
+async fn an_address_on_which_green_does_not_listen_stays_with_blue() {
+    let mut two = Two::verified();
+    two.groups.steer_back();
+    two.groups.begin(green().next());
+    two.groups.gate(green().next()).expect("begun");
+    let shown = two.groups.shown();
+    two.groups.verify(green().next(), &shown, Some(Holders::new()), Some(&[])).expect("blue keeps the address");
+    two.groups.share(green().next(), Share::percent(50)).expect("nothing to be steered");
+    two.groups.cut_over(green().next(), Revocability::Revocable).expect("nothing to be steered");
+    assert_eq!(two.spread(), (100, 0));
+    two.groups.cut_over(green().next(), Revocability::Final).expect("nothing to be steered");
+    assert_eq!(two.groups.tier(), SteeringMode::Steered);
+    assert_eq!(two.spread(), (100, 0));
 }
 
 /// Each step runs on its own thread, so a step of the canary may run after the promotion that ended the canary.
@@ -119,7 +138,7 @@ async fn a_look_that_comes_late_changes_nothing() {
     two.groups.begin(green().next());
     two.groups.gate(green().next()).expect("begun");
     two.groups.green_is_gone();
-    two.groups.verify(green(), &shown, Some(two.holders()), &[]).expect_err("another one is under way");
+    two.groups.verify(green(), &shown, Some(two.holders()), None).expect_err("another one is under way");
     two.groups.follow(green(), &shown, Some(two.holders()), Some(two.holders()));
     assert!(!green_before.is_empty() && two.groups.groups[0].green.is_empty());
     assert_eq!(two.groups.green, None);

@@ -298,10 +298,10 @@ async fn an_error_of_steering_is_final() {
     let calls = AtomicUsize::new(0);
     let steer = |source: Option<SocketAddr>| {
         calls.fetch_add(1, Ordering::Relaxed);
-        ready(if source.is_some() { Err(SteeringError::NoAddress) } else { Ok(()) })
+        ready(if source.is_some() { Err(SteeringError::Over) } else { Ok(()) })
     };
     let said = pass(&target("/"), bench.address, SOON, steer).await.expect_err("it cannot be steered");
-    assert_eq!(said, format!("the probe {} cannot be steered: it is no address of this server", bench.url("/")));
+    assert_eq!(said, format!("the probe {} cannot be steered: the rollout is over", bench.url("/")));
     assert_eq!(calls.into_inner(), 2, "there, and back");
     assert_eq!(bench.peers.lock().expect("sound").len(), 0, "unsteered there was no connection");
 }
@@ -331,8 +331,8 @@ async fn the_probe_alone_comes_to_green() {
         let green = bind(address, Sharing::Group, Stack::Dual).expect("bound").listen(16).expect("listens");
         let to_blue = Split { source: None, share: Share::NONE, green: &[1], blue: &[0] };
         let steer = |source| {
-            let program = Program::split(&Split { source, ..to_blue }).ok_or(SteeringError::NoAddress)?;
-            crate::sys::steering::attach(&blue, &program).map_err(|_| SteeringError::NoAddress)
+            let program = Program::split(&Split { source, ..to_blue }).ok_or(SteeringError::Over)?;
+            crate::sys::steering::attach(&blue, &program).map_err(|_| SteeringError::Over)
         };
         steer(None).expect("steered");
         let steer = |source| ready(steer(source));

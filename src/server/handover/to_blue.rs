@@ -11,8 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use super::messages::{read_line, read_with_descriptors};
-use crate::error::Error;
-use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, PassedListener, SpawnInfo};
+use crate::model::handover::{Drainer, FromBlue, FromGreen, GroupOrder, History, Listening, PassedListener, SpawnInfo};
 use crate::model::identity::Generation;
 use crate::model::state::STATE_MAX;
 #[cfg(feature = "tls")]
@@ -67,10 +66,9 @@ impl Blue {
 
     /// Tells blue why green cannot start, and waits until blue has heard the reason: the end of this process must not come
     /// before it.
-    pub(crate) async fn tell_failure(mut self, error: &Error) {
-        let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    pub(crate) async fn tell_failure(mut self, reason: String) {
         // Blue kills this process, or is gone.
-        let failed = FromGreen::Failed { reason: format!("{error}{cause}") };
+        let failed = FromGreen::Failed { reason };
         let _ = tokio::time::timeout(ANSWER_MAX, self.ask(&failed)).await;
     }
 
@@ -160,10 +158,10 @@ impl ToBlue {
         ToBlue { stream: Arc::new(Mutex::new(write)), taken_over: Arc::new(watch::Sender::new(false)) }
     }
 
-    /// Tells blue in which order the listeners joined. An error is not reported here: the reader of the stream notices
-    /// that blue is gone.
-    pub(crate) fn listening(&self, groups: Vec<GroupOrder>) {
-        self.send(&FromGreen::Listening { groups });
+    /// Tells blue where this generation listens. An error is not reported here: the reader of the stream notices that
+    /// blue is gone.
+    pub(crate) fn listening(&self, listening: Listening) {
+        self.send(&FromGreen::Listening(listening));
     }
 
     /// Tells blue that this generation has taken its leadership.

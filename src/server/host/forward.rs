@@ -92,6 +92,7 @@ impl Host {
             Some(sockets.into_iter().map(|inode| (inode, BTreeSet::from([pid]))).collect())
         };
         // The look reads /proc/PID/fd, which does not wait for the other process.
+        let told = async move { told.await.map(|listening| listening.groups) };
         Some(Look { told: Box::pin(told), holders: Box::new(holders), lane: self.context.attempts.clone() })
     }
 }

@@ -210,7 +210,11 @@ impl crate::runtime::host::Host for Host {
     }
 
     fn probe(&self) -> Option<Probe> {
-        self.settings.probe.clone()
+        let mut probe = self.settings.probe.clone()?;
+        if let Some(addresses) = self.green.as_ref().and_then(|green| green.handover.addresses()) {
+            probe.addresses = addresses;
+        }
+        Some(probe)
     }
 
     fn kill(&self, green: Generation) {

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::deployed::{Deployed, GREEN, Trial};
+use crate::support::deployed::{GREEN, Trial};
 use crate::support::process::Start;
 use crate::support::{http_get, join_group};
 
@@ -160,29 +160,6 @@ fn a_wildcard_of_ipv6_takes_ipv4_too_unless_both_are_asked_for() {
     let both = Start::serve().listen(&format!("[::]:{free}")).listen(&format!("0.0.0.0:{free}")).ready();
     both.reload();
     assert!(http_get(format!("127.0.0.1:{free}").parse().expect("an address"), "/").is_ok());
-}
-
-/// The next generation has another address, as from a changed configuration: the kernel would give all connections to
-/// the more specific address at once, whatever the steering says. The next generation is refused before it listens.
-#[test]
-fn a_changed_address_is_refused_before_it_takes_connections() {
-    let deployed = Deployed::new();
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let config = deployed.folder().join("address");
-    std::fs::write(&config, format!("0.0.0.0:{free}")).expect("written");
-    let script = format!("exec {CUTOVER} serve --listen $(cat {})", config.display());
-    // `exec -a` keeps argv[0], by which the next generation is found: this very script.
-    let wrapper = deployed.folder().join("wrapper");
-    std::fs::write(&wrapper, format!("#!/bin/bash\n{}\n", script.replace("exec", "exec -a \"$0\""))).expect("written");
-    std::fs::set_permissions(&wrapper, open_to_all()).expect("executable");
-    let server = Start::program(&wrapper).ready();
-    std::fs::write(&config, format!("127.0.0.1:{free}")).expect("written");
-    server.hup();
-    let line = server.wait_log("reload failed", SOON);
-    assert!(line.contains("a changed address needs a restart; generation 1 serves on"), "{line}");
-    std::fs::write(&config, format!("0.0.0.0:{free}")).expect("written");
-    server.hup();
-    server.wait_log("reload done", SOON);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -113,7 +113,13 @@ fn the_last_generation_removes_its_file_and_no_other() {
     let folder = folder();
     let path = folder.path().join("app.sock");
     let listen = format!("unix:{}", path.display());
-    let server = serve(&listen).arg("--unix-mode").arg("622").ready();
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    // Root may give the file away.
+    let owner = if user == 0 { (33, 34) } else { (user, group) };
+    let start = serve(&listen).args(["--unix-mode", "622", "--unix-owner", &format!("{}:{}", owner.0, owner.1)]);
+    let server = start.ready();
+    let metadata = fs::metadata(&path).expect("there");
+    assert_eq!((metadata.uid(), metadata.gid()), owner);
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o622);
     let blue = server.main_pid();

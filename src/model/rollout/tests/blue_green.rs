@@ -1,7 +1,7 @@
 //! Probe, canary and soak: the steps by which a rollout is blue-green and not just a restart.
 
 use super::*;
-use crate::model::rollout::plan::PROBE_PAUSE;
+use crate::model::rollout::plan::{KILL, PROBE_PAUSE};
 
 fn pause() -> Effect {
     Effect::Probe { green: two(), after: PROBE_PAUSE }
@@ -49,16 +49,32 @@ fn before_users_meet_it_a_failure_kills_green_and_after_that_it_is_let_finish() 
         for event in [failed, RolloutEvent::RollbackRequested] {
             let mut bench = Bench::up_to(phase);
             let effects = bench.on(event);
-            assert_eq!(effects[0], Effect::SteerBack);
+            assert_eq!(effects[0], Effect::SteerBack { green: two() });
             assert_eq!(effects[1], if users { Effect::Release { green } } else { Effect::Kill { green } });
-            assert_eq!(bench.rollout.phase(), if users { Phase::Serving } else { Phase::RollingBack });
+            let (exited, steered) =
+                (RolloutEvent::GreenExited { green, how: "has finished".into() }, RolloutEvent::SteeredBack { green });
+            let (other, last) = if users { (exited, steered) } else { (steered, exited) };
+            assert_eq!((bench.on(other), bench.rollout.phase()), (vec![], Phase::RollingBack));
+            bench.on(last);
+            assert_eq!(bench.rollout.phase(), Phase::Serving);
         }
         let mut bench = Bench::up_to(phase);
         let effects = bench.on(RolloutEvent::GreenExited { green, how: "was killed by SIGKILL (9)".into() });
-        assert_eq!(effects[0], Effect::SteerBack, "at once");
+        assert_eq!(effects[0], Effect::SteerBack { green: two() }, "at once");
+        bench.on(RolloutEvent::SteeredBack { green });
         assert!(bench.reason().contains(word), "{}", bench.reason());
         assert_eq!(bench.rollout.phase(), Phase::Serving);
     }
+}
+
+/// Operations on the groups that take long do not keep the reload without an outcome.
+#[test]
+fn a_kernel_that_is_not_told_in_time_ends_the_rollback_as_well() {
+    let mut bench = Bench::up_to(Phase::Canary);
+    bench.on(RolloutEvent::RollbackRequested);
+    assert_eq!(bench.after(Duration::from_secs(1)), []);
+    bench.after(KILL);
+    assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "was rolled back on request"));
 }
 
 #[test]
@@ -67,6 +83,7 @@ fn a_share_that_cannot_be_had_is_a_failure() {
     let green = two();
     bench.on(RolloutEvent::Probed { green, result: Ok(()) });
     bench.on(RolloutEvent::Shared { green, result: Err("127.0.0.1:80 is not steered".into()) });
+    bench.on(RolloutEvent::SteeredBack { green });
     assert_eq!(bench.reason(), "127.0.0.1:80 is not steered");
 }
 
@@ -102,7 +119,8 @@ fn after_the_point_of_no_return_nothing_is_rolled_back() {
 fn a_stop_in_a_canary_lets_green_finish_as_well() {
     let mut bench = Bench::up_to(Phase::Canary);
     let effects = bench.on(RolloutEvent::StopRequested);
-    assert_eq!(effects[..2], [Effect::SteerBack, Effect::Release { green: two() }]);
+    assert_eq!(effects, [Effect::SteerBack { green: two() }, Effect::Release { green: two() }]);
+    let effects = bench.on(RolloutEvent::SteeredBack { green: two() });
     assert_eq!(effects.last(), Some(&Effect::StopAccepting));
     assert_eq!(bench.on(RolloutEvent::ListenersClosed), [Effect::AwaitConnections(DrainScope::All)]);
 }
@@ -125,6 +143,8 @@ fn the_status_tells_the_share_and_the_rest_of_the_step() {
     assert_eq!((status.generation, status.share, status.left), (two(), percent_of(5.0), Some(SECOND * 18)));
     assert_eq!(bench.rollout.own_share(), percent_of(95.0));
     bench.on(RolloutEvent::RollbackRequested);
+    assert_eq!(bench.rollout.own_share(), Share::ALL);
+    bench.on(RolloutEvent::SteeredBack { green: two() });
     assert_eq!(bench.rollout.status(at), None);
     assert_eq!(bench.rollout.own_share(), Share::ALL);
     assert_eq!(Bench::up_to(Phase::Soaking).rollout.own_share(), Share::NONE);

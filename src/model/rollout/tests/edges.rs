@@ -37,7 +37,7 @@ fn a_refused_preflight_ends_it_before_anything_is_touched() {
     bench.on(RolloutEvent::ReloadRequested);
     bench.on(RolloutEvent::PreflightDone { green: two(), result: Err("is not there".into()) });
     assert_eq!((bench.rollout.phase(), bench.reason().as_str()), (Phase::Serving, "is not there"));
-    assert!(!bench.effects.contains(&Effect::SteerBack));
+    assert!(!bench.effects.contains(&Effect::SteerBack { green: two() }));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_green_that_is_not_ready_in_time_is_killed_and_the_number_is_not_used_again(
     let mut bench = Bench::starting();
     assert_eq!(bench.after(Duration::from_secs(29)), []);
     let effects = bench.after(Duration::from_secs(2));
-    assert_eq!(effects, [Effect::SteerBack, Effect::Kill { green: two() }]);
+    assert_eq!(effects, [Effect::SteerBack { green: two() }, Effect::Kill { green: two() }]);
     bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
     assert_eq!(bench.reason(), "did not become ready in 30s");
     assert_eq!(bench.rollout.phase(), Phase::Serving);
@@ -86,7 +86,7 @@ fn green_dead_before_and_after_ready_is_told_apart() {
     bench.on(RolloutEvent::GreenReady { green: two() });
     bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed by SIGKILL (9)".into() });
     assert_eq!(bench.reason(), "was killed by SIGKILL (9) as soon as it was ready");
-    assert!(bench.effects.contains(&Effect::SteerBack));
+    assert!(bench.effects.contains(&Effect::SteerBack { green: two() }));
 }
 
 #[test]
@@ -108,7 +108,10 @@ fn a_second_reload_is_refused_with_the_reason() {
 #[test]
 fn a_stop_in_a_rollout_gives_it_up_and_then_stops() {
     let mut bench = Bench::starting();
-    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack, Effect::Kill { green: two() }]);
+    assert_eq!(
+        bench.on(RolloutEvent::StopRequested),
+        [Effect::SteerBack { green: two() }, Effect::Kill { green: two() }]
+    );
     let effects = bench.on(RolloutEvent::GreenExited { green: two(), how: "was killed".into() });
     assert_eq!(effects.last(), Some(&Effect::StopAccepting));
     assert_eq!(bench.reason(), "was given up: a stop was asked for");
@@ -130,7 +133,7 @@ fn a_spawn_that_comes_back_too_late_is_killed() {
     bench.on(RolloutEvent::ReloadRequested);
     bench.on(RolloutEvent::PreflightDone { green, result: Ok(()) });
     bench.on(RolloutEvent::Gated { green, result: Ok(()) });
-    assert_eq!(bench.after(STEP), [Effect::SteerBack]);
+    assert_eq!(bench.after(STEP), [Effect::SteerBack { green: two() }]);
     assert_eq!(bench.rollout.phase(), Phase::RollingBack);
     assert_eq!(bench.on(RolloutEvent::Spawned { green, result: Ok(Pid::new(5)) }), [Effect::Kill { green }]);
     bench.on(RolloutEvent::GreenExited { green, how: "was killed".into() });
@@ -204,7 +207,7 @@ fn a_stop_at_once_waits_for_what_is_being_spawned() {
         bench
     };
     let mut bench = spawning();
-    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack]);
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack { green: two() }]);
     assert_eq!(bench.on(RolloutEvent::StopRequested), []);
     let effects = bench.on(RolloutEvent::Spawned { green, result: Ok(Pid::new(5)) });
     assert_eq!((effects.first(), effects.last()), (Some(&Effect::Kill { green }), Some(&Effect::Finish)));

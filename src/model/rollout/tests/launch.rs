@@ -48,14 +48,14 @@ fn of_a_whole_plan_only_the_probe_is_left() {
 #[test]
 fn one_that_fails_is_killed_and_nothing_is_left() {
     let mut bench = Bench::launched();
-    assert_eq!(bench.after(SECOND * 30), [Effect::SteerBack, Effect::Kill { green: ONE }]);
+    assert_eq!(bench.after(SECOND * 30), [Effect::SteerBack { green: ONE }, Effect::Kill { green: ONE }]);
     assert_eq!(bench.on(exited("was killed")), failed(Failure::NotReady(SECOND * 30)));
     let mut bench = Bench::launched();
     bench.on(RolloutEvent::GreenFailed { green: ONE, reason: "could not start".into() });
     assert_eq!(bench.on(exited("was killed")), failed("could not start"));
     let mut bench = Bench::launch(plain());
     let effects = bench.on(RolloutEvent::Spawned { green: ONE, result: Err("cannot be found".into()) });
-    assert_eq!(effects, [&[Effect::SteerBack][..], &failed("cannot be found")].concat());
+    assert_eq!(effects, [&[Effect::SteerBack { green: ONE }][..], &failed("cannot be found")].concat());
 }
 
 #[test]
@@ -65,7 +65,8 @@ fn one_that_ends_by_itself_says_how() {
     let effects = bench.on(exited(&how));
     assert_eq!(
         effects,
-        [&[Effect::SteerBack][..], &failed(Failure::Exited { how, when: "before it was ready" })].concat()
+        [&[Effect::SteerBack { green: ONE }][..], &failed(Failure::Exited { how, when: "before it was ready" })]
+            .concat()
     );
 }
 
@@ -100,7 +101,7 @@ fn a_second_stop_is_at_once() {
 #[test]
 fn a_stop_during_the_spawn_waits_for_the_process_and_kills_it() {
     let mut bench = Bench::launch(plain());
-    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack]);
+    assert_eq!(bench.on(RolloutEvent::StopRequested), [Effect::SteerBack { green: ONE }]);
     assert_eq!(bench.on(RolloutEvent::StopRequested), []);
     let effects = bench.on(RolloutEvent::Spawned { green: ONE, result: Ok(Pid::new(77)) });
     assert!(effects.contains(&Effect::Kill { green: ONE }), "{effects:?}");

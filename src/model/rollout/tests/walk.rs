@@ -75,9 +75,10 @@ impl World {
                     (self.steered_to_green, self.met) = (good, true);
                     self.pending.push(RolloutEvent::CutOver { green, result: result.clone() });
                 }
-                Effect::SteerBack => {
+                Effect::SteerBack { green } => {
                     assert!(!self.retired, "rolled back after retire");
                     self.steered_to_green = false;
+                    self.pending.push(RolloutEvent::SteeredBack { green });
                 }
                 Effect::Release { .. } => {
                     assert!(!self.retired && !self.steered_to_green, "sent away while users are steered to it");
