@@ -2,8 +2,8 @@
 
 pub(crate) mod addresses;
 pub(crate) mod event;
+pub(crate) mod frames;
 pub(crate) mod handover;
-pub(crate) mod http2_frames;
 pub(crate) mod identity;
 pub(crate) mod instance_name;
 pub(crate) mod pipeline;

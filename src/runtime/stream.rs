@@ -47,8 +47,8 @@ pub(crate) struct Shared {
     answering: AtomicU32,
     /// Whether HTTP/2 has a tunnel: a stream that CONNECT has opened.
     pub(crate) tunnelled: AtomicBool,
-    /// Whether the transport above the socket may have bytes that HTTP has not read yet.
-    pub(crate) read_ahead: AtomicBool,
+    /// How many bytes at most the transport above the socket has, and HTTP has not read yet.
+    pub(crate) read_ahead: AtomicU32,
     /// Whether something was written that is not flushed yet: hyper drops the body of a response before the last bytes of
     /// the body are sent.
     pub(crate) unsent: AtomicBool,
@@ -132,7 +132,8 @@ impl Shared {
             let pipeline = self.pipeline();
             (pipeline.waits(), pipeline.body_left())
         };
-        waits || self.read_ahead.load(Ordering::Relaxed) || socket::unread(&self.socket) > body_left
+        let read_ahead = u64::from(self.read_ahead.load(Ordering::Relaxed));
+        waits || read_ahead + socket::unread(&self.socket) > body_left
     }
 
     /// Ends the connection in both directions, even while other parts of this connection are held.
@@ -202,8 +203,8 @@ impl Stream {
     pub(crate) fn new(socket: OwnedFd, peer: Option<SocketAddr>, guard: Guard) -> io::Result<Stream> {
         let socket = socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?;
         let pipeline = Mutex::new(Pipeline::unknown());
-        let [reads, writes, requests, answering] = [(); 4].map(|()| AtomicU32::new(0));
-        let [tunnelled, read_ahead, unsent] = [(); 3].map(|()| AtomicBool::new(false));
+        let [reads, writes, requests, answering, read_ahead] = [(); 5].map(|()| AtomicU32::new(0));
+        let [tunnelled, unsent] = [(); 2].map(|()| AtomicBool::new(false));
         let proxied = OnceLock::new();
         let end = OnceLock::new();
         let shared = Arc::new(Shared {

@@ -10,6 +10,10 @@ use super::transport::Transport;
 use crate::config::ProxyProtocol;
 use crate::runtime::stream::Stream;
 
+/// How many bytes a user's own transport may have read from the socket, and HTTP not from the transport: four records of
+/// TLS (RFC 8446, 5.1).
+const OWN_READ_AHEAD_MAX: usize = 64 * 1024;
+
 /// The transport of a user's own acceptor.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -52,7 +56,10 @@ where
 }
 
 impl Transport for Box<dyn Io + '_> {
-    const READS_AHEAD: bool = true;
+    /// A transport that could have filled more of the buffer has no more bytes.
+    fn read_ahead(&mut self, is_full: bool) -> usize {
+        if is_full { OWN_READ_AHEAD_MAX } else { 0 }
+    }
 
     async fn readable(&mut self) -> io::Result<()> {
         Ok(())

@@ -21,6 +21,8 @@ use self::tracked_io::TrackedIo;
 use super::acceptor::{Acceptor, Layers};
 use super::connection_info::ConnectionInfo;
 use super::service::NewService;
+#[cfg(feature = "tls")]
+use super::tls::records::RecordStream;
 use super::transport::Transport;
 use crate::config::{Config, ProxyProtocol};
 use crate::runtime::accept::Sink;
@@ -88,7 +90,8 @@ pub(super) fn sink(service: impl NewService, config: &Config, builders: &Builder
             #[cfg(feature = "tls")]
             Acceptor::Tls(acceptor) => {
                 let acceptor = acceptor.clone();
-                let handshake = async move { acceptor.accept(proxied(stream, proxy_protocol).await?).await };
+                let handshake =
+                    async move { acceptor.accept(RecordStream::new(proxied(stream, proxy_protocol).await?)).await };
                 tokio::spawn(accept(shared, handshake, http, service))
             }
             Acceptor::Own(own) => {
@@ -200,5 +203,6 @@ async fn serve_on(transport: impl Transport + 'static, shared: &Arc<Shared>, htt
     }
 }
 
-#[cfg(test)]
+// The tests speak TLS as well.
+#[cfg(all(test, feature = "tls"))]
 mod tests;

@@ -9,8 +9,9 @@ use crate::runtime::stream::Stream;
 
 /// A connection as HTTP reads and writes it: plain, or what TLS has made of it.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Whether the transport may have read more from the socket than HTTP has read from the transport.
-    const READS_AHEAD: bool;
+    /// How many bytes at most the transport has read from the socket, and HTTP not from the transport; a part of a byte
+    /// counts as one. `is_full`: whether the last read from the transport has filled its buffer.
+    fn read_ahead(&mut self, is_full: bool) -> usize;
 
     /// Adds what the transport knows of the connection.
     fn describe(&self, info: ConnectionInfo) -> ConnectionInfo {
@@ -25,7 +26,9 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
 }
 
 impl Transport for Stream {
-    const READS_AHEAD: bool = false;
+    fn read_ahead(&mut self, _: bool) -> usize {
+        0
+    }
 
     async fn readable(&mut self) -> io::Result<()> {
         Stream::readable(self).await

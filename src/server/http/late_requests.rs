@@ -15,7 +15,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::model::http2_frames::Frames;
+use crate::model::frames::Http2Frames;
 
 /// How long requests that were on their way are accepted after the client has heard the first GOAWAY. (Go's server waits
 /// for a second as well: `goAwayTimeout` in http2/server.go of golang.org/x/net.)
@@ -31,7 +31,7 @@ pub(super) struct LateRequests<T, F> {
     io: T,
     is_retiring: F,
     /// The position after what was handed to h2.
-    frames: Frames,
+    frames: Http2Frames,
     /// What was read, and not handed to h2 yet.
     unread: BytesMut,
     answer: Answer,
@@ -48,7 +48,13 @@ enum Answer {
 impl<T, F: Fn() -> bool> LateRequests<T, F> {
     /// `is_retiring` tells whether the client is, or will be, told to send no more.
     pub(super) fn new(io: T, is_retiring: F) -> LateRequests<T, F> {
-        LateRequests { io, is_retiring, frames: Frames::of_client(), unread: BytesMut::new(), answer: Answer::Awaited }
+        LateRequests {
+            io,
+            is_retiring,
+            frames: Http2Frames::of_client(),
+            unread: BytesMut::new(),
+            answer: Answer::Awaited,
+        }
     }
 
     /// How many bytes of `unread` can be handed to h2. Takes the answer out, if it comes next.

@@ -20,8 +20,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use rstest::rstest;
+
 use super::*;
 use crate::runtime::connections::{Connections, Stage};
+use crate::server::acceptor::Io;
 use crate::server::service::Same;
 
 mod age;
@@ -29,6 +32,9 @@ mod half_close;
 mod pipelined;
 mod silence;
 mod slow_reader;
+mod wire;
+
+use self::wire::Wire::{self, Plain, Tls};
 
 const GRACE: Duration = Duration::from_millis(200);
 const SOON: Duration = Duration::from_secs(5);
@@ -36,6 +42,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// A server on a real socket, whose stage the test sets.
 struct Bench {
     address: SocketAddr,
+    wire: Wire,
     connections: Arc<Connections>,
     /// Lets the server answer `/slow`.
     go: Arc<Notify>,
@@ -45,11 +52,11 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start() -> Bench {
-        Bench::start_with(&Config::default()).await
+    async fn start(wire: Wire) -> Bench {
+        Bench::start_with(wire, &Config::default()).await
     }
 
-    async fn start_with(config: &Config) -> Bench {
+    async fn start_with(wire: Wire, config: &Config) -> Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(100);
@@ -60,7 +67,7 @@ impl Bench {
                 Same(service_fn(move |request| answer(request, go.clone()))),
                 config,
                 &Builders::default(),
-                Layers::NONE,
+                wire.layers(),
             )
         };
         let (counted, last) = (connections.clone(), Arc::new(Mutex::default()));
@@ -73,11 +80,17 @@ impl Bench {
                 sink(stream);
             }
         });
-        Bench { address, connections, go, last }
+        Bench { address, wire, connections, go, last }
     }
 
     async fn client(&self) -> Client {
-        Client(TcpStream::connect(self.address).await.expect("connected"))
+        Client(self.connect().await)
+    }
+
+    async fn connect(&self) -> Box<dyn Io> {
+        let stream = TcpStream::connect(self.address).await.expect("connected");
+        stream.set_nodelay(true).expect("set");
+        self.wire.begin(stream).await
     }
 
     fn retire(&self) {
@@ -150,7 +163,7 @@ async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered,
     Ok(Response::new(Full::from("hello").boxed_unsync()))
 }
 
-struct Client(TcpStream);
+struct Client(Box<dyn Io>);
 
 impl Client {
     async fn send(&mut self, text: &str) {
@@ -186,9 +199,10 @@ impl Client {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_next_answer_says_goodbye_and_the_one_before_does_not() {
-    let bench = Bench::start().await;
+async fn the_next_answer_says_goodbye_and_the_one_before_does_not(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/").await;
     assert!(!client.read_to("hello").await.contains("connection"));
@@ -199,9 +213,10 @@ async fn the_next_answer_says_goodbye_and_the_one_before_does_not() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_answer_under_way_says_goodbye_if_its_head_is_not_sent() {
-    let bench = Bench::start().await;
+async fn an_answer_under_way_says_goodbye_if_its_head_is_not_sent(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/slow").await;
     bench.retire();
@@ -210,9 +225,10 @@ async fn an_answer_under_way_says_goodbye_if_its_head_is_not_sent() {
     client.is_closed().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_the_grace_and_not_before() {
-    let bench = Bench::start().await;
+async fn an_idle_connection_is_closed_after_the_grace_and_not_before(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/").await;
     client.read_to("hello").await;
@@ -223,18 +239,20 @@ async fn an_idle_connection_is_closed_after_the_grace_and_not_before() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_new_connection_that_has_not_asked_yet_is_answered_within_the_grace() {
-    let bench = Bench::start().await;
+async fn a_new_connection_that_has_not_asked_yet_is_answered_within_the_grace(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     bench.retire();
     let mut client = bench.client().await;
     client.get("/").await;
     assert!(client.read_to("hello").await.contains("connection: close"));
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_the_client_sends_after_the_last_answer_does_not_reset_it() {
-    let bench = Bench::start().await;
+async fn what_the_client_sends_after_the_last_answer_does_not_reset_it(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     bench.retire();
     // The application does not read the body, a part of which still comes after the response was sent.
@@ -245,9 +263,10 @@ async fn what_the_client_sends_after_the_last_answer_does_not_reset_it() {
     client.is_closed().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_upgraded_connection_counts_until_it_ends() {
-    let bench = Bench::start().await;
+async fn an_upgraded_connection_counts_until_it_ends(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.send("GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
     client.read_to("\r\n\r\n").await;
@@ -261,9 +280,10 @@ async fn an_upgraded_connection_counts_until_it_ends() {
 }
 
 /// Data after an upgrade is not HTTP, so the server does not look for requests in it: nothing would ever take them.
+#[rstest]
 #[tokio::test]
-async fn an_upgraded_connection_is_not_followed() {
-    let bench = Bench::start().await;
+async fn an_upgraded_connection_is_not_followed(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     for head in ["GET /upgrade HTTP/1.1\r\nconnection: upgrade\r\nupgrade: echo", "CONNECT x:80 HTTP/1.1\r\nhost: x:80"]
     {
         let mut client = bench.client().await;
@@ -281,10 +301,11 @@ async fn an_upgraded_connection_is_not_followed() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn http2_is_told_at_once_and_its_streams_are_finished() {
-    let bench = Bench::start().await;
-    let stream = TcpStream::connect(bench.address).await.expect("connected");
+async fn http2_is_told_at_once_and_its_streams_are_finished(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
+    let stream = bench.connect().await;
     let io = TokioIo::new(stream);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
@@ -307,9 +328,10 @@ async fn http2_is_told_at_once_and_its_streams_are_finished() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_stop_closes_idle_ones_at_once_and_answers_new_ones() {
-    let bench = Bench::start().await;
+async fn a_stop_closes_idle_ones_at_once_and_answers_new_ones(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let (mut idle, mut fresh) = (bench.client().await, bench.client().await);
     idle.get("/").await;
     idle.read_to("hello").await;
@@ -320,9 +342,10 @@ async fn a_stop_closes_idle_ones_at_once_and_answers_new_ones() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_header_that_is_too_large_is_refused_and_the_next_connection_served() {
-    let bench = Bench::start().await;
+async fn a_header_that_is_too_large_is_refused_and_the_next_connection_served(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.send(&format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000))).await;
     assert!(client.read_to("\r\n").await.contains("431"));
@@ -331,10 +354,11 @@ async fn a_header_that_is_too_large_is_refused_and_the_next_connection_served() 
     next.read_to("hello").await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_header_that_does_not_come_is_not_waited_for() {
+async fn a_header_that_does_not_come_is_not_waited_for(#[values(Plain, Tls)] wire: Wire) {
     let header_read_timeout = Duration::from_millis(200);
-    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { header_read_timeout, ..Config::default() }).await;
     let mut client = bench.client().await;
     let began = Instant::now();
     client.send("GET / HTTP/1.1\r\n").await;
@@ -342,12 +366,13 @@ async fn a_header_that_does_not_come_is_not_waited_for() {
     assert!(began.elapsed() >= header_read_timeout);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_connection_on_which_nothing_comes_is_not_kept() {
+async fn a_connection_on_which_nothing_comes_is_not_kept(#[values(Plain, Tls)] wire: Wire) {
     let header_read_timeout = Duration::from_millis(200);
-    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { header_read_timeout, ..Config::default() }).await;
     bench.client().await.is_closed().await;
-    let bench = Bench::start().await;
+    let bench = Bench::start(wire).await;
     let mut silent = bench.client().await;
     let retired = Instant::now();
     bench.retire();
@@ -356,12 +381,12 @@ async fn a_connection_on_which_nothing_comes_is_not_kept() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_request_may_come_byte_by_byte_and_begin_like_http2() {
-    let bench = Bench::start().await;
+async fn a_request_may_come_byte_by_byte_and_begin_like_http2(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     for request in ["GET / HTTP/1.1\r\nhost: x\r\n\r\n", "PRI / HTTP/1.1\r\nhost: x\r\n\r\n"] {
         let mut client = bench.client().await;
-        client.0.set_nodelay(true).expect("set");
         for byte in request.chars() {
             client.send(&byte.to_string()).await;
             tokio::task::yield_now().await;
@@ -370,9 +395,10 @@ async fn a_request_may_come_byte_by_byte_and_begin_like_http2() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_is_no_http_is_refused() {
-    let bench = Bench::start().await;
+async fn what_is_no_http_is_refused(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.send("\x16\x03\x01 hello\r\n\r\n").await;
     assert!(client.read_to("\r\n").await.contains("400"));
@@ -383,10 +409,11 @@ async fn what_is_no_http_is_refused() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_slow_answer_is_not_taken_for_a_slow_header() {
+async fn a_slow_answer_is_not_taken_for_a_slow_header(#[values(Plain, Tls)] wire: Wire) {
     let header_read_timeout = Duration::from_millis(100);
-    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { header_read_timeout, ..Config::default() }).await;
     let mut client = bench.client().await;
     client.get("/slow").await;
     tokio::time::sleep(header_read_timeout * 4).await;

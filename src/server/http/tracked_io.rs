@@ -38,10 +38,11 @@ impl<T: Transport> TrackedIo<T> {
 }
 
 /// An upgraded connection ends when the application drops it, and libraries of WebSocket do no more than that. An HTTP
-/// connection is ended by hyper, and one that is dropped before its end must not look whole.
+/// connection is ended by hyper, or given up while nothing comes; one that is dropped within a response must not look
+/// whole.
 impl<T: Transport> Drop for TrackedIo<T> {
     fn drop(&mut self) {
-        if self.shared.guard.is(Kind::Upgraded) {
+        if self.shared.guard.is(Kind::Upgraded) || !self.shared.is_answering() {
             self.transport.say_end();
         }
     }
@@ -56,10 +57,8 @@ impl<T: Transport> AsyncRead for TrackedIo<T> {
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.transport).poll_read(cx, buf);
-        if T::READS_AHEAD {
-            // A transport that could have filled more of the buffer has no more bytes.
-            self.shared.read_ahead.store(read.is_ready() && buf.remaining() == 0, Ordering::Relaxed);
-        }
+        let read_ahead = self.transport.read_ahead(read.is_ready() && buf.remaining() == 0);
+        self.shared.read_ahead.store(u32::try_from(read_ahead).unwrap_or(u32::MAX), Ordering::Relaxed);
         ready!(read)?;
         if buf.filled().len() > before {
             self.shared.pipeline().received(&buf.filled()[before..]);

@@ -1,6 +1,7 @@
 //! TLS for a server of HTTP: what the user configures, and the `rustls` configuration that is made of it at the start.
 
 mod certificates;
+pub(super) mod records;
 pub(super) mod tickets;
 
 use std::path::PathBuf;
@@ -12,11 +13,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use self::certificates::{BySni, CertificateError};
+use self::records::RecordStream;
 use self::tickets::Tickets;
 use super::connection_info::ConnectionInfo;
 use super::transport::Transport;
 use crate::error::{Error, ErrorKind};
-use crate::runtime::stream::Stream;
 
 /// The protocols that are negotiated by ALPN, in the order of preference (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -123,8 +124,13 @@ fn from_files(files: &[(PathBuf, PathBuf)]) -> Result<ServerConfig, CertificateE
     Ok(builder.with_no_client_auth().with_cert_resolver(Arc::new(BySni(certificates))))
 }
 
-impl Transport for TlsStream<Stream> {
-    const READS_AHEAD: bool = true;
+impl Transport for TlsStream<RecordStream> {
+    fn read_ahead(&mut self, _: bool) -> usize {
+        let (stream, session) = self.get_mut();
+        // An error ends the connection with the next read.
+        let decrypted = session.process_new_packets().map_or(0, |state| state.plaintext_bytes_to_read());
+        decrypted + usize::from(stream.is_within_record())
+    }
 
     fn describe(&self, info: ConnectionInfo) -> ConnectionInfo {
         info.with_tls(self.get_ref().1)
@@ -142,16 +148,16 @@ impl Transport for TlsStream<Stream> {
     async fn readable(&mut self) -> std::io::Result<()> {
         let (stream, session) = self.get_ref();
         // What has come with the end of the handshake has been read from the socket already.
-        if session.wants_read() { stream.readable().await } else { Ok(()) }
+        if session.wants_read() { stream.stream().readable().await } else { Ok(()) }
     }
 }
 
 /// Writes what the kernel has room for.
-struct WithoutWaiting<'a>(&'a Stream);
+struct WithoutWaiting<'a>(&'a RecordStream);
 
 impl std::io::Write for WithoutWaiting<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.try_write(bytes)
+        self.0.stream().try_write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

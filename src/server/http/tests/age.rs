@@ -9,9 +9,10 @@ fn old() -> Config {
     Config { max_connection_age: Some(AGE), idle_grace: GRACE, ..Config::default() }
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_old_connection_ends_with_its_next_response() {
-    let bench = Bench::start_with(&old()).await;
+async fn an_old_connection_ends_with_its_next_response(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start_with(wire, &old()).await;
     let mut client = bench.client().await;
     let begun = Instant::now();
     loop {
@@ -26,9 +27,10 @@ async fn an_old_connection_ends_with_its_next_response() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_old_connection_that_is_idle_ends_after_the_grace() {
-    let bench = Bench::start_with(&old()).await;
+async fn an_old_connection_that_is_idle_ends_after_the_grace(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start_with(wire, &old()).await;
     let mut client = bench.client().await;
     client.get("/").await;
     client.read_to("hello").await;
@@ -38,9 +40,10 @@ async fn an_old_connection_that_is_idle_ends_after_the_grace() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_response_of_an_old_connection_is_finished() {
-    let bench = Bench::start_with(&old()).await;
+async fn the_response_of_an_old_connection_is_finished(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start_with(wire, &old()).await;
     let mut client = bench.client().await;
     client.get("/slow").await;
     // The age itself is what is tried.
@@ -50,10 +53,11 @@ async fn the_response_of_an_old_connection_is_finished() {
     client.is_closed().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_old_connection_of_http_2_says_goaway_and_answers_what_has_come() {
-    let bench = Bench::start_with(&old()).await;
-    let tcp = TcpStream::connect(bench.address).await.expect("connected");
+async fn an_old_connection_of_http_2_says_goaway_and_answers_what_has_come(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start_with(wire, &old()).await;
+    let tcp = bench.connect().await;
     let (mut sender, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     let begun = Instant::now();
@@ -72,10 +76,11 @@ async fn an_old_connection_of_http_2_says_goaway_and_answers_what_has_come() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_given_up() {
+async fn a_client_that_takes_nothing_is_given_up(#[values(Plain, Tls)] wire: Wire) {
     let timeout = Duration::from_millis(200);
-    let bench = Bench::start_with(&Config { write_timeout: Some(timeout), ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { write_timeout: Some(timeout), ..Config::default() }).await;
     let mut client = bench.client().await;
     let begun = Instant::now();
     client.get("/big").await;
@@ -84,10 +89,11 @@ async fn a_client_that_takes_nothing_is_given_up() {
     assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_client_that_waits_for_a_slow_response_is_not_given_up() {
+async fn a_client_that_waits_for_a_slow_response_is_not_given_up(#[values(Plain, Tls)] wire: Wire) {
     let timeout = Duration::from_millis(50);
-    let bench = Bench::start_with(&Config { write_timeout: Some(timeout), ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { write_timeout: Some(timeout), ..Config::default() }).await;
     let mut client = bench.client().await;
     client.get("/halves").await;
     client.read_to("hel").await;

@@ -2,9 +2,10 @@
 
 use super::*;
 
+#[rstest]
 #[tokio::test]
-async fn a_client_that_has_said_all_gets_its_answer() {
-    let bench = Bench::start().await;
+async fn a_client_that_has_said_all_gets_its_answer(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/slow").await;
     client.0.shutdown().await.expect("shut down");
@@ -15,9 +16,10 @@ async fn a_client_that_has_said_all_gets_its_answer() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn two_requests_and_the_end_are_two_answers() {
-    let bench = Bench::start().await;
+async fn two_requests_and_the_end_are_two_answers(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     bench.retire();
     client.send("GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -28,19 +30,28 @@ async fn two_requests_and_the_end_are_two_answers() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn without_it_the_handler_is_cancelled_and_nothing_is_answered() {
-    let bench = Bench::start_with(&Config { half_close: false, ..Config::default() }).await;
+async fn without_it_the_handler_is_cancelled_and_nothing_is_answered(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start_with(wire, &Config { half_close: false, ..Config::default() }).await;
     let mut client = bench.client().await;
     client.get("/slow").await;
     client.0.shutdown().await.expect("shut down");
-    assert_eq!(client.rest().await, "", "nothing has let the handler go");
+    // Nothing has let the handler go. A connection that ends within a response must not look whole: there is no
+    // close_notify.
+    let end = client.0.read(&mut [0]).await;
+    match wire {
+        Plain => assert_eq!(end.expect("no reset"), 0),
+        Tls => assert_eq!(end.expect_err("cut").kind(), std::io::ErrorKind::UnexpectedEof),
+    }
+    drop(client);
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_idle_connection_that_the_client_ends_is_closed_at_once() {
-    let bench = Bench::start().await;
+async fn an_idle_connection_that_the_client_ends_is_closed_at_once(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/").await;
     client.read_to("hello").await;
@@ -49,9 +60,10 @@ async fn an_idle_connection_that_the_client_ends_is_closed_at_once() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_request_cut_short_by_the_end_is_not_waited_for() {
-    let bench = Bench::start().await;
+async fn a_request_cut_short_by_the_end_is_not_waited_for(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     for part in ["P", "GET / HTTP/1.1\r\nhost: x\r\n"] {
         let mut client = bench.client().await;
         client.send(part).await;
@@ -63,9 +75,10 @@ async fn a_request_cut_short_by_the_end_is_not_waited_for() {
 
 const KEEP_ALIVE_1_0: &str = "GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n";
 
+#[rstest]
 #[tokio::test]
-async fn http_1_0_hears_close_alone() {
-    let bench = Bench::start().await;
+async fn http_1_0_hears_close_alone(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.send(KEEP_ALIVE_1_0).await;
     assert!(client.read_to("hello").await.contains("connection: keep-alive\r\n"));
@@ -77,9 +90,10 @@ async fn http_1_0_hears_close_alone() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn http_1_0_hears_it_with_the_last_of_two() {
-    let bench = Bench::start().await;
+async fn http_1_0_hears_it_with_the_last_of_two(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     bench.retire();
     client.send(&[KEEP_ALIVE_1_0, KEEP_ALIVE_1_0].concat()).await;

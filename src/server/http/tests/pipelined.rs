@@ -1,5 +1,7 @@
 //! Pipelined requests, which come before the previous response: each request that was received is answered.
 
+use std::io::Write as _;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -17,14 +19,15 @@ async fn last_says_close(client: &mut Client, answers: usize) {
 }
 
 /// Both modes of hyper: it looks for the end of the connection while it answers, or it does not.
-async fn both() -> [Bench; 2] {
+async fn both(wire: Wire) -> [Bench; 2] {
     let with = |half_close| Config { half_close, ..Config::default() };
-    [Bench::start_with(&with(true)).await, Bench::start_with(&with(false)).await]
+    [Bench::start_with(wire, &with(true)).await, Bench::start_with(wire, &with(false)).await]
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_second_in_one_write_is_answered_and_says_close() {
-    for bench in both().await {
+async fn the_second_in_one_write_is_answered_and_says_close(#[values(Plain, Tls)] wire: Wire) {
+    for bench in both(wire).await {
         let mut client = bench.client().await;
         client.send(&[SLOW, GET].concat()).await;
         bench.retire();
@@ -35,9 +38,10 @@ async fn the_second_in_one_write_is_answered_and_says_close() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_second_may_come_while_the_first_is_answered() {
-    for bench in both().await {
+async fn the_second_may_come_while_the_first_is_answered(#[values(Plain, Tls)] wire: Wire) {
+    for bench in both(wire).await {
         let mut client = bench.client().await;
         client.send(SLOW).await;
         while bench.connections.kinds().http1 == 0 {
@@ -51,9 +55,10 @@ async fn the_second_may_come_while_the_first_is_answered() {
 }
 
 /// The time to leave has passed when the first request is answered at last. hyper must not be told to end then.
+#[rstest]
 #[tokio::test]
-async fn the_grace_may_be_over_before_the_first_is_answered() {
-    for bench in both().await {
+async fn the_grace_may_be_over_before_the_first_is_answered(#[values(Plain, Tls)] wire: Wire) {
+    for bench in both(wire).await {
         let mut client = bench.client().await;
         client.send(&[SLOW, GET].concat()).await;
         bench.retire_with(Duration::ZERO);
@@ -63,9 +68,10 @@ async fn the_grace_may_be_over_before_the_first_is_answered() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_part_of_the_second_is_waited_for() {
-    for bench in both().await {
+async fn a_part_of_the_second_is_waited_for(#[values(Plain, Tls)] wire: Wire) {
+    for bench in both(wire).await {
         let mut client = bench.client().await;
         client.send(&format!("{SLOW}{}", &GET[..9])).await;
         bench.retire_with(SOON);
@@ -76,10 +82,44 @@ async fn a_part_of_the_second_is_waited_for() {
     }
 }
 
-/// The header of the first response went out before the generation retired, and could not say `close`.
+/// The bytes are neither in the socket nor decrypted while the first request is answered.
 #[tokio::test]
-async fn what_comes_during_an_answer_is_answered_too() {
-    let bench = Bench::start().await;
+async fn a_record_that_has_come_in_part_is_waited_for() {
+    // In this mode hyper reads while it answers.
+    let bench = Bench::start_with(Tls, &Config { half_close: false, ..Config::default() }).await;
+    let mut stream = wire::begin_tls(TcpStream::connect(bench.address).await.expect("connected")).await;
+    stream.write_all(SLOW.as_bytes()).await.expect("sent");
+    while bench.connections.kinds().http1 == 0 {
+        tokio::task::yield_now().await;
+    }
+    let shared = bench.last.lock().expect("no panic").upgrade().expect("it is open");
+    let (before, (socket, session)) = (shared.reads(), stream.get_mut());
+    let mut record = Vec::new();
+    session.writer().write_all(GET.as_bytes()).expect("taken");
+    session.write_tls(&mut record).expect("a record");
+    socket.write_all(&record[..8]).await.expect("sent");
+    let read = async {
+        while shared.reads() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, read).await.expect("read in time");
+    bench.retire();
+    bench.go.notify_one();
+    let mut first = vec![0; 4096];
+    let read = stream.read(&mut first).await.expect("a response");
+    let first = String::from_utf8_lossy(&first[..read]);
+    assert!(first.ends_with("hello") && !first.contains("connection"), "{first}");
+    stream.get_mut().0.write_all(&record[8..]).await.expect("sent");
+    drop(shared);
+    last_says_close(&mut Client(Box::new(stream)), 1).await;
+}
+
+/// The header of the first response went out before the generation retired, and could not say `close`.
+#[rstest]
+#[tokio::test]
+async fn what_comes_during_an_answer_is_answered_too(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/halves").await;
     client.read_to("hel\r\n").await;
@@ -91,9 +131,10 @@ async fn what_comes_during_an_answer_is_answered_too() {
     last_says_close(&mut client, 1).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_answer_that_was_begun_before_is_the_last_if_nothing_comes() {
-    let bench = Bench::start().await;
+async fn an_answer_that_was_begun_before_is_the_last_if_nothing_comes(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/halves").await;
     client.read_to("hel\r\n").await;
@@ -104,10 +145,11 @@ async fn an_answer_that_was_begun_before_is_the_last_if_nothing_comes() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_body_that_is_still_to_come_is_no_request() {
+async fn a_body_that_is_still_to_come_is_no_request(#[values(Plain, Tls)] wire: Wire) {
     for body in ["content-length: 10\r\n\r\n01234", "transfer-encoding: chunked\r\n\r\nA\r\n01234"] {
-        for bench in both().await {
+        for bench in both(wire).await {
             let mut client = bench.client().await;
             bench.retire();
             // The response does not wait for the body.
@@ -141,13 +183,13 @@ proptest! {
         pieces in proptest::collection::vec(1_usize..80, 1..20),
         retires_at in 0_usize..20,
         half_close: bool,
+        over_tls: bool,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let bench = Bench::start_with(&Config { half_close, ..Config::default() }).await;
+            let bench = Bench::start_with(if over_tls { Tls } else { Plain }, &Config { half_close, ..Config::default() }).await;
             let mut client = bench.client().await;
-            client.0.set_nodelay(true).expect("set");
-            let sent: String = requests.iter().map(|(kind, body)| request(*kind, body)).collect();
+                let sent: String = requests.iter().map(|(kind, body)| request(*kind, body)).collect();
             let sent = format!("{SLOW}{sent}");
             let mut rest = sent.as_str();
             for (nth, length) in pieces.into_iter().chain([usize::MAX]).enumerate() {

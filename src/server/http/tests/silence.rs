@@ -13,10 +13,11 @@ async fn sent(bench: &Bench, text: &str) -> Client {
     client
 }
 
+#[rstest]
 #[tokio::test]
-async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
+async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off(#[values(Plain, Tls)] wire: Wire) {
     const GRACE: Duration = Duration::from_secs(1);
-    let bench = Bench::start().await;
+    let bench = Bench::start(wire).await;
     let mut client = sent(&bench, "G").await;
     let retired = Instant::now();
     bench.retire_with(GRACE);
@@ -32,9 +33,10 @@ async fn half_a_request_at_the_end_of_the_grace_is_not_cut_off() {
     client.is_closed().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_part_of_a_request_is_closed_when_it_has_been_silent_for_the_grace() {
-    let bench = Bench::start().await;
+async fn a_part_of_a_request_is_closed_when_it_has_been_silent_for_the_grace(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut clients = Vec::new();
     for part in PARTS {
         clients.push(sent(&bench, part).await);
@@ -48,9 +50,10 @@ async fn a_part_of_a_request_is_closed_when_it_has_been_silent_for_the_grace() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_stop_waits_for_a_part_of_a_request_as_long() {
-    let bench = Bench::start().await;
+async fn a_stop_waits_for_a_part_of_a_request_as_long(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut clients = Vec::new();
     for part in PARTS {
         clients.push(sent(&bench, part).await);
@@ -67,9 +70,10 @@ async fn a_stop_waits_for_a_part_of_a_request_as_long() {
     bench.all_gone().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_part_of_a_second_request_is_closed_as_well() {
-    let bench = Bench::start().await;
+async fn a_part_of_a_second_request_is_closed_as_well(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = sent(&bench, "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET").await;
     client.read_to("hello").await;
     let retired = Instant::now();
@@ -79,9 +83,10 @@ async fn a_part_of_a_second_request_is_closed_as_well() {
 }
 
 /// While the previous request is being answered, the part of the next request is no reason to close.
+#[rstest]
 #[tokio::test]
-async fn a_part_behind_a_slow_request_costs_that_nothing() {
-    let bench = Bench::start().await;
+async fn a_part_behind_a_slow_request_costs_that_nothing(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = sent(&bench, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET").await;
     bench.retire();
     tokio::time::sleep(GRACE * 3).await;
@@ -91,10 +96,11 @@ async fn a_part_behind_a_slow_request_costs_that_nothing() {
     assert!(client.rest().await.contains("connection: close"));
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_part_is_not_waited_for_longer_than_for_a_header() {
+async fn a_part_is_not_waited_for_longer_than_for_a_header(#[values(Plain, Tls)] wire: Wire) {
     let header_read_timeout = Duration::from_millis(200);
-    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { header_read_timeout, ..Config::default() }).await;
     let began = Instant::now();
     let mut clients = Vec::new();
     for part in PARTS {
@@ -109,9 +115,10 @@ async fn a_part_is_not_waited_for_longer_than_for_a_header() {
 
 /// A slow handler, half a body, parts of headers, an idle connection, and a connection that has its last response and
 /// is not closed by the client.
+#[rstest]
 #[tokio::test]
-async fn at_the_end_of_the_drain_all_is_closed_at_once() {
-    let bench = Bench::start().await;
+async fn at_the_end_of_the_drain_all_is_closed_at_once(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut clients = Vec::new();
     for part in PARTS {
         clients.push(sent(&bench, part).await);
@@ -141,10 +148,11 @@ async fn at_the_end_of_the_drain_all_is_closed_at_once() {
     drop(clients);
 }
 
+#[rstest]
 #[tokio::test]
-async fn at_the_end_of_the_drain_http2_is_closed_at_once() {
-    let bench = Bench::start().await;
-    let io = TokioIo::new(TcpStream::connect(bench.address).await.expect("connected"));
+async fn at_the_end_of_the_drain_http2_is_closed_at_once(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
+    let io = TokioIo::new(bench.connect().await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);

@@ -17,10 +17,11 @@ async fn read_body(client: &mut Client) {
     read.expect("the whole body");
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_time_for_the_next_header_begins_after_the_last_byte() {
+async fn the_time_for_the_next_header_begins_after_the_last_byte(#[values(Plain, Tls)] wire: Wire) {
     let header_read_timeout = Duration::from_millis(500);
-    let bench = Bench::start_with(&Config { header_read_timeout, ..Config::default() }).await;
+    let bench = Bench::start_with(wire, &Config { header_read_timeout, ..Config::default() }).await;
     let mut client = bench.client().await;
     client.get("/big").await;
     read_head(&mut client).await;
@@ -32,9 +33,10 @@ async fn the_time_for_the_next_header_begins_after_the_last_byte() {
     assert!(read.elapsed() < SOON, "then it begins");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_request_behind_it_is_answered_after_the_grace_too() {
-    let bench = Bench::start().await;
+async fn a_request_behind_it_is_answered_after_the_grace_too(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     client.get("/big").await;
     read_head(&mut client).await;
@@ -48,9 +50,10 @@ async fn a_request_behind_it_is_answered_after_the_grace_too() {
 }
 
 /// A close that discards nothing sends a FIN: bytes that cross with the FIN are read, and do not bring a reset.
+#[rstest]
 #[tokio::test]
-async fn a_fresh_connection_is_closed_gently() {
-    let bench = Bench::start().await;
+async fn a_fresh_connection_is_closed_gently(#[values(Plain, Tls)] wire: Wire) {
+    let bench = Bench::start(wire).await;
     let mut client = bench.client().await;
     while bench.connections.open() == 0 {
         tokio::task::yield_now().await;

@@ -1,14 +1,14 @@
-//! Where the frames of an HTTP/2 connection begin (RFC 9113, 4.1).
+//! Where the frames of an HTTP/2 connection begin (RFC 9113, 4.1), and the records of TLS (RFC 8446, 5.1).
 
-/// The length of the header of a frame, in bytes.
-const HEADER: usize = 9;
 /// The length of what a client sends before its first frame (RFC 9113, 3.4), in bytes.
 const PREFACE: usize = 24;
 
-/// The position within the frames of one direction of a connection.
+/// The position within the frames of one direction of a connection, each of which has a header of this many bytes.
 #[derive(Debug)]
-pub(crate) struct Frames {
-    /// The first bytes of a header, as far as they have come. Its first three bytes are the length of the payload.
+pub(crate) struct Frames<const HEADER: usize> {
+    /// The length of the payload, by the header.
+    length: fn(&[u8; HEADER]) -> usize,
+    /// The first bytes of a header, as far as they have come.
     header: [u8; HEADER],
     /// How many bytes of the header have come.
     have: usize,
@@ -16,12 +16,32 @@ pub(crate) struct Frames {
     left: usize,
 }
 
-impl Frames {
-    /// Before the preface of a client.
-    pub(crate) fn of_client() -> Frames {
-        Frames { header: [0; HEADER], have: 0, left: PREFACE }
-    }
+/// The frames of an HTTP/2 connection.
+pub(crate) type Http2Frames = Frames<9>;
 
+/// The records of a TLS connection.
+#[cfg(feature = "tls")]
+pub(crate) type TlsRecords = Frames<5>;
+
+impl Http2Frames {
+    /// Before the preface of a client.
+    pub(crate) fn of_client() -> Http2Frames {
+        let length =
+            |header: &[u8; 9]| (usize::from(header[0]) << 16) | (usize::from(header[1]) << 8) | usize::from(header[2]);
+        Frames { length, header: [0; 9], have: 0, left: PREFACE }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl TlsRecords {
+    /// Before the first record.
+    pub(crate) fn new() -> TlsRecords {
+        let length = |header: &[u8; 5]| (usize::from(header[3]) << 8) | usize::from(header[4]);
+        Frames { length, header: [0; 5], have: 0, left: 0 }
+    }
+}
+
+impl<const HEADER: usize> Frames<HEADER> {
     /// Whether a frame begins here.
     pub(crate) fn is_between(&self) -> bool {
         self.have == 0 && self.left == 0
@@ -60,8 +80,7 @@ impl Frames {
         self.header[self.have..self.have + count].copy_from_slice(&bytes[..count]);
         self.have += count;
         if self.have == HEADER {
-            let [a, b, c, ..] = self.header.map(usize::from);
-            (self.have, self.left) = (0, (a << 16) | (b << 8) | c);
+            (self.have, self.left) = (0, (self.length)(&self.header));
         }
         count
     }
@@ -83,10 +102,10 @@ mod tests {
             let mut beginnings = vec![PREFACE];
             for length in lengths {
                 sent.extend_from_slice(&u32::try_from(length).expect("short").to_be_bytes()[1..]);
-                sent.extend(std::iter::repeat_n(0xff, HEADER - 3 + length));
+                sent.extend(std::iter::repeat_n(0xff, 9 - 3 + length));
                 beginnings.push(sent.len());
             }
-            let (mut frames, mut at, mut found) = (Frames::of_client(), 0, Vec::new());
+            let (mut frames, mut at, mut found) = (Http2Frames::of_client(), 0, Vec::new());
             let mut cuts = cuts.into_iter().cycle();
             while at < sent.len() {
                 let end = (at + cuts.next().expect("endless")).min(sent.len());
@@ -98,6 +117,21 @@ mod tests {
                 }
             }
             prop_assert_eq!(found, beginnings);
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_record_that_has_come_in_part_is_seen() {
+        let record = [&[23, 3, 3, 1, 2], &[0xff; 258][..]].concat();
+        for cut in 1..record.len() {
+            let mut records = TlsRecords::new();
+            records.follow(&record);
+            assert!(records.is_between());
+            records.follow(&record[..cut]);
+            assert!(!records.is_between(), "after {cut} bytes");
+            records.follow(&record[cut..]);
+            assert!(records.is_between());
         }
     }
 }
