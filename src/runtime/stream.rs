@@ -143,13 +143,14 @@ impl Shared {
     }
 
     /// Ends the connection for writing, and discards what the peer still sends, so that the close sends a FIN and not a
-    /// reset, which would overtake the answer (RFC 9112, 9.6). Returns when the peer has closed.
-    pub(crate) async fn close_gently(&self) {
+    /// reset, which would overtake the answer (RFC 9112, 9.6). Returns when the peer has closed, or has sent nothing for
+    /// `silence`.
+    pub(crate) async fn close_gently(&self, silence: Duration) {
         // hyper has done this already, except for a connection that was given up. Fails if the peer has ended the
         // connection.
         let _ = self.shutdown(Shutdown::Write);
         loop {
-            let Ok(mut readable) = self.socket.readable().await else { return };
+            let Ok(Ok(mut readable)) = tokio::time::timeout(silence, self.socket.readable()).await else { return };
             // Not kept across an await: the buffer would be a part of the future of each connection.
             let mut nowhere = [0; 4096];
             // Without a result, nothing is left to be read for now.

@@ -144,7 +144,9 @@ async fn accept<T: Transport + 'static>(
 /// Closes a connection that is served no longer.
 async fn close(shared: &Arc<Shared>) {
     // An upgraded connection has another part, which belongs to the application and is ended by the application.
-    if shared.is_leaving() && Arc::strong_count(shared) == 1 {
+    // A client that still sends a body would be answered by a reset, which may overtake the response.
+    let is_gentle = shared.is_leaving() || shared.pipeline().body_left() > 0;
+    if is_gentle && Arc::strong_count(shared) == 1 {
         connection_close::close(shared, &mut shared.guard.connections().watch()).await;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -26,6 +26,7 @@ pub(super) struct Marked<S> {
 impl<S, B> Service<Request<Incoming>> for Marked<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
+    B: Body,
 {
     type Response = Response<Counted<B>>;
     type Error = S::Error;
@@ -36,7 +37,9 @@ where
         let framing = (version <= Version::HTTP_11).then(|| framing(request.body()));
         let answering = Some(Answering::begin(&self.connection, framing));
         let is_connect = request.method() == Method::CONNECT;
-        Answer { version, is_connect, answer: self.service.call(request), answering }
+        // hyper leaves the body out with HTTP/1 only (src/proto/h2/server.rs, hyper 1.12).
+        let is_head_of_http2 = request.method() == Method::HEAD && version > Version::HTTP_11;
+        Answer { version, is_connect, is_head_of_http2, answer: self.service.call(request), answering }
     }
 }
 
@@ -52,6 +55,7 @@ pin_project! {
         answer: F,
         version: Version,
         is_connect: bool,
+        is_head_of_http2: bool,
         answering: Option<Answering>,
     }
 }
@@ -59,6 +63,7 @@ pin_project! {
 impl<F, B, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<Counted<B>>, E>;
 
@@ -79,7 +84,12 @@ where
                 say_close(&mut response, *this.version);
             }
         }
-        Poll::Ready(Ok(response.map(|body| Counted { body, _answering: answering })))
+        let is_left_out = *this.is_head_of_http2;
+        if is_left_out && let Some(length) = response.body().size_hint().exact() {
+            // hyper sets this header only for a body that follows.
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+        }
+        Poll::Ready(Ok(response.map(|body| Counted { body, is_left_out, _answering: answering })))
     }
 }
 
@@ -98,6 +108,8 @@ pin_project! {
     pub(super) struct Counted<B> {
         #[pin]
         body: B,
+        // Whether the response is one to HEAD: its header says how long the body would be (RFC 9110, 9.3.2).
+        is_left_out: bool,
         _answering: Option<Answering>,
     }
 }
@@ -107,11 +119,15 @@ impl<B: Body> Body for Counted<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        if *this.is_left_out {
+            return Poll::Ready(None);
+        }
+        this.body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_left_out || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -11,8 +11,11 @@ use tokio::sync::watch;
 use crate::runtime::connections::Stage;
 use crate::runtime::stream::Shared;
 
-/// How long the server still reads a connection that it closes, so that the close does not overtake the response.
-const READ_TO_NOWHERE: Duration = if cfg!(test) { Duration::from_secs(10) } else { Duration::from_secs(1) };
+/// How long the server still reads a connection that it closes, so that the close does not overtake the response: until
+/// the client has been silent for so long,
+pub(super) const SILENCE: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(1) };
+/// and at most so long in all, for a client that goes on sending a body that is not wanted.
+const READ_TO_NOWHERE: Duration = Duration::from_secs(30);
 
 /// How long a stopping server waits for the first request of a connection that it has just accepted.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -120,7 +123,7 @@ pub(super) async fn close(shared: &Shared, stage: &mut watch::Receiver<Stage>) {
     tokio::select! {
         biased;
         _ = stage.wait_for(|stage| *stage == Stage::ForceClosed) => shared.cut(),
-        _ = tokio::time::timeout(READ_TO_NOWHERE, shared.close_gently()) => {}
+        _ = tokio::time::timeout(READ_TO_NOWHERE, shared.close_gently(SILENCE)) => {}
     }
 }
 

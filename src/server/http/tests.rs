@@ -8,17 +8,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 
 use rstest::rstest;
 
@@ -28,6 +29,7 @@ use crate::server::acceptor::Io;
 use crate::server::service::Same;
 
 mod age;
+mod edges;
 mod half_close;
 mod pipelined;
 mod silence;
@@ -133,6 +135,28 @@ async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered,
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/slow" => go.notified().await,
+        "/same" => {
+            let mut same = Response::new(UnsyncBoxBody::default());
+            *same.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok(same);
+        }
+        "/too-large" => {
+            let mut refused = Response::new(Full::from("hello").boxed_unsync());
+            *refused.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            return Ok(refused);
+        }
+        "/trailers" => {
+            let trailers = HeaderMap::from_iter([(HeaderName::from_static("sum"), HeaderValue::from_static("1"))]);
+            let (frames, to_send) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(async move {
+                let _ = frames.send(Ok(Frame::data("hello".into()))).await;
+                go.notified().await;
+                let _ = frames.send(Ok(Frame::trailers(trailers))).await;
+            });
+            let mut chunked = Response::new(StreamBody::new(ReceiverStream::new(to_send)).boxed_unsync());
+            chunked.headers_mut().insert(TRAILER, HeaderValue::from_static("sum"));
+            return Ok(chunked);
+        }
         "/big" => return Ok(Response::new(Full::from(vec![b'x'; slow_reader::BIG]).boxed_unsync())),
         "/halves" => {
             let go = Some(Box::pin(async move { go.notified().await }) as Pin<Box<_>>);
@@ -153,7 +177,7 @@ async fn answer(request: Request<Incoming>, go: Arc<Notify>) -> Result<Answered,
             if is_connect {
                 return Ok(switching);
             }
-            *switching.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+            *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             switching.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             switching.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("echo"));
             return Ok(switching);

@@ -3,7 +3,8 @@
 //!
 //! `/healthz` answers with the status that the test has set. `/slow` begins a response, and ends it when the test
 //! decides. CONNECT opens a tunnel that echoes: to the host `stays` until the drain is over, to `leaves` until the
-//! generation retires. Every other path is a page with the pid and the generation of the answering process.
+//! generation retires. `/pattern/N` is a body of N bytes, and `/check` checks such a body. Every other path is a page with
+//! the pid and the generation of the answering process.
 
 use std::convert::Infallible;
 use std::fs;
@@ -26,7 +27,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::process::{Instance, Start};
-use super::{attributes, tls};
+use super::{attributes, pattern, tls};
 
 const OPTIONS: &str = "CUTOVER_TEST_APP";
 /// The duration of steps that the test ends itself.
@@ -318,6 +319,17 @@ async fn serve_tls(server: Server, tls: &[usize], page: Page) {
 
 type Body = BoxBody<Bytes, Infallible>;
 
+/// How long an upload is, and where its first wrong byte is.
+async fn check(mut body: Incoming) -> Response<Body> {
+    let mut check = pattern::Check::default();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(bytes) = frame.into_data() {
+            check.take(&bytes);
+        }
+    }
+    Response::new(Full::from(format!("{} bytes, wrong: {:?}", check.length, check.wrong)).boxed())
+}
+
 #[derive(Clone)]
 struct Page {
     folder: Arc<Path>,
@@ -340,6 +352,10 @@ impl Page {
             "/inherited" => Response::new(Full::from(self.inherited()).boxed()),
             "/healthz" => self.healthz().await,
             "/slow" => self.slow(who),
+            "/check" => check(request.into_body()).await,
+            path if let Some(length) = path.strip_prefix("/pattern/") => {
+                self.pattern(length.parse().expect("a number"))
+            }
             _ => Response::new(Full::from(who).boxed()),
         })
     }
@@ -379,6 +395,23 @@ impl Page {
             let _ = write.shutdown().await;
         });
         Response::new(Full::default().boxed())
+    }
+
+    fn pattern(&self, length: u64) -> Response<Body> {
+        let (frames, to_send) = tokio::sync::mpsc::channel(2);
+        tokio::spawn(async move {
+            let mut offset = 0;
+            while offset < length {
+                let piece = pattern::piece(offset, pattern::PIECE.min(length - offset));
+                offset += piece.len() as u64;
+                // An error means that the client has gone.
+                if frames.send(Ok(Frame::data(piece))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let response = Response::builder().header("generation", self.begun().generation.number());
+        response.body(StreamBody::new(ReceiverStream::new(to_send)).boxed()).expect("a response")
     }
 
     fn slow(&self, who: String) -> Response<Body> {

@@ -14,6 +14,7 @@ mod green;
 pub mod group;
 pub mod load;
 mod namespace;
+pub mod pattern;
 pub mod process;
 pub mod programs;
 pub mod raw_control;

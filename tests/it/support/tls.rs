@@ -11,7 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
-const NAME: &str = "app.test";
+/// The name in the certificate.
+pub const NAME: &str = "app.test";
 const CERTIFICATE: &str = "certificate.der";
 const KEY: &str = "key.der";
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod any_language;
+mod big_bodies;
 mod changed_addresses;
 mod clients;
 mod conformance;
