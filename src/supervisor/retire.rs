@@ -37,6 +37,7 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
     let deadline = Instant::now() + linger;
     let tier = instance.groups.tier();
     if !linger.is_zero() && child.has_ended().is_none() {
+        finish_deferred(instance, &child).await;
         if tier != SteeringMode::Migrating {
             let left = in_flight(&instance.groups, tier == SteeringMode::BestEffort, deadline, &at_once).await;
             if left > 0 {
@@ -56,6 +57,17 @@ pub(super) async fn retire(instance: &Arc<Instance>, child: Arc<Child>, at_once:
 pub(super) fn tell(child: &Child, signal: Signal) {
     child.signal(signal);
     child.signal(Signal::CONT);
+}
+
+/// Has the handshakes end for whose first byte the listeners wait (TCP_DEFER_ACCEPT, tcp(7)): for their clients the
+/// connections are there, and a close of the listener would reset them.
+#[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+async fn finish_deferred(instance: &Arc<Instance>, child: &Arc<Child>) {
+    let looked = child.clone();
+    // If the look fails, such handshakes are waited for like all others.
+    if let Ok(Some(holders)) = offload::run_within(LOOK_MAX, move || looked.holders()).await {
+        let _ = instance.groups.run(move |table| table.finish_deferred(&holders)).await;
+    }
 }
 
 /// Updates which processes of the live generation hold its listeners.

@@ -30,6 +30,17 @@ pub(crate) fn ignore_syns(listener: impl AsFd) -> io::Result<()> {
         .map_err(|error| during("ignore new handshakes (SO_ATTACH_FILTER)", error))
 }
 
+/// Once the call has returned, `listener` accepts connections on which nothing has come: a handshake that has waited for
+/// that ends with the next SYN-ACK, which the kernel repeats a second after the first one, and then after longer and longer
+/// times.
+///
+/// TCP_DEFER_ACCEPT, tcp(7); `syn_ack_recalc` in net/ipv4/inet_connection_sock.c and `tcp_check_req` in
+/// net/ipv4/tcp_minisocks.c, Linux 6.18.
+pub(crate) fn accept_silent(listener: impl AsFd) -> io::Result<()> {
+    set(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &0_i32)
+        .map_err(|error| during("accept silent connections (TCP_DEFER_ACCEPT)", error))
+}
+
 fn set_program(socket: impl AsFd, option: libc::c_int, program: &Program) -> io::Result<()> {
     let mut filter: Vec<libc::sock_filter> = program
         .instructions()
@@ -37,25 +48,25 @@ fn set_program(socket: impl AsFd, option: libc::c_int, program: &Program) -> io:
         .map(|i| libc::sock_filter { code: i.code, jt: i.jump_true, jf: i.jump_false, k: i.k })
         .collect();
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    set(socket, option, &libc::sock_fprog { len, filter: filter.as_mut_ptr() })
+    set(socket, libc::SOL_SOCKET, option, &libc::sock_fprog { len, filter: filter.as_mut_ptr() })
 }
 
 /// Detaches the program of the group: the kernel hashes over all listeners of the group again.
 ///
 /// SO_DETACH_REUSEPORT_BPF, socket(7), Linux 5.3. A group without a program (`ENOENT`) is no error.
 pub(crate) fn detach(listener: impl AsFd) -> io::Result<()> {
-    match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
+    match set(listener, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other.map_err(|error| during("detach the steering program (SO_DETACH_REUSEPORT_BPF)", error)),
     }
 }
 
-fn set<T>(socket: impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
+fn set<T>(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: `fd` is open for as long as `socket` is borrowed; `value` is a live reference to `length` bytes. What
     // `value` points to in turn (the instructions of `sock_fprog`) outlives the call, in which the kernel copies it.
-    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), length) };
+    let result = unsafe { libc::setsockopt(fd, level, option, std::ptr::from_ref(value).cast(), length) };
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

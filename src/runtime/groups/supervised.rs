@@ -12,7 +12,7 @@ use super::view::{Holders, Shown};
 use crate::model::identity::{Generation, Inode};
 use crate::model::share::Share;
 use crate::model::steering::Program;
-use crate::sys::{pidfd_getfd, sock_diag};
+use crate::sys::{pidfd_getfd, sock_diag, steering};
 
 /// A copy of a listener of a departing generation, kept open so that the listeners close in our order and not in the
 /// order of their program.
@@ -174,6 +174,19 @@ impl Table {
             group.need_order(&group.leaving.clone());
         }
         self.groups.iter().all(|group| group.unsteered.is_some() || group.slots.order().is_some())
+    }
+
+    /// Has the departing listeners of these processes wait for no first byte of their clients any more.
+    pub(crate) fn finish_deferred(&self, holders: &Holders) {
+        for group in &self.groups {
+            for (&inode, who) in group.leaving.iter().filter_map(|inode| Some((inode, holders.get(inode)?))) {
+                if let Ok((copy, _)) = pidfd_getfd::copy(who.iter().copied(), inode)
+                    && let Err(error) = steering::accept_silent(&copy)
+                {
+                    tracing::debug!(%error, "the listener waits for first bytes, ignoring");
+                }
+            }
+        }
     }
 
     /// Copies all listeners of these departing processes, so that a close(2) by their program does not close them. A

@@ -2,6 +2,7 @@
 
 mod bad_next;
 mod churn;
+mod deferred;
 mod ending;
 mod init;
 mod load;
