@@ -36,9 +36,9 @@ pub use error::{Error, ErrorKind};
 pub use model::event::{Event, Outcome, Phase};
 pub use model::identity::{Generation, Pid};
 pub use model::share::{InvalidShare, Share};
+pub use runtime::bind::BindAddress;
 pub use runtime::log_writer::LogWriter;
 pub use runtime::stream::Stream;
-pub use server::bind::BindAddress;
 pub use server::connection_info::ConnectionInfo;
 #[cfg(feature = "tls")]
 pub use server::connection_info::TlsInfo;

@@ -1,6 +1,7 @@
 //! The effects and the sources of events, on tokio: one in each file.
 
 pub(crate) mod accept;
+pub(crate) mod bind;
 pub(crate) mod connections;
 pub(crate) mod context;
 pub(crate) mod control;

@@ -1,7 +1,6 @@
 //! The public type of the library: a server that restarts itself.
 
 mod acceptor;
-pub(crate) mod bind;
 pub(crate) mod connection_info;
 mod control;
 pub(crate) mod drain;
@@ -38,6 +37,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::config::Config;
 use crate::model::event::Event;
 use crate::model::identity::{Generation, Pid};
+use crate::runtime::bind::{self, BindAddress, ListenAddress};
 use crate::runtime::connections::{Connections, Stage};
 use crate::runtime::input::{Input, QUEUE};
 use crate::runtime::role::Role;
@@ -45,7 +45,6 @@ use crate::sys::launch::Launch;
 use crate::sys::limits;
 
 use self::acceptor::OwnAcceptor;
-use self::bind::{BindAddress, ListenAddress};
 use self::drain::Drain;
 use self::events::Events;
 use self::handle::Handle;

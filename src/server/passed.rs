@@ -15,8 +15,18 @@ pub(crate) struct UnixListener {
     /// The file, if the address is a path.
     pub(crate) file: Option<FileId>,
     pub(crate) listener: Arc<AsyncSocket>,
-    /// Whether the previous generation had the listener before this one.
-    pub(crate) is_inherited: bool,
+    pub(crate) origin: Origin,
+}
+
+/// Where a generation has a listener from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The generation has made the listener itself.
+    Own,
+    /// The previous generation had the listener before.
+    Inherited,
+    /// `cutover run` has the listener, and gives it to each generation.
+    Lent,
 }
 
 /// The listeners of this generation. Clones share what green has.

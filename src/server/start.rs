@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::acceptor::Layers;
-use super::bind::ListenAddress;
 use super::handover::{Blue, Supply, ToBlue};
 use super::host::{Host, Settings};
 use super::passed::Passed;
@@ -24,6 +23,7 @@ use crate::model::probe::Target;
 use crate::model::rollout::{Plan, Rollout};
 use crate::model::unix_address::UnixAddress;
 use crate::runtime::accept::{Acceptors, Room, Sink, Unbounded};
+use crate::runtime::bind::ListenAddress;
 use crate::runtime::connections::Connections;
 use crate::runtime::context::{Context, Parts};
 use crate::runtime::control::{ControlTarget, Counts, LiveEndpoint, looks, metrics_service};
@@ -142,7 +142,7 @@ impl Server {
         let control_target = self.control_target(&connections, &passed_on);
         // The name is claimed before this process listens, so that a second instance with the same name takes nothing
         // from the first.
-        let unix = self.unix_addresses(&role)?;
+        let unix = self.unix_addresses()?;
         if target.is_some() && !sockets.addresses.iter().any(|address| address.offer == Offer::Application) {
             let why = "a probe needs an address with a port, and the server listens on Unix sockets only";
             return Err(Error::new(ErrorKind::Config, why));
@@ -152,7 +152,12 @@ impl Server {
         let (name, control) = self.control(&role, first, &control_target)?;
         let begun = self.begin_to_listen(role, sockets, &unix)?;
         let (access, backlog) = (self.config.unix_access, self.config.backlog);
-        supply.listeners = Passed::new(unix_listeners::listen(&unix, &access, backlog, blue.as_mut()).await?);
+        supply.listeners = Passed::new(match begun.role {
+            Role::Supervised { .. } => unix_listeners::lent(&unix)?,
+            Role::First | Role::Green { .. } | Role::Orphan { .. } => {
+                unix_listeners::listen(&unix, &access, backlog, blue.as_mut()).await?
+            }
+        });
         let acceptors = self.accept(&begun, &connections, (sink.clone(), room.clone()), &control_target);
         let unix = accept_on_unix(&supply.listeners, &connections, sink, room);
         signals::start(&early_hup, self.inputs.0.clone()).map_err(system("cannot handle signals"))?;
@@ -263,7 +268,7 @@ impl Server {
     }
 
     /// The Unix sockets of the application.
-    fn unix_addresses(&self, role: &Role) -> Result<Vec<UnixAddress>, Error> {
+    fn unix_addresses(&self) -> Result<Vec<UnixAddress>, Error> {
         let mut asked = Vec::new();
         for address in &self.addresses {
             asked.extend(resolved(address)?.iter().filter_map(|address| match address {
@@ -275,12 +280,7 @@ impl Server {
             let why = format!("{} Unix sockets; at most {PASSED_MAX} go to the next generation", asked.len());
             return Err(Error::new(ErrorKind::Config, why));
         }
-        match role {
-            Role::Supervised { .. } if !asked.is_empty() => {
-                Err(Error::new(ErrorKind::Config, "under `cutover run` a server cannot have Unix sockets"))
-            }
-            Role::First | Role::Supervised { .. } | Role::Green { .. } | Role::Orphan { .. } => Ok(asked),
-        }
+        Ok(asked)
     }
 
     /// Calls the application's `before_begin` hook, and listens.

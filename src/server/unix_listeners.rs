@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 
 use super::handover::Blue;
-use super::passed::{Passed, UnixListener};
+use super::passed::{Origin, Passed, UnixListener};
 use crate::error::{Error, ErrorKind};
 use crate::model::unix_address::UnixAddress;
 use crate::runtime::accept::Acceptors;
@@ -28,6 +28,24 @@ pub(crate) struct UnixListeners {
     accepts_inherited: bool,
 }
 
+/// Gets the listeners of these addresses that `cutover run` has given to this process.
+///
+/// # Errors
+/// Names an address whose listener was not given.
+pub(super) fn lent(asked: &[UnixAddress]) -> Result<Vec<UnixListener>, Error> {
+    let mut given = if asked.is_empty() { Vec::new() } else { unix_listener::given() };
+    let one = |address: &UnixAddress| {
+        let at = given.iter().position(|(given, _)| given == address).ok_or_else(|| {
+            let why = format!("under `cutover run`, {address} has to be given to `cutover run`: --listen {address}");
+            Error::new(ErrorKind::Config, why)
+        })?;
+        let listener = socket::watch(given.swap_remove(at).1, Interest::READABLE);
+        let listener = listener.map_err(|error| Error::io(ErrorKind::System, "cannot watch a listener", error))?;
+        Ok(UnixListener { address: address.clone(), file: None, listener: Arc::new(listener), origin: Origin::Lent })
+    };
+    asked.iter().map(one).collect()
+}
+
 /// Gets the listeners of these addresses: from blue, as far as blue has them, or anew.
 ///
 /// # Errors
@@ -45,19 +63,19 @@ pub(super) async fn listen(
     };
     let mut listeners = Vec::new();
     for address in asked {
-        let (is_inherited, file, listener) = match passed.iter().position(|(passed, _)| passed.address == *address) {
+        let (origin, file, listener) = match passed.iter().position(|(passed, _)| passed.address == *address) {
             Some(at) => {
                 let (passed, listener) = passed.remove(at);
-                (true, passed.file, listener)
+                (Origin::Inherited, passed.file, listener)
             }
             None => {
                 let (listener, file) = unix_listener::claim(address, access, backlog).map_err(refused)?;
-                (false, file, listener.into())
+                (Origin::Own, file, listener.into())
             }
         };
         let listener = socket::watch(listener, Interest::READABLE);
         let listener = listener.map_err(|error| Error::io(ErrorKind::System, "cannot watch a listener", error))?;
-        listeners.push(UnixListener { address: address.clone(), file, listener: Arc::new(listener), is_inherited });
+        listeners.push(UnixListener { address: address.clone(), file, listener: Arc::new(listener), origin });
     }
     Ok(listeners)
 }
@@ -75,7 +93,7 @@ impl UnixListeners {
     pub(crate) fn new(listeners: Passed, connections: &Arc<Connections>, open: Open) -> UnixListeners {
         let mut all =
             UnixListeners { listeners, acceptors: Acceptors::new(connections), open, accepts_inherited: false };
-        all.accept(false);
+        all.accept(|origin| origin != Origin::Inherited);
         all
     }
 
@@ -83,12 +101,12 @@ impl UnixListeners {
     /// before, the connections that wait in the queues are the previous generation's.
     pub(crate) fn open(&mut self) {
         if !std::mem::replace(&mut self.accepts_inherited, true) {
-            self.accept(true);
+            self.accept(|origin| origin == Origin::Inherited);
         }
     }
 
-    fn accept(&mut self, inherited: bool) {
-        let all = self.listeners.own().iter().filter(|own| own.is_inherited == inherited);
+    fn accept(&mut self, is_meant: impl Fn(Origin) -> bool) {
+        let all = self.listeners.own().iter().filter(|own| is_meant(own.origin));
         let all: Vec<_> = all.map(|own| own.listener.clone()).collect();
         (self.open)(&mut self.acceptors, &all);
     }
@@ -100,8 +118,12 @@ impl UnixListeners {
         let doors = self.acceptors.stop().await;
         for own in self.listeners.own() {
             let next_has_it = why == Close::ForSuccessor && self.listeners.is_given(&own.address);
-            let previous_has_it = own.is_inherited && !self.accepts_inherited;
-            if next_has_it || previous_has_it {
+            let other_has_it = match own.origin {
+                Origin::Own => false,
+                Origin::Inherited => !self.accepts_inherited,
+                Origin::Lent => true,
+            };
+            if next_has_it || other_has_it {
                 continue;
             }
             // From here on no new client finds the listener.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -75,7 +76,12 @@ impl SpawnedChild {
         clippy::disallowed_methods,
         reason = "whoever calls it is asked instead: each of these is disallowed itself"
     )]
-    pub(super) fn spawn(program: &Launch, reaper: &Reaper, generation: Generation) -> io::Result<SpawnedChild> {
+    pub(super) fn spawn(
+        program: &Launch,
+        listeners: &[OwnedFd],
+        reaper: &Reaper,
+        generation: Generation,
+    ) -> io::Result<SpawnedChild> {
         let path = program.executable().map_err(io::Error::other)?;
         let name = notify_socket::unique_name("notify")?;
         let notify = UnixDatagram::from_std(notify_socket::bind(&name)?)?;
@@ -92,6 +98,7 @@ impl SpawnedChild {
             directory: program.directory(),
             attributes: program.attributes(),
             group: Group::Own,
+            listeners,
         };
         let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         let (tell, ended) = watch::channel(None);

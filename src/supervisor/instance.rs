@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::child::Child;
 use super::settings::Settings;
+use super::unix_listeners::UnixListeners;
 use crate::model::event::Event;
 use crate::model::handover::History;
 use crate::model::identity::Generation;
@@ -38,6 +39,7 @@ pub(super) struct Instance {
     pub(super) reaper: Reaper,
     pub(super) terminal: Option<Terminal>,
     pub(super) groups: Groups,
+    pub(super) unix: UnixListeners,
     /// The addresses on which the program listens, as far as they are known.
     pub(super) addresses: Mutex<Vec<SocketAddr>>,
     pub(super) service_manager: Mutex<ServiceManager>,
@@ -96,6 +98,7 @@ pub(super) struct Parts {
     pub(super) program: Launch,
     pub(super) reaper: Reaper,
     pub(super) groups: Groups,
+    pub(super) unix: UnixListeners,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) service_manager: ServiceManager,
     pub(super) live_endpoint: watch::Sender<LiveEndpoint>,
@@ -110,6 +113,7 @@ impl Instance {
             reaper: parts.reaper,
             terminal: Terminal::ours(),
             groups: parts.groups,
+            unix: parts.unix,
             addresses: Mutex::new(parts.addresses),
             service_manager: Mutex::new(parts.service_manager),
             history: Mutex::default(),

@@ -14,6 +14,7 @@ mod retire;
 pub(crate) mod settings;
 mod signals;
 mod start;
+mod unix_listeners;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::defaults;
 use crate::error::{Error, ErrorKind};
+use crate::model::unix_address::UnixAddress;
+use crate::runtime::bind::ListenAddress;
 use crate::sys::launch::Launch;
 
 use self::settings::ReadyWhen;
@@ -44,7 +47,7 @@ use self::settings::ReadyWhen;
 #[must_use = "a supervisor does nothing before run"]
 pub struct Supervisor {
     words: Vec<OsString>,
-    listen: Vec<std::io::Result<Vec<SocketAddr>>>,
+    listen: Vec<std::io::Result<Vec<ListenAddress>>>,
     config: Config,
     ready: ReadyWhen,
     stop_signal: String,
@@ -82,15 +85,20 @@ impl Supervisor {
         self.supervise().await
     }
 
-    /// The addresses given with [`listen`](Supervisor::listen); `None` if none was given.
-    fn addresses(&self) -> Result<Option<Vec<SocketAddr>>, Error> {
-        let mut found: Vec<SocketAddr> = Vec::new();
+    /// The addresses given with [`listen`](Supervisor::listen), `None` if none of them has a port; and the Unix sockets.
+    fn addresses(&self) -> Result<(Option<Vec<SocketAddr>>, Vec<UnixAddress>), Error> {
+        let (mut found, mut unix): (Vec<SocketAddr>, Vec<UnixAddress>) = (Vec::new(), Vec::new());
         for asked in &self.listen {
             let wrong = |error: &std::io::Error| {
                 let error = std::io::Error::new(error.kind(), error.to_string());
                 Error::io(ErrorKind::Address, "an address cannot be understood", error)
             };
-            found.extend(asked.as_ref().map_err(wrong)?);
+            for address in asked.as_ref().map_err(wrong)? {
+                match address {
+                    ListenAddress::Inet(address) => found.push(*address),
+                    ListenAddress::Unix(address) => unix.push(address.clone()),
+                }
+            }
         }
         match found.iter().find(|address| address.port() == 0) {
             Some(address) => {
@@ -99,7 +107,7 @@ impl Supervisor {
                 );
                 Err(Error::new(ErrorKind::Config, what))
             }
-            None => Ok(Some(found).filter(|found| !found.is_empty())),
+            None => Ok((Some(found).filter(|found| !found.is_empty()), unix)),
         }
     }
 }

@@ -58,7 +58,7 @@ impl NextGeneration {
         tokio::spawn(async move {
             let spawned = lane.run(move || {
                 let _context = handle.enter();
-                SpawnedChild::spawn(&instance.program, &instance.reaper, green)
+                SpawnedChild::spawn(&instance.program, instance.unix.listeners(), &instance.reaper, green)
             });
             let result = spawned.await.unwrap_or_else(|stalled| Err(io::Error::other(stalled))).map(Box::new);
             // Without a driver no part of this process would manage the new process any more.

@@ -9,13 +9,28 @@ use super::Supervisor;
 use super::settings::ReadyWhen;
 use crate::config::ControlSocket;
 use crate::model::share::Share;
+use crate::runtime::bind::{self, BindAddress};
 
 impl Supervisor {
     /// Adds an address on which the program listens. Default: wherever the program is found to listen when a reload
     /// begins.
-    #[expect(clippy::disallowed_methods, reason = "names are resolved before the program is started")]
-    pub fn listen(mut self, address: impl ToSocketAddrs) -> Supervisor {
-        self.listen.push(address.to_socket_addrs().map(Iterator::collect));
+    ///
+    /// On a Unix socket (`"unix:/path"`, `"unix:@name"`) the supervisor listens, and each generation gets the listener as
+    /// from a service manager: as descriptor 3, 4, …, with LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)). At most 64.
+    pub fn listen(mut self, address: impl BindAddress) -> Supervisor {
+        self.listen.push(bind::resolve(address));
+        self
+    }
+
+    /// Sets the permissions of the files of Unix sockets. See [`Server::unix_mode`](crate::Server::unix_mode).
+    pub fn unix_mode(mut self, mode: u32) -> Supervisor {
+        self.config.unix_access.mode = Some(mode);
+        self
+    }
+
+    /// Sets the owner and the group of the files of Unix sockets. See [`Server::unix_owner`](crate::Server::unix_owner).
+    pub fn unix_owner(mut self, user: Option<u32>, group: Option<u32>) -> Supervisor {
+        (self.config.unix_access.user, self.config.unix_access.group) = (user, group);
         self
     }
 

@@ -114,7 +114,7 @@ async fn agree(instance: &Arc<Instance>, words: &[OsString]) -> Result<(), Prefl
         let path = check.executable()?;
         let (arguments, directory, group) = (check.arguments(), check.directory(), Group::Own);
         let attributes = check.attributes();
-        let program = Program { path: &path, arguments, environment, directory, attributes, group };
+        let program = Program { path: &path, arguments, environment, directory, attributes, group, listeners: &[] };
         let (process, end) = reaper.spawn(|| spawn::program(&program))?;
         Ok((Check { process, mark }, end))
     });

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::model::probe::Target;
 use crate::model::rollout::Plan;
+use crate::model::unix_address::UnixAddress;
 
 /// How the supervisor detects that a generation is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(super) struct Settings {
     pub(super) preflight: Option<Vec<OsString>>,
     /// The addresses on which the program listens, as given by the user; `None` if they are to be found out.
     pub(super) addresses: Option<Vec<SocketAddr>>,
+    /// The Unix sockets of which the program gets the listeners.
+    pub(super) unix: Vec<UnixAddress>,
 }
 
 /// The signal with this name or number: `TERM`, `SIGTERM`, `15`.

@@ -12,10 +12,12 @@ use super::child::Child;
 use super::instance::{Instance, Parts, nobody};
 use super::launch::{Launched, launch};
 use super::settings::{ReadyWhen, Settings};
+use super::unix_listeners::UnixListeners;
 use super::{Supervisor, metrics, signals};
 use crate::error::{Error, ErrorKind};
 use crate::model::event::Phase;
 use crate::model::identity::Pid;
+use crate::model::unix_address::UnixAddress;
 use crate::runtime::control::{Control, ControlTarget};
 use crate::runtime::groups::{Groups, Steering, Table};
 use crate::runtime::input::Input;
@@ -54,11 +56,15 @@ impl Supervisor {
         for &address in &addresses {
             port_conflicts::refuse_others(address, &BTreeSet::new())?;
         }
+        let unix = UnixListeners::claim(&settings.unix, &self.config.unix_access, self.config.backlog)?;
         let (live_endpoint, endpoints) = watch::channel(nobody());
         let control_target = ControlTarget::changing(endpoints);
         let naming = Naming {
             given: self.config.name.as_deref(),
-            first: addresses.first().map(ToString::to_string),
+            first: addresses
+                .first()
+                .map(ToString::to_string)
+                .or_else(|| settings.unix.first().map(UnixAddress::instance_name)),
             control: self.config.control,
         };
         let (name, control) = instance::claim(&naming, &self.launch, &control_target)?;
@@ -67,7 +73,7 @@ impl Supervisor {
         let watchdog = heartbeat::watchdog(&self.launch, pid);
         let service_manager = ServiceManager::new(Notifier::new(self.launch.variable("NOTIFY_SOCKET")), watchdog);
         let groups = Groups::new(Table::watching(&addresses, Steering::of(&self.launch)));
-        let parts = Parts { name, settings, program, reaper, groups, addresses, service_manager, live_endpoint };
+        let parts = Parts { name, settings, program, reaper, groups, unix, addresses, service_manager, live_endpoint };
         let instance = Arc::new(Instance::new(parts));
         if let Err(error) = pidfd_getfd::try_copy() {
             tracing::info!(%error, "the program's listeners cannot be copied, steering by one more listener beside them");
@@ -211,7 +217,7 @@ impl Supervisor {
         instance::check(self.config.name.as_deref())?;
         let stop_signal = super::settings::signal(&self.stop_signal);
         let stop_signal = stop_signal.ok_or_else(|| wrong(format!("{} is no signal", self.stop_signal)))?;
-        let addresses = self.addresses()?;
+        let (addresses, unix) = self.addresses()?;
         let needs = plan::plan(&self.config)?;
         if let ReadyWhen::Delay(time) = self.ready
             && time >= needs.ready
@@ -224,6 +230,10 @@ impl Supervisor {
         if addresses.is_none() && (needs.probe.is_some() || self.ready == ReadyWhen::Notify && needs.needs_steering()) {
             return Err(wrong("a probe needs to know where the program listens: --listen ADDR".into()));
         }
+        if addresses.is_none() && !unix.is_empty() && self.ready == ReadyWhen::Listening {
+            let why = "it cannot be seen whether a program listens on a Unix socket that it is given: --ready notify or delay:TIME";
+            return Err(wrong(why.into()));
+        }
         Ok(Settings {
             plan: needs,
             ready: self.ready.clone(),
@@ -231,6 +241,7 @@ impl Supervisor {
             stop_signal,
             preflight: self.preflight.clone(),
             addresses,
+            unix,
         })
     }
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -76,6 +76,25 @@ pub(crate) fn claim(
             Ok((listener, Some(file)))
         }
     }
+}
+
+/// The listeners on Unix sockets that this process was given at its start, as from a service manager (sd_listen_fds(3)).
+/// Each call makes new descriptors of them.
+pub(crate) fn given() -> Vec<(UnixAddress, OwnedFd)> {
+    let descriptors = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_else(|_| Vec::new());
+    descriptors.into_iter().filter_map(|number| given_as(number).ok().flatten()).collect()
+}
+
+#[expect(unsafe_code, reason = "a descriptor that was inherited has no owner in this process")]
+fn given_as(number: RawFd) -> io::Result<Option<(UnixAddress, OwnedFd)>> {
+    // SAFETY: the descriptor was open at the start, and stays open: nobody in this process owns and closes it.
+    let listener = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()?;
+    let address = socket2::SockRef::from(&listener).local_addr()?;
+    let path = address.as_pathname().map(|path| UnixAddress::Path(path.to_owned()));
+    let name = || Some(UnixAddress::Abstract(String::from_utf8(address.as_abstract_namespace()?.to_vec()).ok()?));
+    let address = path.or_else(name);
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    Ok(address.map(|address| (address, listener)))
 }
 
 /// Whether nobody listens at the path, and no other file is there.

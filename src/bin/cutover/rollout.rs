@@ -15,6 +15,12 @@ pub(crate) struct Rollout {
     /// The name of this instance, for `cutover reload --name`. Default: its first address.
     #[arg(long)]
     name: Option<String>,
+    /// The permissions of the file of a Unix socket, in octal: 660.
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    unix_mode: Option<u32>,
+    /// The owner and the group of the file of a Unix socket, by number.
+    #[arg(long, value_name = "UID:GID", value_parser = owner)]
+    unix_owner: Option<Owner>,
     /// Offer /metrics on this address too, and not only on the control socket.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     metrics: Option<Addresses>,
@@ -55,6 +61,37 @@ pub(crate) fn address(text: &str) -> Result<Addresses, String> {
     if found.is_empty() { Err("the host has no IP address".into()) } else { Ok(Addresses(found)) }
 }
 
+/// What `--listen` means.
+#[derive(Debug, Clone)]
+pub(crate) enum Listen {
+    Inet(Addresses),
+    Unix(String),
+}
+
+pub(crate) fn listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        None => address(text).map(Listen::Inet),
+        Some(name) if name.starts_with(['/', '@']) => Ok(Listen::Unix(text.to_owned())),
+        Some(_) => Err("write unix:/PATH, or unix:@NAME".to_owned()),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+fn owner(text: &str) -> Result<Owner, String> {
+    let numbers = text.split_once(':').and_then(|(user, group)| user.parse().ok().zip(group.parse().ok()));
+    numbers.map(|(user, group)| Owner { user, group }).ok_or_else(|| "write two numbers, such as 33:33".to_owned())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("{text} are no permissions: write three octal digits, such as 660"))
+}
+
 #[derive(Debug, Clone, Copy)]
 struct CanaryStep {
     share: Share,
@@ -79,6 +116,12 @@ macro_rules! set {
         }
         if let Some(name) = options.name {
             it = it.name(name);
+        }
+        if let Some(mode) = options.unix_mode {
+            it = it.unix_mode(mode);
+        }
+        if let Some(Owner { user, group }) = options.unix_owner {
+            it = it.unix_owner(Some(user), Some(group));
         }
         if let Some(target) = options.probe {
             it = it.probe(target);

@@ -11,7 +11,7 @@ use cutover::{Error, ErrorKind, ReadyWhen, Supervisor, defaults};
 
 use crate::exit::{CANNOT_EXECUTE, NOT_FOUND, UNAVAILABLE, USAGE};
 use crate::format::seconds;
-use crate::rollout::{Addresses, Rollout, address};
+use crate::rollout::{Addresses, Listen, Rollout, listen};
 
 /// Run a program that listens by SO_REUSEPORT, and replace it on SIGHUP without losing a request.
 ///
@@ -21,8 +21,10 @@ use crate::rollout::{Addresses, Rollout, address};
 pub(crate) struct Run {
     /// The address on which the program listens; may be given more than once. Default: the addresses on which the
     /// program is found to listen.
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    listen: Vec<Addresses>,
+    /// On a Unix socket, unix:/PATH or unix:@NAME, `run` itself listens, and the program gets the listener as descriptor 3,
+    /// 4, …, with LISTEN_FDS and LISTEN_PID, as from systemd.
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    listen: Vec<Listen>,
     /// How to detect that a generation is ready. `listening`: it listens on each address; `notify`: it sends READY=1
     /// (sd_notify); `http:/PATH`: it listens, and answers a request for this path with 2xx or 3xx; `delay:2s`: it has
     /// run for this time.
@@ -98,8 +100,11 @@ impl Run {
             .ready(self.ready)
             .stop_signal(self.stop_signal)
             .stop_timeout(self.stop_timeout);
-        for address in self.listen.iter().flat_map(|addresses| &addresses.0) {
-            supervisor = supervisor.listen(address);
+        for address in &self.listen {
+            supervisor = match address {
+                Listen::Inet(Addresses(addresses)) => supervisor.listen(&addresses[..]),
+                Listen::Unix(address) => supervisor.listen(address),
+            };
         }
         if let Some(Words(words)) = self.preflight {
             supervisor = supervisor.preflight(words);

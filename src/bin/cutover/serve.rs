@@ -12,7 +12,7 @@ use tower_http::services::ServeDir;
 use crate::exit;
 use crate::format::seconds;
 use crate::page::Page;
-use crate::rollout::{Addresses, Rollout, address};
+use crate::rollout::{Addresses, Listen, Rollout, listen};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -33,12 +33,6 @@ pub(crate) struct Serve {
     /// than once. With port 0 the kernel chooses the port, and all generations keep that port.
     #[arg(long, value_name = "ADDR", value_parser = listen, default_value = ADDRESS)]
     listen: Vec<Listen>,
-    /// The permissions of the file of a Unix socket, in octal: 660.
-    #[arg(long, value_name = "MODE", value_parser = mode)]
-    unix_mode: Option<u32>,
-    /// The owner and the group of the file of a Unix socket, by number.
-    #[arg(long, value_name = "UID:GID", value_parser = owner)]
-    unix_owner: Option<Owner>,
     /// Speak TLS with this certificate chain, a PEM file. May be given more than once, each with its --tls-key: clients
     /// choose by name (SNI). Each generation reads the files anew.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -119,12 +113,6 @@ impl Serve {
         });
         // clap gives the default, if the user gives no address.
         let mut server = bound.unwrap_or_else(|| Server::bind(ADDRESS));
-        if let Some(mode) = self.unix_mode {
-            server = server.unix_mode(mode);
-        }
-        if let Some(Owner { user, group }) = self.unix_owner {
-            server = server.unix_owner(Some(user), Some(group));
-        }
         if let Some(tls) = tls {
             server = server.tls(tls);
         }
@@ -137,37 +125,6 @@ impl Serve {
             .listeners_per_address(self.listeners_per_address);
         self.rollout.of_server(server)
     }
-}
-
-/// What `--listen` means.
-#[derive(Debug, Clone)]
-enum Listen {
-    Inet(Addresses),
-    Unix(String),
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    match text.strip_prefix("unix:") {
-        None => address(text).map(Listen::Inet),
-        Some(name) if name.starts_with(['/', '@']) => Ok(Listen::Unix(text.to_owned())),
-        Some(_) => Err("write unix:/PATH, or unix:@NAME".to_owned()),
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Owner {
-    user: u32,
-    group: u32,
-}
-
-fn owner(text: &str) -> Result<Owner, String> {
-    let numbers = text.split_once(':').and_then(|(user, group)| user.parse().ok().zip(group.parse().ok()));
-    numbers.map(|(user, group)| Owner { user, group }).ok_or_else(|| "write two numbers, such as 33:33".to_owned())
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| format!("{text} are no permissions: write three octal digits, such as 660"))
 }
 
 async fn serve_page(server: Server) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use crate::runtime::connections::Stage;
 use crate::runtime::control::Control;
 use crate::runtime::offload::{self, FILES_MAX};
 use crate::runtime::retire::{Close, Retirement};
+use crate::server::passed::Origin;
 use crate::sys::control_socket;
 use crate::sys::terminal::Terminal;
 
@@ -36,8 +37,10 @@ impl Host {
         }
         let (others_listen, host_events) =
             (self.context.groups.run(|table| table.others_listen()), self.host_events.clone());
+        // `cutover run` and another generation have such a listener, unless all of them end.
+        let is_lent = self.settings.supply.listeners.own().iter().any(|own| own.origin == Origin::Lent);
         tokio::spawn(async move {
-            let others_listen = others_listen.await.unwrap_or_default();
+            let others_listen = is_lent || others_listen.await.unwrap_or_default();
             // An error means that the driver is gone, and no longer needs the event.
             host_events.send(HostEvent::Stops { others_listen }).await
         });

@@ -15,7 +15,7 @@ impl SupervisedHost {
         let known = Known {
             name: self.instance.name.clone(),
             addresses: self.instance.addresses(),
-            unix: Vec::new(),
+            unix: self.instance.unix.addresses(),
             steering: self.context.groups.tier(),
             own: self.context.who(),
             connections: None,

@@ -13,6 +13,7 @@ use crate::runtime::service_manager::ServiceManager;
 use crate::supervisor::instance::{Parts as InstanceParts, nobody};
 use crate::supervisor::settings::{ReadyWhen, Settings};
 use crate::supervisor::signals;
+use crate::supervisor::unix_listeners::UnixListeners;
 use crate::sys::launch::Launch;
 use crate::sys::reaper::Reaper;
 use crate::sys::reexec::{role, run_again};
@@ -43,10 +44,12 @@ fn instance(words: &[&str], when: ReadyWhen, ready: Duration) -> Arc<Instance> {
             stop_signal: Signal::TERM,
             preflight: None,
             addresses: None,
+            unix: vec![],
         },
         program: Launch::of(["unused"]).running(words.iter().map(OsString::from).collect()),
         reaper,
         groups: Groups::new(Table::watching(&[], Steering::Off)),
+        unix: UnixListeners::default(),
         addresses: vec![],
         service_manager: ServiceManager::new(Notifier::new(None), None),
         live_endpoint,

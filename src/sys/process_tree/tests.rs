@@ -53,7 +53,8 @@ fn shell(script: &str, variable: (&str, &str)) -> Process {
     let environment = vec![(variable.0.into(), variable.1.into())];
     let (path, group) = (Path::new("/bin/sh"), Group::Own);
     let (directory, attributes) = (None, &Attributes::capture());
-    spawn::program(&Program { path, arguments: &arguments, environment, directory, attributes, group }).expect("spawns")
+    spawn::program(&Program { path, arguments: &arguments, environment, directory, attributes, group, listeners: &[] })
+        .expect("spawns")
 }
 
 /// Looks until `look` returns a value: no event tells when a process has a child.

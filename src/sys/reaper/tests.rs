@@ -42,7 +42,15 @@ fn sh(script: &str) -> io::Result<Process> {
     let arguments: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
     let (path, group) = (Path::new("/bin/sh"), Group::Own);
     let (environment, attributes) = (Vec::new(), &Attributes::capture());
-    spawn::program(&Program { path, arguments: &arguments, environment, directory: None, attributes, group })
+    spawn::program(&Program {
+        path,
+        arguments: &arguments,
+        environment,
+        directory: None,
+        attributes,
+        group,
+        listeners: &[],
+    })
 }
 
 async fn ends_are_told(reaper: &Reaper) {
@@ -69,7 +77,8 @@ async fn ends_are_told(reaper: &Reaper) {
 fn what_cannot_begin_is_not_waited_for(reaper: &Reaper) {
     let path = Path::new("/no/such/program");
     let (environment, attributes) = (Vec::new(), &Attributes::capture());
-    let program = Program { path, arguments: &[], environment, directory: None, attributes, group: Group::Ours };
+    let program =
+        Program { path, arguments: &[], environment, directory: None, attributes, group: Group::Ours, listeners: &[] };
     let error = reaper.spawn(|| spawn::program(&program)).expect_err("there is none");
     assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
     assert_eq!(reaper.reap(), 0, "the spawn has waited for it");

@@ -12,12 +12,12 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, chdir, getrlimit, setpgid};
 
-use super::descriptors::Descriptors;
+use super::descriptors::{self, Descriptors};
 use super::image::{Group, Image};
 use crate::sys::attributes::Attributes;
 use crate::sys::process::Process;
@@ -46,6 +46,8 @@ pub(super) struct Birth<'a> {
     pub(super) mask: Signals,
     pub(super) group: Group,
     pub(super) descriptors: Descriptors,
+    /// What becomes descriptor 3, 4, … of the child.
+    pub(super) listeners: &'a [RawFd],
 }
 
 /// The step that has failed, and the error.
@@ -144,7 +146,7 @@ extern "C" fn begin(shared: *mut c_void) -> libc::c_int {
 
 /// Returns only if a call fails.
 fn enter(birth: &Birth<'_>, inherited: &Attributes) -> Result<Infallible, Failed> {
-    let Birth { image, attributes, mask, group, descriptors } = birth;
+    let Birth { image, attributes, mask, group, descriptors, listeners } = birth;
     match group {
         Group::Own => setpgid(None, None).map_err(Failed::Group)?,
         Group::Ours => attributes.restore_group(inherited),
@@ -152,7 +154,11 @@ fn enter(birth: &Birth<'_>, inherited: &Attributes) -> Result<Infallible, Failed
     if let Some(directory) = &image.directory {
         chdir(directory.as_c_str()).map_err(Failed::Directory)?;
     }
-    descriptors.close().map_err(Failed::Descriptors)?;
+    let first_free = descriptors::place(listeners).map_err(Failed::Descriptors)?;
+    descriptors.close(first_free).map_err(Failed::Descriptors)?;
+    if let Some(own_pid) = &image.own_pid {
+        own_pid.set(rustix::process::getpid());
+    }
     attributes.restore(inherited);
     // SAFETY: the set is initialised; a null pointer for the previous set is allowed.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };

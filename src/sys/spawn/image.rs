@@ -1,9 +1,12 @@
 //! The input of exec: the program, its arguments, its environment, its directory, and its process group.
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use rustix::process::Pid;
 
 use crate::sys::launch::Launch;
 
@@ -23,6 +26,8 @@ pub(super) struct Image {
     pub(super) arguments: Pointers,
     pub(super) environment: Pointers,
     pub(super) directory: Option<CString>,
+    /// The variable of the environment that has the child's own pid.
+    pub(super) own_pid: Option<Box<OwnPid>>,
 }
 
 impl Image {
@@ -47,7 +52,45 @@ impl Image {
             arguments: Pointers::to(arguments.iter().map(|argument| argument.as_bytes().to_vec()))?,
             environment: Pointers::to(environment)?,
             directory: directory.map(|path| CString::new(path.as_os_str().as_bytes())).transpose()?,
+            own_pid: None,
         })
+    }
+
+    /// Adds LISTEN_PID to the environment, by which a process knows that LISTEN_FDS is meant for itself (sd_listen_fds(3)).
+    pub(super) fn with_own_pid(mut self) -> Image {
+        let own_pid = self.own_pid.insert(Box::default());
+        let end = self.environment.array.len() - 1;
+        self.environment.array.insert(end, own_pid.0.as_ptr().cast_const().cast());
+        self
+    }
+}
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// Room for the name, the digits of a pid, and a null byte.
+const OWN_PID: usize = LISTEN_PID.len() + 11;
+
+/// A variable that the child itself writes, because only the child knows its pid.
+pub(super) struct OwnPid(Cell<[u8; OWN_PID]>);
+
+impl Default for OwnPid {
+    fn default() -> OwnPid {
+        OwnPid(Cell::new([0; OWN_PID]))
+    }
+}
+
+impl OwnPid {
+    /// Runs in the child: no allocation, no panic.
+    pub(super) fn set(&self, pid: Pid) {
+        let mut text = [0; OWN_PID];
+        let (name, digits) = text.split_at_mut(LISTEN_PID.len());
+        name.copy_from_slice(LISTEN_PID);
+        let mut rest = pid.as_raw_nonzero().get().unsigned_abs();
+        let length = rest.checked_ilog10().unwrap_or(0) as usize + 1;
+        for digit in digits.iter_mut().take(length).rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.0.set(text);
     }
 }
 

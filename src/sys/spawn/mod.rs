@@ -1,5 +1,5 @@
-//! Starts the next generation as this process was started, or another program. The child has descriptors 0, 1 and 2
-//! only.
+//! Starts the next generation as this process was started, or another program. The child has descriptors 0, 1 and 2, and
+//! the listeners that it is given.
 #![allow(unsafe_code)]
 
 mod clone;
@@ -11,6 +11,7 @@ mod tests;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -53,7 +54,7 @@ pub(crate) fn spawn(
         false => ChildOf::ThisProcess,
     };
     let (attributes, mask, group) = (&launch.attributes, Signals::only(libc::SIGHUP), Group::Ours);
-    let birth = Birth { image: &image, attributes, mask, group, descriptors: Descriptors::find()? };
+    let birth = Birth { image: &image, attributes, mask, group, descriptors: Descriptors::find()?, listeners: &[] };
     clone::spawn(&birth, child_of).map_err(|failed| explain(failed, &image))
 }
 
@@ -70,6 +71,8 @@ pub(crate) struct Program<'a> {
     pub(crate) directory: Option<&'a Path>,
     pub(crate) attributes: &'a Attributes,
     pub(crate) group: Group,
+    /// The listeners that become descriptor 3, 4, …, as a service manager passes them (sd_listen_fds(3)).
+    pub(crate) listeners: &'a [OwnedFd],
 }
 
 /// Starts a program as a child of this process.
@@ -79,11 +82,17 @@ pub(crate) struct Program<'a> {
 /// # Errors
 /// The error of chdir(2) or execve(2), by kind: `NotFound`, `PermissionDenied`; and with the object.
 pub(crate) fn program(program: &Program<'_>) -> io::Result<Process> {
-    let environment = program.environment.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()));
+    let count = (OsString::from("LISTEN_FDS"), OsString::from(program.listeners.len().to_string()));
+    let count = Some(count).filter(|_| !program.listeners.is_empty());
+    let environment = program.environment.iter().chain(&count);
+    let environment = environment.map(|(key, value)| (key.as_os_str(), value.as_os_str()));
     let image = Image::new(program.path, program.arguments, environment, program.directory)
         .map_err(|error| during(format_args!("execute {}", program.path.display()), error))?;
+    let image = if count.is_some() { image.with_own_pid() } else { image };
     let (attributes, mask, group) = (program.attributes, Signals::none(), program.group);
-    let birth = Birth { image: &image, attributes, mask, group, descriptors: Descriptors::find()? };
+    let listeners: Vec<RawFd> = program.listeners.iter().map(AsRawFd::as_raw_fd).collect();
+    let (descriptors, listeners) = (Descriptors::find()?, &listeners[..]);
+    let birth = Birth { image: &image, attributes, mask, group, descriptors, listeners };
     clone::spawn(&birth, ChildOf::ThisProcess).map_err(|failed| explain(failed, &image))
 }
 

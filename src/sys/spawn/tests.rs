@@ -1,3 +1,4 @@
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -136,6 +137,35 @@ fn supervised<'a>(path: &'a str, arguments: &'a [OsString], group: Group) -> Pro
         directory: Some(Path::new("/")),
         attributes: &ATTRIBUTES,
         group,
+        listeners: &[],
+    }
+}
+
+/// The listeners may have any numbers, also those that others of them are to have.
+#[test]
+fn listeners_are_passed_as_a_service_manager_passes_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| OwnedFd::from(std::fs::File::create(folder.path().join(name)).expect("made"));
+    let listeners = [file("a"), file("b"), file("c")];
+    let script = "for fd in 3 4 5; do readlink /proc/$$/fd/$fd; done; ls /proc/$$/fd; \
+        echo $LISTEN_FDS; [ $LISTEN_PID = $$ ] && echo own; sleep 60";
+    let (out, said) = (folder.path().join("out"), folder.path().join("done"));
+    let script = format!("{{ {script} ; }} > {}", out.display()).replace("sleep 60", &format!("> {}", said.display()));
+    for turned in [false, true] {
+        let mut passed: Vec<OwnedFd> = listeners.iter().map(|fd| fd.try_clone().expect("copied")).collect();
+        if turned {
+            passed.reverse();
+        }
+        let arguments = ["sh".into(), "-c".into(), script.clone().into()];
+        let process = program(&Program { listeners: &passed, ..supervised("/bin/sh", &arguments, Group::Own) });
+        process.expect("spawns").wait();
+        assert!(said.exists());
+        std::fs::remove_file(&said).expect("there");
+        let text = std::fs::read_to_string(&out).expect("written");
+        let names: Vec<_> = text.lines().take(3).map(|line| line.rsplit('/').next().expect("a name")).collect();
+        assert_eq!(names, if turned { ["c", "b", "a"] } else { ["a", "b", "c"] });
+        assert!(text.ends_with("3\nown\n"), "{text}");
+        assert!(!text.lines().any(|line| line == "6"), "{text}");
     }
 }
 
@@ -186,7 +216,8 @@ fn descriptors_are_closed_one_by_one_where_close_range_is_refused() {
     let (launch, mask) = (sleeper(), Signals::only(libc::SIGHUP));
     let image = Image::of(&launch, Path::new("/bin/sleep"), &["REMOVED"], &[("ADDED", "2".into())]).expect("no NUL");
     let descriptors = Descriptors::listed().expect("/proc");
-    let birth = Birth { image: &image, attributes: &launch.attributes, mask, group: Group::Ours, descriptors };
+    let birth =
+        Birth { image: &image, attributes: &launch.attributes, mask, group: Group::Ours, descriptors, listeners: &[] };
     let process = clone::spawn(&birth, ChildOf::ThisProcess).expect("spawns");
     assert_clean(process.pid, HUP_ONLY);
     kill_and_reap(&process);

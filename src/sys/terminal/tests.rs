@@ -78,6 +78,7 @@ fn sleeper() -> Process {
         directory: None,
         attributes: &Attributes::capture(),
         group: Group::Own,
+        listeners: &[],
     };
     spawn::program(&program).expect("spawns")
 }

@@ -15,6 +15,7 @@ mod signals;
 mod start;
 mod strangers;
 mod terminal;
+mod unix_sockets;
 mod users;
 mod verbs;
 mod workers;

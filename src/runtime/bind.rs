@@ -1,4 +1,4 @@
-//! What a server can be bound to: addresses with a port, and Unix sockets.
+//! What a server or a program can listen on: addresses with a port, and Unix sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use self::sealed::Resolved;
 use crate::model::unix_address::UnixAddress;
 
-/// The address of a server: what [`ToSocketAddrs`] takes, or as text the address of a Unix socket, `"unix:/path"` or
+/// Where a server or a program listens: what [`ToSocketAddrs`] takes, or as text the address of a Unix socket, `"unix:/path"` or
 /// `"unix:@name"`, which is a name in the abstract namespace (unix(7)).
 pub trait BindAddress: sealed::Sealed {}
 
 impl<T: sealed::Sealed> BindAddress for T {}
 
-/// One address of a server.
+/// One address of a server or a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListenAddress {
     Inet(SocketAddr),
@@ -29,7 +29,7 @@ mod sealed {
 }
 
 /// The addresses that are meant.
-pub(super) fn resolve(address: impl BindAddress) -> io::Result<Vec<ListenAddress>> {
+pub(crate) fn resolve(address: impl BindAddress) -> io::Result<Vec<ListenAddress>> {
     sealed::Sealed::resolve(address).map(|Resolved(addresses)| addresses)
 }
 
@@ -74,7 +74,16 @@ macro_rules! inet {
     };
 }
 
-inet!(SocketAddr, &[SocketAddr], (IpAddr, u16), (Ipv4Addr, u16), (Ipv6Addr, u16), (&str, u16), (String, u16));
+inet!(
+    SocketAddr,
+    &SocketAddr,
+    &[SocketAddr],
+    (IpAddr, u16),
+    (Ipv4Addr, u16),
+    (Ipv6Addr, u16),
+    (&str, u16),
+    (String, u16)
+);
 
 impl<const N: usize> sealed::Sealed for [SocketAddr; N] {
     fn resolve(self) -> io::Result<Resolved> {
