@@ -31,7 +31,8 @@ struct Proxied {
 pub(crate) struct Shared {
     socket: AsyncSocket,
     peer: Option<SocketAddr>,
-    proxied: OnceLock<Proxied>,
+    /// Boxed, because most servers have no proxy in front.
+    proxied: OnceLock<Box<Proxied>>,
     pub(crate) guard: Guard,
     /// How often bytes were read from the socket; the count may wrap.
     reads: AtomicU32,

@@ -38,7 +38,7 @@ impl Stream {
                 Ok((addresses, length)) => {
                     if let Some((source, destination)) = addresses {
                         // Set already if the application has read another header before; the first proxy is the nearest.
-                        let _ = self.shared.proxied.set(Proxied { source, destination });
+                        let _ = self.shared.proxied.set(Box::new(Proxied { source, destination }));
                     }
                     self.put_back(read.split_off(length).freeze());
                     return Ok(());
