@@ -131,6 +131,11 @@ impl crate::runtime::host::Host for Host {
                 if let Some(Inheritance { draining, history }) = inheritance {
                     self.inherit(&draining, history);
                 }
+                if rollout.is_leaving() {
+                    // This generation was told to stop before, and takes nothing over: blue, for whose end it waits, must
+                    // not wait for that.
+                    self.to_blue.iter().for_each(ToBlue::live);
+                }
                 return Some(RolloutEvent::Live);
             }
             HostEvent::Control(taken) => {

@@ -1,5 +1,8 @@
 //! The host with a process that is no server, and without a driver.
 
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixStream as StdStream;
+
 use tokio::sync::{broadcast, watch};
 
 use super::*;
@@ -11,6 +14,7 @@ use crate::runtime::host::Host as _;
 use crate::runtime::input::{Input, QUEUE};
 use crate::runtime::notifier::Notifier;
 use crate::runtime::offload::attempts;
+use crate::server::handover::Blue;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -135,4 +139,24 @@ async fn the_preflight_is_refused_by_a_hook_that_says_no_or_panics() {
     assert_eq!(bench.host.preflight().await, Err(Failure::Step("was refused by the application: not now".into())));
     bench.host.settings.before_reload = Some(Arc::new(|| panic!("on purpose")));
     assert!(bench.host.preflight().await.expect_err("refused").to_string().contains("panicked"));
+}
+
+/// A next generation that was told to stop in the moment in which it gets the leadership takes nothing over. The one before
+/// must not wait for that, because this one waits for its end.
+#[tokio::test]
+async fn a_generation_that_leaves_tells_the_one_before_that_it_need_not_wait() {
+    let (blue, green) = StdStream::pair().expect("a pair");
+    let mut bench = Bench::new();
+    let spawn_info = serde_json::from_str(r#"{"generation":2,"blue":1,"blue_generation":1,"handover":"x"}"#);
+    let spawn_info = spawn_info.expect("the least that there is");
+    let connected = Blue::new(green).expect("connected");
+    bench.host.to_blue = Some(ToBlue::start(connected, &spawn_info, bench.host.host_events.clone()));
+    bench.rollout = Rollout::standby(Bench::green(), Pid::new(std::process::id()), plan());
+    assert_eq!(bench.handle(RolloutEvent::StopRequested), [Effect::StopAccepting]);
+    let event = bench.host.take(HostEvent::Blue(BlueEvent::Live(None)), &bench.rollout);
+    assert_eq!(event, Some(RolloutEvent::Live));
+    let mut line = String::new();
+    blue.set_read_timeout(Some(LONG)).expect("set");
+    BufReader::new(blue).read_line(&mut line).expect("a line");
+    assert_eq!(line, "{\"kind\":\"live\"}\n");
 }
