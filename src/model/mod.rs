@@ -6,6 +6,7 @@ pub(crate) mod frames;
 pub(crate) mod handover;
 pub(crate) mod identity;
 pub(crate) mod instance_name;
+pub(crate) mod latency;
 pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod progress;

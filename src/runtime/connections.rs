@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::requests::Requests;
 use crate::model::status::ConnectionKinds;
 
 /// What the connections have to know about their generation.
@@ -54,6 +55,7 @@ pub(crate) struct Connections {
     open: AtomicUsize,
     accepted: AtomicUsize,
     kinds: [AtomicUsize; KINDS],
+    requests: Requests,
     limit: usize,
     /// Notified when a connection has ended so that there is room again, or none is left.
     ended: Notify,
@@ -75,6 +77,7 @@ impl Connections {
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             kinds: Default::default(),
+            requests: Requests::default(),
             limit,
             ended: Notify::new(),
             stage,
@@ -93,6 +96,11 @@ impl Connections {
     /// How many connections were accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// The requests of HTTP on these connections.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// How many connections are open, by kind.

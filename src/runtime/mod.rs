@@ -24,6 +24,7 @@ pub(crate) mod predecessors;
 pub(crate) mod probe;
 #[cfg(feature = "tls")]
 mod probe_tls;
+pub(crate) mod requests;
 pub(crate) mod retire;
 pub(crate) mod role;
 pub(crate) mod service_manager;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
 
 use super::connections::{Guard, Stage};
+use super::requests::{NoResponse, Requests};
 use crate::model::pipeline::{Framing, Pipeline};
 use crate::sys::socket::{self, AsyncSocket};
 
@@ -169,23 +170,55 @@ impl Shared {
 
 /// One request that is being answered, until this value is dropped.
 #[derive(Debug)]
-pub(crate) struct Answering(pub(crate) Arc<Shared>);
+pub(crate) struct Answering {
+    pub(crate) connection: Arc<Shared>,
+    /// When the application has got the request; `None` if the request is not counted, or has been.
+    begun: Option<std::time::Instant>,
+    has_response: bool,
+}
 
 impl Answering {
-    /// Begins an answer: a request was handed to the application. A request of HTTP/1 has a framing.
-    pub(crate) fn begin(shared: &Arc<Shared>, framing: Option<Framing>) -> Answering {
+    /// Begins an answer: a request was handed to the application, or to a service whose requests are not counted. A
+    /// request of HTTP/1 has a framing.
+    pub(crate) fn begin(shared: &Arc<Shared>, framing: Option<Framing>, is_counted: bool) -> Answering {
         if let Some(framing) = framing {
             shared.pipeline().framed(framing);
         }
         shared.requests.fetch_add(1, Ordering::Relaxed);
         shared.answering.fetch_add(1, Ordering::Relaxed);
-        Answering(shared.clone())
+        let begun = is_counted.then(std::time::Instant::now);
+        Answering { connection: shared.clone(), begun, has_response: false }
+    }
+
+    /// The application has made a response with this status.
+    pub(crate) fn responds(&mut self, status: u16) {
+        self.has_response = true;
+        if let Some(begun) = self.begun {
+            self.requests().responded(status, begun.elapsed());
+        }
+    }
+
+    /// The application has made an error.
+    pub(crate) fn fails(&mut self) {
+        if self.begun.take().is_some() {
+            self.requests().not_responded(NoResponse::Error);
+        }
+    }
+
+    fn requests(&self) -> &Requests {
+        self.connection.guard.connections().requests()
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        self.connection.answering.fetch_sub(1, Ordering::Relaxed);
+        match self.begun {
+            Some(begun) if self.has_response => self.requests().to_end.add(begun.elapsed()),
+            Some(_) if std::thread::panicking() => self.requests().not_responded(NoResponse::Panic),
+            Some(_) => self.requests().not_responded(NoResponse::Cancelled),
+            None => {}
+        }
     }
 }
 

@@ -48,6 +48,7 @@ impl Default for Builders {
 /// The settings by which both HTTP versions are served.
 struct Http {
     layers: Layers,
+    is_counted: bool,
     one: http1::Builder,
     two: Http2Builder,
     header_read_timeout: Duration,
@@ -58,8 +59,17 @@ struct Http {
     read_ahead_max: usize,
 }
 
-/// Serves each accepted connection with a service of its own, on a task of its own.
+/// Serves each accepted connection with the application's service, on a task of its own.
 pub(super) fn sink(service: impl NewService, config: &Config, builders: &Builders, layers: Layers) -> Sink {
+    sink_of(service, config, builders, layers, true)
+}
+
+/// Serves plain connections with a service that is not the application's: its requests are not counted.
+pub(super) fn uncounted(service: impl NewService, config: &Config) -> Sink {
+    sink_of(service, config, &Builders::default(), Layers::NONE, false)
+}
+
+fn sink_of(service: impl NewService, config: &Config, builders: &Builders, layers: Layers, is_counted: bool) -> Sink {
     let Builders { mut one, mut two } = builders.clone();
     // hyper's own header timeout sets a new timer for each request; `no_header_comes` checks the connection a few times
     // per timeout instead.
@@ -70,6 +80,7 @@ pub(super) fn sink(service: impl NewService, config: &Config, builders: &Builder
     let read_ahead_max = version::FIRST + 2 * config.max_header_size;
     let http = Arc::new(Http {
         layers,
+        is_counted,
         one,
         two,
         header_read_timeout: config.header_read_timeout,
@@ -172,7 +183,7 @@ async fn serve_on(transport: impl Transport + 'static, shared: &Arc<Shared>, htt
     };
     let stuck = connection_close::no_write_goes(shared, http.write_timeout);
     let aged = connection_close::grows_old(shared, http.max_connection_age, http.idle_grace);
-    let service = Marked { service, connection: shared.clone() };
+    let service = Marked { service, connection: shared.clone(), is_counted: http.is_counted };
     // An error is the client's: the client went away, or did not send HTTP.
     match version {
         Some(Ok(Some(version::Version::One))) => {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::acceptor::Layers;
 use super::handover::{Blue, Supply, ToBlue};
 use super::host::{Host, Settings};
 use super::passed::Passed;
@@ -324,7 +323,7 @@ impl Server {
         if !metrics.is_empty() {
             // Not subject to the limit of connections: when the limit is reached, metrics are what is needed.
             let service = Same(metrics_service(control_target.clone()));
-            let sink = http::sink(service, &self.config, &http::Builders::default(), Layers::NONE);
+            let sink = http::uncounted(service, &self.config);
             acceptors.open(&all(metrics), &sink, &Unbounded);
         }
         acceptors

@@ -1,8 +1,12 @@
 //! The status as metrics, in the text format of OpenMetrics, which Prometheus reads.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,6 +17,7 @@ use super::endpoint::Counts;
 use crate::model::event::{Outcome, Phase};
 use crate::model::share::Share;
 use crate::model::status::{ConnectionKinds, GenerationStatus, LastReload, Status};
+use crate::runtime::requests::{NoResponse, Requests, Times};
 
 /// The content type of the text.
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -101,9 +106,66 @@ fn open(to: &mut Registry, status: &Status, counts: &Counts) {
         open.get_or_create(&vec![("kind", kind.to_owned())]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     to.register("connections", OPEN, open);
+    requests(to, connections.requests());
     let accepted = Counter::<u64>::default();
     accepted.inc_by(u64::try_from(connections.accepted()).unwrap_or(u64::MAX));
     to.register("connections_accepted", "Connections that the generation that answers has accepted", accepted);
+}
+
+fn requests(to: &mut Registry, requests: &Requests) {
+    let responses = Family::<Labels, Counter>::default();
+    for (class, count) in requests.responses() {
+        responses.get_or_create(&vec![("class", class.to_owned())]).inc_by(count);
+    }
+    to.register("responses", "Responses of the application, by class of the status", responses);
+    let without = Family::<Labels, Counter>::default();
+    let reasons = [("error", NoResponse::Error), ("panic", NoResponse::Panic), ("cancelled", NoResponse::Cancelled)];
+    for (reason, why) in reasons {
+        without.get_or_create(&vec![("reason", reason.to_owned())]).inc_by(requests.without_response(why));
+    }
+    to.register("requests_without_response", "Requests to which the application has made no response", without);
+    let help = "From the moment at which the application has the request to the head of its response";
+    to.register_with_unit("time_to_response", help, Unit::Seconds, Histogram::of(&requests.to_response));
+    let help = "From the moment at which the application has the request to the end of its response";
+    to.register_with_unit("request_duration", help, Unit::Seconds, Histogram::of(&requests.to_end));
+}
+
+/// Times, with a bucket for each doubling.
+#[derive(Debug)]
+struct Histogram {
+    sum: f64,
+    buckets: Vec<(f64, u64)>,
+}
+
+/// The least bound of a bucket: quicker responses are not told apart.
+const LEAST: Duration = Duration::from_micros(256);
+
+impl Histogram {
+    fn of(times: &Times) -> Histogram {
+        let (mut buckets, mut below) = (Vec::new(), 0);
+        let doublings = times.doublings();
+        let last = doublings.len() - 1;
+        for (nth, (bound, count)) in doublings.into_iter().enumerate() {
+            below += count;
+            if bound >= LEAST {
+                // The last bucket has all that took longer as well.
+                let bound = if nth == last { f64::INFINITY } else { bound.as_secs_f64() };
+                buckets.push((bound, std::mem::take(&mut below)));
+            }
+        }
+        Histogram { sum: times.sum().as_secs_f64(), buckets }
+    }
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let count = self.buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.sum, count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 fn family(labels: [(&'static str, String); 1], value: i64) -> Family<Labels, Gauge> {

@@ -21,6 +21,8 @@ use crate::runtime::stream::{Answering, Shared};
 pub(super) struct Marked<S> {
     pub(super) service: S,
     pub(super) connection: Arc<Shared>,
+    /// Whether the requests count as the application's.
+    pub(super) is_counted: bool,
 }
 
 impl<S, B> Service<Request<Incoming>> for Marked<S>
@@ -35,7 +37,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         let framing = (version <= Version::HTTP_11).then(|| framing(request.body()));
-        let answering = Some(Answering::begin(&self.connection, framing));
+        let answering = Some(Answering::begin(&self.connection, framing, self.is_counted));
         let is_connect = request.method() == Method::CONNECT;
         // hyper leaves the body out with HTTP/1 only (src/proto/h2/server.rs, hyper 1.12).
         let is_head_of_http2 = request.method() == Method::HEAD && version > Version::HTTP_11;
@@ -69,9 +71,16 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.answer.poll(cx))?;
-        let answering = this.answering.take();
-        if let Some(Answering(connection)) = &answering {
+        let made = ready!(this.answer.poll(cx));
+        let mut answering = this.answering.take();
+        if let Some(answering) = &mut answering {
+            match &made {
+                Ok(response) => answering.responds(response.status().as_u16()),
+                Err(_) => answering.fails(),
+            }
+        }
+        let mut response = made?;
+        if let Some(Answering { connection, .. }) = &answering {
             let status = response.status();
             let is_http1 = *this.version <= Version::HTTP_11;
             let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success());

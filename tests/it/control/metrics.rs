@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::app::{App, Options};
 use crate::support::deployed::{Deployed, GARBAGE};
 use crate::support::process::{Instance, Start};
 use crate::support::raw_control::Raw;
@@ -33,7 +34,7 @@ fn parse(text: &str) -> Samples {
                     assert!(!help.is_empty() && !types.contains_key(name), "{line}");
                     now = name.to_owned();
                 }
-                ["TYPE", name, kind @ ("gauge" | "counter" | "info")] => {
+                ["TYPE", name, kind @ ("gauge" | "counter" | "info" | "histogram")] => {
                     assert_eq!(name, now, "{line}");
                     assert!(types.insert(now.clone(), kind).is_none(), "twice: {line}");
                 }
@@ -45,13 +46,14 @@ fn parse(text: &str) -> Samples {
             None => {
                 let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
                 let name = series.split('{').next().expect("a part");
-                let ending = match types.get(&now) {
-                    Some(&"counter") => "_total",
-                    Some(&"info") => "_info",
-                    Some(_) => "",
+                let endings = match types.get(&now) {
+                    Some(&"counter") => &["_total"][..],
+                    Some(&"info") => &["_info"],
+                    Some(&"histogram") => &["_bucket", "_count", "_sum"],
+                    Some(_) => &[""],
                     None => panic!("no type: {line}"),
                 };
-                assert_eq!(name, format!("{now}{ending}"), "{line}");
+                assert!(endings.iter().any(|ending| name == format!("{now}{ending}")), "{line}");
                 assert!(name.starts_with("cutover_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
                 check_labels(&series[name.len()..]);
                 let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
@@ -178,6 +180,38 @@ fn the_text_is_openmetrics_and_agrees_with_the_status() {
     assert_eq!(samples["cutover_generation"], 5.0);
     assert_eq!(samples["cutover_reloads_total{outcome=\"done\"}"], 3.0, "over all generations");
     assert_eq!(samples["cutover_reloads_total{outcome=\"rolled_back\"}"], 1.0, "over all generations");
+}
+
+/// The requests of each generation are counted by itself, and those for metrics are not among them.
+#[test]
+fn requests_are_counted_by_what_the_application_makes_of_them() {
+    let app = App::new(Options::default());
+    let server = app.start();
+    let control = Raw::of(&server);
+    let look = || parse(&control.ask("GET", "/metrics").body);
+    let count = |samples: &Samples| {
+        ["2xx", "4xx", "5xx"].map(|class| samples[&format!("cutover_responses_total{{class=\"{class}\"}}")])
+    };
+    for _ in 0..3 {
+        http_get(server.addr(), "/").expect("an answer");
+    }
+    app.healthz("503");
+    http_get(server.addr(), "/healthz").expect("an answer");
+    app.healthz("404");
+    http_get(server.addr(), "/healthz").expect("an answer");
+    assert_eq!(http_get(server.addr(), "/panic").expect("closed"), "", "the handler panics");
+    let samples = look();
+    assert_eq!(count(&samples), [3.0, 1.0, 1.0]);
+    let without = |reason| samples[&format!("cutover_requests_without_response_total{{reason=\"{reason}\"}}")];
+    assert_eq!(["error", "panic", "cancelled"].map(without), [0.0, 1.0, 0.0]);
+    for name in ["time_to_response", "request_duration"] {
+        let all = |end: &str| samples[&format!("cutover_{name}_seconds_{end}")];
+        assert_eq!((all("count"), all("bucket{le=\"+Inf\"}")), (5.0, 5.0), "{name}");
+        assert!(all("sum") > 0.0 && all("sum") < SOON.as_secs_f64(), "{name}");
+    }
+    control.reload().done();
+    http_get(server.addr(), "/").expect("an answer");
+    assert_eq!(count(&look()), [1.0, 0.0, 0.0], "the next generation counts for itself");
 }
 
 #[test]

@@ -273,11 +273,15 @@ fn metrics(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut found: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     for sample in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, rest) = sample.split_at(sample.find(['{', ' ']).expect("a name"));
-        let family = ["_total", "_info"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let endings = ["_total", "_info", "_bucket", "_count", "_sum"];
+        let family = endings.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         let kind = types.get(family).or_else(|| types.get(name)).unwrap_or_else(|| panic!("no type of {sample}"));
+        // The samples of a histogram are its own business, as is the label of its buckets.
+        let name = if *kind == "histogram" { family } else { name };
         let entry = found.entry(name.to_owned()).or_insert_with(|| ((*kind).to_owned(), BTreeSet::new()));
         let labels = rest.strip_prefix('{').and_then(|rest| rest.split_once("} ")).map_or("", |(labels, _)| labels);
-        entry.1.extend(labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned())));
+        let labels = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+        entry.1.extend(labels.filter(|label| label != "le"));
     }
     found
 }

@@ -352,6 +352,7 @@ impl Page {
             "/inherited" => Response::new(Full::from(self.inherited()).boxed()),
             "/healthz" => self.healthz().await,
             "/slow" => self.slow(who),
+            "/panic" => panic!("on purpose"),
             "/check" => check(request.into_body()).await,
             path if let Some(length) = path.strip_prefix("/pattern/") => {
                 self.pattern(length.parse().expect("a number"))

@@ -1,6 +1,7 @@
 //! Clients that shut down their writing side, and clients of HTTP/1.0.
 
 use super::*;
+use crate::runtime::requests::NoResponse;
 
 #[rstest]
 #[tokio::test]
@@ -46,6 +47,7 @@ async fn without_it_the_handler_is_cancelled_and_nothing_is_answered(#[values(Pl
     }
     drop(client);
     bench.all_gone().await;
+    assert_eq!(bench.connections.requests().without_response(NoResponse::Cancelled), 1);
 }
 
 #[rstest]
