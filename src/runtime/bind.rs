@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use self::sealed::Resolved;
 use crate::model::unix_address::UnixAddress;
 
-/// Where a server or a program listens: what [`ToSocketAddrs`] takes, or as text the address of a Unix socket, `"unix:/path"` or
-/// `"unix:@name"`, which is a name in the abstract namespace (unix(7)).
+/// Where a server or a program listens: what [`ToSocketAddrs`] takes, or as text the address of a Unix socket,
+/// `"unix:/path"` or `"unix:@name"`, which is a name in the abstract namespace (unix(7)).
 pub trait BindAddress: sealed::Sealed {}
 
 impl<T: sealed::Sealed> BindAddress for T {}

@@ -56,7 +56,6 @@ impl Supervisor {
         for &address in &addresses {
             port_conflicts::refuse_others(address, &BTreeSet::new())?;
         }
-        let unix = UnixListeners::claim(&settings.unix, &self.config.unix_access, self.config.backlog)?;
         let (live_endpoint, endpoints) = watch::channel(nobody());
         let control_target = ControlTarget::changing(endpoints);
         let naming = Naming {
@@ -69,6 +68,7 @@ impl Supervisor {
         };
         let (name, control) = instance::claim(&naming, &self.launch, &control_target)?;
         let metrics = self.offer_metrics(&control_target).await?;
+        let unix = UnixListeners::claim(&settings.unix, &self.config.unix_access, self.config.backlog)?;
         let pid = Pid::new(std::process::id());
         let watchdog = heartbeat::watchdog(&self.launch, pid);
         let service_manager = ServiceManager::new(Notifier::new(self.launch.variable("NOTIFY_SOCKET")), watchdog);
@@ -83,6 +83,7 @@ impl Supervisor {
         if let Some(pid_file) = &pid_file {
             pid_file.remove(pid).await;
         }
+        instance.unix.remove_files().await;
         if let Some(metrics) = metrics {
             metrics.abort();
         }

@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 
 use crate::error::{Error, ErrorKind};
 use crate::model::unix_address::UnixAddress;
+use crate::runtime::offload::{self, FILES_MAX};
 use crate::sys::unix_listener::{self, Access, FileId, PASSED_MAX};
 
-/// The listeners of an instance. Their files are removed when this value is dropped.
+/// The listeners of an instance.
 #[derive(Debug, Default)]
 pub(super) struct UnixListeners {
     addresses: Vec<(UnixAddress, Option<FileId>)>,
@@ -41,19 +42,18 @@ impl UnixListeners {
         &self.listeners
     }
 
+    /// Removes the files, as far as their paths still lead to these listeners.
+    #[expect(clippy::disallowed_methods, reason = "on threads of runtime/offload.rs")]
+    pub(super) async fn remove_files(&self) {
+        let files = self.addresses.iter().filter_map(|(address, file)| Some((address.path()?.to_owned(), (*file)?)));
+        let files: Vec<_> = files.collect();
+        let remove = move || files.iter().for_each(|(path, file)| unix_listener::remove(path, *file));
+        // A disk that does not answer leaves the files, which the next start replaces.
+        let _ = offload::run_within(FILES_MAX, remove).await;
+    }
+
     /// The addresses, as users write them.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.addresses.iter().map(|(address, _)| address.to_string()).collect()
-    }
-}
-
-impl Drop for UnixListeners {
-    #[expect(clippy::disallowed_methods, reason = "at the end of the supervisor")]
-    fn drop(&mut self) {
-        for (address, file) in &self.addresses {
-            if let Some((path, file)) = address.path().zip(*file) {
-                unix_listener::remove(path, file);
-            }
-        }
     }
 }

@@ -143,8 +143,10 @@ impl Wrong {
 /// What is wrong with arguments, without the usage and the hints that follow.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    // The names of arguments that are missing stand on lines of their own.
+    let lines: Vec<_> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// How long to wait until the last lines of the log are written, if stderr is not read.

@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use crate::runtime::connections::Stage;
 use crate::runtime::stream::Shared;
 
-/// How long the server still reads a connection that it closes, so that the close does not overtake the response: until
-/// the client has been silent for so long,
+/// How long a client must have been silent before the server stops to read a connection that the server closes. An earlier
+/// close could overtake the response.
 pub(super) const SILENCE: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(1) };
-/// and at most so long in all, for a client that goes on sending a body that is not wanted.
+/// How long the server reads such a connection at most, if the client goes on sending a body that is not wanted.
 const READ_TO_NOWHERE: Duration = Duration::from_secs(30);
 
 /// How long a stopping server waits for the first request of a connection that it has just accepted.

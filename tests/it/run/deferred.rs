@@ -15,14 +15,14 @@ listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
 stop_at(listener)
 answer(listener)
 ";
-/// Longer than the first retransmission of a SYN-ACK takes.
-const LINGER: Duration = Duration::from_secs(2);
+/// Much longer than the first retransmission of a SYN-ACK takes, which comes after a second.
+const LINGER: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_client_that_has_said_nothing_is_not_cut_when_the_generation_is_told_to_stop() {
     let (port, script) = (Port::free(), Script::new(SERVER));
-    let run = Run::at(port.address, script.at(port.address)).args(["--linger", "2s"]).ready();
+    let run = Run::at(port.address, script.at(port.address)).args(["--linger", "3s"]).ready();
     let first = run.live();
     let mut silent = TcpStream::connect(port.address).expect("connected");
     run.reload_to(2);

@@ -22,6 +22,7 @@ pub mod run;
 pub mod screen;
 pub mod script;
 pub mod seccomp;
+pub mod site;
 pub mod slow;
 pub mod stall;
 mod start;

@@ -264,7 +264,10 @@ fn a_file_that_cannot_be_used_changes_nothing() {
         ("listn = 'x'", format!("could not start: {file}: listn is no option")),
         ("linger = 'long'", format!("could not start: {file}: invalid value 'long' for '--linger <TIME>'")),
         ("listen = '127.0.0.1'", format!("could not start: {file}: invalid value '127.0.0.1' for '--listen <ADDR>'")),
-        ("tls-cert = '/none'", format!("could not start: {file}: the following required arguments were not provided")),
+        (
+            "tls-cert = '/none'",
+            format!("could not start: {file}: the following required arguments were not provided: --tls-key <FILE>"),
+        ),
         ("listen = '192.0.2.1:80'", "could not start: 192.0.2.1 is no address of this machine".into()),
     ] {
         config.write(text);

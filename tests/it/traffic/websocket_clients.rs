@@ -10,7 +10,6 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use rustix::process::Signal;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,37 +18,17 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::support::clients::{Clients, Counter};
-use crate::support::example;
 use crate::support::foreign::{find, python, repeat_while_reloading, succeed, unpacked, while_reloading};
-use crate::support::process::Instance;
-use crate::support::tls::Identity;
+use crate::support::site::Site;
+use crate::support::tls::NAME;
 
-const NAME: &str = "app.test";
 const RELOADS: usize = 5;
 /// The time between two messages of a socket.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a client may take for what the test waits for.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The example `websocket`, plain or with TLS.
-struct Site {
-    server: Instance,
-    address: SocketAddr,
-    tls: Option<Identity>,
-    _folder: TempDir,
-}
-
 impl Site {
-    fn new(with_tls: bool) -> Site {
-        let folder = tempfile::tempdir().expect("a folder");
-        let tls = with_tls.then(|| Identity::make(folder.path(), "app", &[NAME]));
-        let paths = tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
-        let paths: Vec<_> = paths.map(|path| path.to_str().expect("text").to_owned()).collect();
-        let args: Vec<_> = std::iter::once("60").chain(paths.iter().map(String::as_str)).collect();
-        let (server, address) = example("websocket", &args);
-        Site { server, address, tls, _folder: folder }
-    }
-
     fn url(&self, host: &str, path: &str) -> String {
         let scheme = if self.tls.is_some() { "wss" } else { "ws" };
         format!("{scheme}://{host}:{}{path}", self.address.port())
@@ -190,7 +169,7 @@ fn sockets_under_tls() -> usize {
 }
 
 fn none_is_cut(with_tls: bool, sockets: usize) {
-    let site = Site::new(with_tls);
+    let site = Site::start("websocket", &["60"], with_tls);
     let mut load = begin(&site.target("/"), sockets);
     load.wait("an echo on each socket", or_failed(|tally| tally.echoed >= sockets));
     for reload in 1..=RELOADS {
@@ -222,7 +201,7 @@ fn no_socket_is_cut_and_no_message_lost_over_tls() {
 #[test]
 fn a_kill_cuts_the_sockets_and_the_clients_see_it() {
     const SOCKETS: usize = 10;
-    let site = Site::new(false);
+    let site = Site::start("websocket", &["60"], false);
     let mut load = begin(&site.target("/stay"), SOCKETS);
     load.wait("an echo on each socket", or_failed(|tally| tally.echoed >= SOCKETS));
     site.server.reload();
@@ -246,7 +225,7 @@ fn websocat_loses_nothing(with_tls: bool) {
     if find("websocat").is_none() {
         return;
     }
-    let site = Site::new(with_tls);
+    let site = Site::start("websocket", &["60"], with_tls);
     websocat(&site, "/");
     // On `/stay` a socket lives to the end of the drain, so that each run gets its echo.
     let runs = repeat_while_reloading(&site.server, || websocat(&site, "/stay"));
@@ -269,7 +248,7 @@ fn websockets_lose_nothing(with_tls: bool) {
     if find("websockets").is_none() {
         return;
     }
-    let site = Site::new(with_tls);
+    let site = Site::start("websocket", &["60"], with_tls);
     let certificate = site.tls.as_ref().map_or("-".into(), |tls| tls.certificate.clone().into_os_string());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/traffic/echo_websockets.py");
     let (echoed, _) = while_reloading(&site.server, || {
